@@ -1,0 +1,47 @@
+"""Ordinary supervised training, which plants the backdoor when the data are poisoned."""
+
+
+from torch import Generator, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+
+from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
+from rnp_mlflow.core.evaluate import Transform
+from rnp_mlflow.data.imageset import ImageSet
+
+
+def train(
+    model: nn.Module,
+    data: ImageSet,
+    transform: Transform,
+    generator: Generator,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    weight_decay: float = 5e-4,
+    on_epoch: OnEpoch = lambda record: None,
+) -> list[EpochRecord]:
+    """Train `model` in place: SGD, Nesterov momentum 0.9, one-cycle rate (Smith, 2018) peaking at lr.
+
+    data on the model's device. generator: a CPU one, the source of batch order and augmentation.
+    """
+    steps = epochs * max(1, -(-len(data) // batch_size))
+    optimizer = SGD(model.parameters(), lr, 0.9, weight_decay=weight_decay, nesterov=True)
+    rate = OneCycleLR(optimizer, lr, total_steps=steps + 1, cycle_momentum=False)
+    model.train()
+    history: list[EpochRecord] = []
+    for epoch in range(1, epochs + 1):
+        tally = Tally(epoch)
+        for index in batches(len(data), batch_size, generator):
+            logits = model(transform(data.images[index], generator))
+            loss = cross_entropy(logits, data.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            tally.add(loss, logits, data.labels[index])
+        history.append(tally.record())
+        on_epoch(history[-1])
+    return history

@@ -1,0 +1,73 @@
+"""The command line: `python -m rnp_mlflow STEP --name value …`. A thin map; no logic of its own."""
+
+import sys
+from typing import Any
+
+import click
+
+from rnp_mlflow.config import choices, parameters, text
+from rnp_mlflow.errors import RnpError
+
+ENTRIES = {
+    "attack": "Train a backdoored model: the test subject of the other steps.",
+    "unlearn": "Ascend the loss on a few clean images until clean accuracy collapses.",
+    "recover": "Learn the mask that brings clean accuracy back.",
+    "prune": "Prune along the mask, draw the curve, choose the point, keep the purified model.",
+    "main": "All four steps anew as children of one run.",
+    "rerun": "Repeat a finished run from what it logged, and compare to the bit.",
+}
+
+
+def run(entry: str, values: dict[str, Any]) -> int:
+    """Do what one entry point does; its exit code. `values`: parameter → text or value."""
+    from rnp_mlflow import steps
+
+    return steps.run(entry, values)
+
+
+def command(entry: str) -> click.Command:
+    """The command of one entry point; its options are config.py's fields."""
+    options = []
+    for name, field in parameters(entry).items():
+        words = choices(field)
+        default = None if field.is_required() else text(field.default)
+        options.append(
+            click.Option(
+                [f"--{name}"], default=default, required=field.is_required(), show_default=True,
+                metavar="|".join(words) if words else "TEXT", help=field.description,
+            )  # fmt: skip
+        )
+    return click.Command(entry, params=options, help=ENTRIES[entry], callback=lambda **values: run(entry, values))
+
+
+def group() -> click.Group:
+    """`rnp_mlflow` with one command an entry point."""
+    help_text = "Reconstructive Neuron Pruning: find a backdoor's neurons with clean images, and prune them."
+    return click.Group("rnp_mlflow", commands={entry: command(entry) for entry in ENTRIES}, help=help_text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 done, 1 a rerun that differs or a failure of ours, 2 bad input."""
+    try:
+        code = group().main(arguments, prog_name="python -m rnp_mlflow", standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
+        return fail(f"{error.format_message()} (see {where} --help)", 2)
+    except RnpError as error:
+        return fail(str(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return fail("interrupted", 130)
+    except OSError as error:
+        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return fail(f"{type(error).__name__}: {reason} (a defect of this program; the run's error.txt has more)", 1)
+    except BaseException as error:  # Stopped: the run is closed already
+        return fail(str(error) or type(error).__name__, 143)
+    return code if isinstance(code, int) else 0
+
+
+def fail(message: str, code: int) -> int:
+    """One line on standard error."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return code

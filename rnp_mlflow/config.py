@@ -1,0 +1,176 @@
+"""Every parameter: name, type, default, bounds and one line of meaning. The only place that has them.
+
+One frozen model per step. The CLI's options and the MLproject file follow from `parameters(step)`.
+`auto` and `none` are the words for "not given"; no default needs quoting in a shell.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from rnp_mlflow.errors import ConfigError
+
+
+def _not_given(value: Any) -> Any:
+    return None if value in ("auto", "none", "") else value
+
+
+def _integers(value: Any) -> Any:
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _floats_or_auto(value: Any) -> Any:
+    return _integers(_not_given(value))
+
+
+Text = Annotated[str | None, BeforeValidator(_not_given)]
+Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_not_given)]
+Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
+Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Base of all settings: immutable, unknown names refused."""
+
+
+class Common(Settings):
+    """What every step takes."""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="source of every random choice")
+    device: Text = Field(None, description="cpu, cuda or cuda:N; auto takes CUDA where it is")
+    threads: Count = Field(None, description="CPU threads of torch; auto leaves torch's own choice")
+    batch_size: int = Field(128, ge=2, description="images a training batch, at most")
+
+
+class Attack(Common):
+    """Train a backdoored model: the test subject."""
+
+    dataset: str = Field("digits", description="digits, cifar10, cifar100, gtsrb, mnist, svhn, folder or npz")
+    data_dir: Text = Field(None, description="where the images are; auto only for digits")
+    image_size: Count = Field(None, description="scale folder images to this many pixels a side; auto keeps them")
+    train_size: Count = Field(None, description="use so many training images, drawn class by class; auto takes all")
+    test_size: Count = Field(None, description="use so many test images, drawn class by class; auto takes all")
+    mean: Channels = Field(None, description="a channel's mean, 0 to 1, comma between; auto takes the dataset's")
+    std: Channels = Field(None, description="a channel's standard deviation; auto takes the dataset's")
+    model: str = Field("resnet10", description="an architecture of ours or any torchvision classifier")
+    width: Count = Field(None, description="channels of the first stage; auto takes the architecture's own")
+    attack: str = Field("badnets", description="badnets, blended, or none for a clean model")
+    poison_rate: float = Field(0.1, gt=0, lt=1, description="share of training images that get the trigger")
+    target: int = Field(0, ge=0, description="class that the trigger leads to")
+    training_epochs: int = Field(4, ge=1, description="epochs of training")
+    training_lr: float = Field(0.1, gt=0, description="peak learning rate of training (SGD, one cycle)")
+    weight_decay: float = Field(0.0005, ge=0, description="weight decay of training")
+
+
+class Unlearn(Common):
+    """Gradient ascent on a few clean images until clean accuracy collapses."""
+
+    model_run_id: Text = Field(None, description="run that holds the suspect model; auto finds or makes it")
+    ratio: float = Field(0.1, gt=0, le=1, description="share of the clean training set that the defender has")
+    index: Text = Field(None, description="file of the defender's training indices, one integer a line; auto draws them")
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of those kept back to choose the threshold")
+    unlearning_lr: float = Field(0.01, gt=0, description="learning rate of unlearning")
+    unlearning_epochs: int = Field(20, ge=1, description="epochs of unlearning, at most")
+    clean_threshold: float = Field(0.2, ge=0, lt=1, description="stop when clean accuracy is at or below this")
+    schedule: Integers = Field((10, 20), description="epochs after which unlearning_lr is divided by 10")
+    unlearning_stop: Literal["step", "epoch"] = Field(
+        "step", description="check after every step, or once an epoch as the reference does"
+    )
+    clip: float = Field(20.0, ge=0, description="bound on the gradient's norm; 0 for none, as the reference")
+
+
+class Recover(Common):
+    """Learn a mask that brings clean accuracy back; the backdoor's neurons stay low."""
+
+    unlearn_run_id: Text = Field(None, description="run that holds the unlearned model; auto finds or makes it")
+    alpha: float = Field(0.2, gt=0, description="weight of the cross-entropy that the mask minimises")
+    recovering_lr: float = Field(0.2, gt=0, description="learning rate of the mask")
+    recovering_epochs: int = Field(20, ge=1, description="epochs of recovery")
+
+
+class Prune(Common):
+    """Prune the suspect model along the mask, draw the curve, choose the point, keep the model."""
+
+    recover_run_id: Text = Field(None, description="run that holds the mask; auto finds or makes it")
+    mask_file: Text = Field(None, description="use this mask (csv, or BackdoorBench's text) instead of a recover run's")
+    pruning_by: Literal["threshold", "number"] = Field("threshold", description="cut at mask values, or at counts")
+    pruning_max: float = Field(0.9, gt=0, description="end of the sweep (by number: a count, or below 1 a share)")
+    pruning_step: float = Field(0.05, gt=0, description="step of the sweep (by number: a count, or below 1 a share)")
+    pruning_number: float = Field(0.7, ge=0, description="the fixed operating point (by number: a count or share)")
+    acc_ratio: float = Field(0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's")
+    select_by: Literal["clean_acc", "number", "asr"] = Field(
+        "clean_acc", description="without trigger; at pruning_number; or the oracle, which sees test ASR"
+    )
+    bn_stats: Literal["reestimate", "keep"] = Field(
+        "reestimate", description="BatchNorm statistics of a pruned model: from the clean images, or the old ones"
+    )
+
+
+class Rerun(Settings):
+    """Run a finished run again from what it logged, and compare."""
+
+    run_id: str = Field(description="the run to repeat")
+    seed: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_not_given)] = Field(
+        None, description="another seed; auto takes the one logged"
+    )
+    data_dir: Text = Field(None, description="another place of the images; auto takes the one logged")
+
+
+STEPS: dict[str, type[Settings]] = {"attack": Attack, "unlearn": Unlearn, "recover": Recover, "prune": Prune}
+CHAIN = tuple(STEPS)
+# step → the parameter (and tag) that names a run of it
+RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
+
+
+def settings_of(entry: str) -> list[type[Settings]]:
+    """The settings an entry point takes: its own and, to make what comes before it, those upstream."""
+    if entry == "rerun":
+        return [Rerun]
+    last = "prune" if entry == "main" else entry
+    return list(STEPS.values())[: CHAIN.index(last) + 1]
+
+
+def parameters(entry: str) -> dict[str, FieldInfo]:
+    """name → field of every parameter of an entry point, the step's own first."""
+    found: dict[str, FieldInfo] = {}
+    for settings in reversed(settings_of(entry)):
+        for name, field in settings.model_fields.items():
+            found.setdefault(name, field)
+    if entry == "main":  # these two are what main itself makes
+        found = {name: f for name, f in found.items() if name not in ("unlearn_run_id", "recover_run_id")}
+    return found
+
+
+def text(value: Any) -> str:
+    """A value as it is written in MLproject and logged: `auto` for None, commas between numbers."""
+    if value is None:
+        return "auto"
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words a field allows, empty where it is not such a field."""
+    found = get_args(field.annotation)
+    return found if found and all(isinstance(word, str) for word in found) else ()
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def parse(settings: type[T], values: dict[str, Any]) -> T:
+    """Settings from texts or values; names that are not its own are left alone.
+
+    Raises:
+        ConfigError: a value is malformed or out of range; the message names the parameter.
+    """
+    own = {name: values[name] for name in settings.model_fields if name in values}
+    try:
+        return settings.model_validate(own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, given = first["loc"][0], first["input"]
+        message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        raise ConfigError(f"{name}={given}: {message} (see --help)") from None

@@ -1,0 +1,48 @@
+"""Random batches drawn from one generator, and what an epoch of them came to."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
+    """One epoch: a random order of `count` indices in parts as equal as can be, none over `batch_size`.
+
+    Equal parts, because a small last batch would give BatchNorm poor statistics (and one image in
+    train mode none at all). int64 indices on the CPU; the generator is a CPU one.
+    """
+    order = torch.randperm(count, generator=generator)
+    yield from order.tensor_split(max(1, -(-count // batch_size)))
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: mean loss and accuracy (0 to 1) on the batches as they were seen; steps made."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    steps: int
+
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+class Tally:
+    """Sums up an epoch, weighted by batch size."""
+
+    def __init__(self, epoch: int):
+        self.epoch, self.steps, self.images = epoch, 0, 0
+        self.loss, self.right = 0.0, 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """loss: mean over the batch; logits (B, classes); labels (B,)."""
+        self.steps += 1
+        self.images += len(labels)
+        self.loss += loss.item() * len(labels)
+        self.right += int((logits.argmax(1) == labels).sum())
+
+    def record(self) -> EpochRecord:
+        return EpochRecord(self.epoch, self.loss / self.images, self.right / self.images, self.steps)

@@ -1,0 +1,77 @@
+"""Predictions, and the four figures made from them: ACC, ASR, RA, DER (all 0 to 1)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+# (images uint8 NCHW, generator) -> float NCHW. Without a generator: normalise only.
+# With one: also augment, with draws from that generator alone.
+Transform = Callable[[Tensor, Generator | None], Tensor]
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, transform: Transform, batch_size: int = 512) -> Tensor:
+    """Predicted labels, int64 (N,) on the CPU, with the model in eval mode (mode restored after).
+
+    images: uint8 (N, C, H, W) on the model's device.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        parts = [model(transform(part, None)).argmax(1).cpu() for part in images.split(batch_size)]
+    finally:
+        model.train(was_training)
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Share of predictions that equal their label; both int64 (N,), N ≥ 1."""
+    return int((predictions == labels.cpu()).sum()) / len(predictions)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """ACC, and ASR and RA where triggered images are known (else None); each 0 to 1."""
+
+    acc: float
+    asr: float | None = None
+    ra: float | None = None
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What a model is judged by, on the model's device.
+
+    images uint8 (N, C, H, W), labels int64 (N,); triggered images uint8 (M, C, H, W) with their
+    true labels and the attacker's (M,) each. The target class's own images are left out of the
+    triggered ones; they are None where no trigger is known.
+    """
+
+    __test__ = False  # not a pytest class
+
+    images: Tensor
+    labels: Tensor
+    triggered: Tensor | None = None
+    true_labels: Tensor | None = None
+    target_labels: Tensor | None = None
+
+
+def evaluate(model: nn.Module, test: TestSet, transform: Transform, batch_size: int = 512) -> Scores:
+    """ACC on the clean images; ASR and RA on the triggered ones, if there are any."""
+    acc = accuracy(predict(model, test.images, transform, batch_size), test.labels)
+    if test.triggered is None or test.true_labels is None or test.target_labels is None:
+        return Scores(acc)
+    answers = predict(model, test.triggered, transform, batch_size)
+    return Scores(acc, accuracy(answers, test.target_labels), accuracy(answers, test.true_labels))
+
+
+def der(before: Scores, after: Scores) -> float | None:
+    """Defence effectiveness rating, [max(0, ΔASR) + 1 - max(0, ΔACC)] / 2; 0.5 = nothing changed.
+
+    Source: BackdoorBench (Wu et al., NeurIPS 2022 D&B). None where ASR is unknown.
+    """
+    if before.asr is None or after.asr is None:
+        return None
+    return (max(0.0, before.asr - after.asr) + 1 - max(0.0, before.acc - after.acc)) / 2

@@ -1,0 +1,70 @@
+"""Step 2: a mask that brings clean accuracy back to the unlearned model (RNP, equation 3).
+
+All weights are frozen; one mask value per neuron starts at 1, scales γ alone, and is kept in [0, 1].
+What recovery does not need stays low: the backdoor's neurons.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
+from rnp_mlflow.core.evaluate import Transform
+from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The mask, layer → (channels,) float32 on the CPU, and the history of the epochs."""
+
+    mask: Mask
+    history: list[EpochRecord]
+
+
+def recover(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    transform: Transform,
+    generator: Generator,
+    *,
+    alpha: float = 0.2,
+    lr: float = 0.2,
+    epochs: int = 20,
+    batch_size: int = 128,
+    momentum: float = 0.9,
+    on_epoch: OnEpoch = lambda record: None,
+) -> Recovered:
+    """Minimise alpha × cross-entropy over the mask of an unlearned model (left as it was).
+
+    images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one,
+    the source of batch order and augmentation. BatchNorm runs in train mode, on a copy. The mask is
+    clamped to [0, 1] after every SGD step.
+
+    Raises:
+        ModelError: the model has no BatchNorm layer with a scale.
+    """
+    working = copy.deepcopy(model).requires_grad_(False).train()
+    mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
+    optimizer = torch.optim.SGD(mask.values(), lr, momentum)
+    history: list[EpochRecord] = []
+    for epoch in range(1, epochs + 1):
+        tally = Tally(epoch)
+        for index in batches(len(images), batch_size, generator):
+            batch, wanted = transform(images[index], generator), labels[index]
+            logits = functional_call(working, masked_scales(working, mask), batch)
+            loss = cross_entropy(logits, wanted)
+            optimizer.zero_grad()
+            (alpha * loss).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for values in mask.values():
+                    values.clamp_(0, 1)
+            tally.add(loss, logits, wanted)
+        history.append(tally.record())
+        on_epoch(history[-1])
+    return Recovered({name: values.detach().cpu() for name, values in mask.items()}, history)

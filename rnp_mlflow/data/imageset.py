@@ -1,0 +1,81 @@
+"""Images as one uint8 tensor with labels, and the digest that names them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rnp_mlflow.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """images uint8 (N, C, H, W), labels int64 (N,) from 0; both on one device.
+
+    Raises:
+        DataError: shapes or types are not those, or there is no image.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise DataError(
+                f"images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise DataError(f"{len(self.images)} images need as many int64 labels")
+        if not len(self.images):
+            raise DataError("there is no image")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> "ImageSet":
+        return ImageSet(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device) -> "ImageSet":
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over shape, pixels and labels."""
+        sha = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        sha.update(self.images.cpu().contiguous().numpy())
+        sha.update(self.labels.cpu().contiguous().numpy())
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set with what a model needs to know of them.
+
+    mean, std: per channel, for pixels scaled to [0, 1]. flip: whether a mirrored image keeps its label.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise DataError(
+                f"{self.name}: training images are {tuple(self.train.images.shape[1:])}, test images "
+                f"{tuple(self.test.images.shape[1:])}"
+            )
+        for part, images in (("training", self.train), ("test", self.test)):
+            counts = torch.bincount(images.labels, minlength=len(self.classes))
+            if len(counts) > len(self.classes):
+                raise DataError(f"{self.name}: a {part} label is above {len(self.classes) - 1}")
+            if not counts.all():
+                empty = self.classes[int(counts.argmin())]
+                raise DataError(f"{self.name}: class {empty!r} has no {part} image")
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over both sets."""
+        return hashlib.sha256((self.train.digest() + self.test.digest()).encode()).hexdigest()

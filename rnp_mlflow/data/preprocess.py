@@ -1,0 +1,45 @@
+"""Normalisation and augmentation of whole batches, on the device the images are on."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """uint8 (N, C, H, W) → normalised float32, as `core.evaluate.Transform` wants it.
+
+    mean, std: per channel, for pixels scaled to [0, 1]. crop: zero padding in pixels before a random
+    crop back to size. flip: mirror at random. Both only where a generator is given.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: int = 0
+    flip: bool = False
+
+    def __call__(self, images: Tensor, generator: Generator | None) -> Tensor:
+        if generator is not None:
+            images = self.augment(images, generator)
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        return (images.float() / 255 - mean) / std
+
+    def augment(self, images: Tensor, generator: Generator) -> Tensor:
+        """Each image shifted and mirrored by its own draw; the draws come from the CPU generator."""
+        count, _, height, width = images.shape
+        if self.crop:
+            shifts = torch.randint(2 * self.crop + 1, (2, count), generator=generator)
+            rows, cols = shifts.to(images.device)
+            padded = pad(images, (self.crop,) * 4)
+            row = rows[:, None, None] + torch.arange(height, device=images.device)[None, :, None]
+            col = cols[:, None, None] + torch.arange(width, device=images.device)[None, None, :]
+            picture = torch.arange(count, device=images.device)[:, None, None]
+            # Two index tensors around a slice put the channels last: (N, H, W, C).
+            images = padded[picture, :, row, col].permute(0, 3, 1, 2)
+        if self.flip:
+            mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return images

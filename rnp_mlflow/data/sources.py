@@ -1,0 +1,94 @@
+"""Datasets by name.
+
+To add one: a file that reads it into `ImageSet`s, and a branch in `_read`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Generator
+
+from rnp_mlflow.data import digits, folder, npz, torchvision_sets
+from rnp_mlflow.data.imageset import Dataset, ImageSet
+from rnp_mlflow.data.subset import per_class
+from rnp_mlflow.errors import DataError
+
+NAMES = ("digits", *torchvision_sets.SETS, "folder", "npz")
+
+# As BackdoorBench has them (RNP's figures were made with these).
+NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "mnist": ((0.5,), (0.5,)),
+    "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+KEEPS_LABEL_MIRRORED = ("cifar10", "cifar100", "folder", "npz")
+
+
+def load(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    image_size: int | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
+    """A dataset, whole or `train_size` and `test_size` images of it (the same ones for every seed).
+
+    name: of `NAMES`. data_dir: the folder, or the file of `npz`. A folder with `train/CLASS` and
+    `test/CLASS` also serves for torchvision's names. mean, std: per channel, 0 to 1; where neither
+    they nor the name give them, they are the training images' own.
+
+    Raises:
+        DataError: unknown name, missing folder, empty class, unreadable or unequal images.
+    """
+    if name not in NAMES:
+        raise DataError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
+    if name == "digits":
+        if data_dir is not None:
+            raise DataError(f"dataset=digits is built in; give dataset=folder or npz for {data_dir}")
+        (train, test), classes = digits.read(), digits.CLASSES
+    else:
+        train, test, classes = _read(name, data_dir, image_size, train_size, test_size)
+    train, test = _part(train, train_size), _part(test, test_size)
+    middle, spread = NORMALISATION.get(name) or statistics(train)
+    middle, spread = tuple(mean or middle), tuple(std or spread)
+    channels = train.images.shape[1]
+    if len(middle) != channels or len(spread) != channels or min(spread) <= 0:
+        raise DataError(f"mean and std need {channels} values each, std above 0: {middle}, {spread}")
+    return Dataset(name, train, test, classes, middle, spread, name in KEEPS_LABEL_MIRRORED)
+
+
+def statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel, for pixels scaled to [0, 1]; float64 inside."""
+    scaled = train.images.double() / 255
+    means, stds = scaled.mean((0, 2, 3)).tolist(), scaled.std((0, 2, 3)).tolist()
+    return tuple(round(m, 4) for m in means), tuple(max(round(s, 4), 1e-4) for s in stds)
+
+
+def _read(
+    name: str, data_dir: str | None, size: int | None, train_size: int | None, test_size: int | None
+) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+    if data_dir is None:
+        raise DataError(f"dataset={name} needs data_dir: where its images are")
+    root = Path(data_dir).expanduser()
+    if name in ("folder", "npz") and not root.exists():
+        raise DataError(f"data_dir={root} does not exist")
+    if name == "npz":
+        train, test = npz.read(root)
+        count = int(max(train.labels.max(), test.labels.max())) + 1
+        return train, test, tuple(str(k) for k in range(count))
+    if name == "folder" or folder.is_folder(root):
+        classes = folder.class_names(root)
+        train = folder.read_split(root, "train", classes, size, train_size)
+        return train, folder.read_split(root, "test", classes, train.images.shape[-1], test_size), classes
+    return torchvision_sets.read(name, root, size)
+
+
+def _part(images: ImageSet, count: int | None) -> ImageSet:
+    if count is None or count == len(images):
+        return images
+    return images[per_class(images.labels, count, Generator().manual_seed(0))]

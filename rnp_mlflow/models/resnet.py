@@ -1,0 +1,145 @@
+"""ResNets for small images: He et al. 2016 (CVPR) and, pre-activated, He et al. 2016 (ECCV).
+
+Module names are those of the CIFAR models that BackdoorBench and the RNP authors use, so their
+weights load: `conv1`, `layer1..4.K.{bn,conv}N`, `shortcut.0`, `linear`. Unlike the ECCV paper, and
+like BackdoorBench's model, the pre-activated net has no norm after its last block.
+"""
+
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, relu
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 × 3 convolutions, norm after each, added to the (projected) input."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = conv3x3(inputs, planes, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = projection(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        return relu(out + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """1 × 1, 3 × 3, 1 × 1 convolutions; the last widens by `expansion`."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = projection(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
+        return relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Identity where the shape stays, else a strided 1 × 1 convolution and norm."""
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+class PreActBlock(nn.Module):
+    """Norm and ReLU before each convolution; a projecting shortcut takes the activated input."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv3x3(inputs, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        add_preact_shortcut(self, inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = relu(self.bn1(x))
+        skip = self.shortcut(out) if hasattr(self, "shortcut") else x
+        return self.conv2(relu(self.bn2(self.conv1(out)))) + skip
+
+
+class PreActBottleneck(nn.Module):
+    """The pre-activated block of three convolutions; the last widens by `expansion`."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        outputs = planes * self.expansion
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, stride)
+        self.bn3 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        add_preact_shortcut(self, inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = relu(self.bn1(x))
+        skip = self.shortcut(out) if hasattr(self, "shortcut") else x
+        out = self.conv2(relu(self.bn2(self.conv1(out))))
+        return self.conv3(relu(self.bn3(out))) + skip
+
+
+def add_preact_shortcut(block: nn.Module, inputs: int, outputs: int, stride: int) -> None:
+    """Give the block a projecting `shortcut`, but only where its shape changes."""
+    if stride != 1 or inputs != outputs:
+        block.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+
+
+class SmallImageResNet(nn.Module):
+    """Stem of one 3 × 3 convolution, four stages (strides 1, 2, 2, 2), average pool, `linear`.
+
+    width: channels of the first stage; each later one doubles it. Input (N, channels, H, W) with
+    H, W ≥ 8; output logits (N, classes).
+    """
+
+    def __init__(
+        self,
+        block: type[nn.Module],
+        depths: tuple[int, int, int, int],
+        classes: int,
+        channels: int = 3,
+        width: int = 64,
+    ):
+        super().__init__()
+        self.conv1 = conv3x3(channels, width)
+        preact = block in (PreActBlock, PreActBottleneck)
+        self.bn1 = None if preact else nn.BatchNorm2d(width)
+        inputs = width
+        for stage, depth in enumerate(depths):
+            planes, blocks = width * 2**stage, []
+            for k in range(depth):
+                blocks.append(block(inputs, planes, stride=2 if stage and not k else 1))
+                inputs = planes * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        if self.bn1 is not None:
+            x = relu(self.bn1(x))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))

@@ -1,0 +1,157 @@
+"""From one step to the one before it: given by run ID, found by its inputs, or made."""
+
+import json
+from typing import Any, Protocol
+
+import torch
+
+from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, Common
+from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.steps import attack, prune, recover, runtime, subject, unlearn
+from rnp_mlflow.steps.plan import Plan, flat
+from rnp_mlflow.tracking import lineage
+from rnp_mlflow.tracking.runs import StepRun, step_run
+
+# Settings that say where a thing lies: their content goes into the digest, not their words.
+PLACES = {"device", "threads", "data_dir", "index", "mask_file", *RUN_ID.values()}
+
+
+class Step(Protocol):
+    """What a step's module offers."""
+
+    def make(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+        """Do the work, leave its files in `run.folder`, and give the digest of what was made.
+
+        upstream: step → run ID of the finished runs before this one.
+        """
+
+
+MODULES: dict[str, Step] = {"attack": attack, "unlearn": unlearn, "recover": recover, "prune": prune}
+
+
+def ask(step: str, plan: Plan) -> str:
+    """Run the step that was asked for, and whatever it needs nested in it; its run ID."""
+    preflight(step, plan)
+    with step_run(step) as run:
+        run.params(flat(plan, step))
+        fill(run, step, plan, upstream_of(step, plan))
+        return run.run_id
+
+
+def find_or_make(step: str, plan: Plan) -> str:
+    """The newest finished run of the same inputs, or a new one; its run ID."""
+    upstream = upstream_of(step, plan)
+    inputs = inputs_digest(step, plan, upstream)
+    if plan.reuse and (found := lineage.find_finished(step, inputs)):
+        runtime.say(f"{step}: taken from run {found} (same inputs)")
+        return found
+    with step_run(step) as run:
+        own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
+        resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
+        run.params(own | resolved)
+        fill(run, step, plan, upstream, given=upstream)
+        return run.run_id
+
+
+def fill(
+    run: StepRun, step: str, plan: Plan, upstream: dict[str, str], given: dict[str, str] | None = None
+) -> None:
+    """The body of a step's run: the work, and the record of what went in and what came out."""
+    device = runtime.prepare(plan[step])
+    runtime.say(f"{step}: run {run.run_id}")
+    inputs = inputs_digest(step, plan, upstream)
+    run.tags({"inputs": inputs, "code": lineage.code_digest(), "device": device, "threads": torch.get_num_threads()})
+    run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
+    settings = {name: plan[name].model_dump(mode="json") for name in CHAIN[: CHAIN.index(step) + 1]}
+    given = explicit(step, plan) if given is None else given
+    record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
+    (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+    output = MODULES[step].make(run, plan, upstream, device)
+    run.tags({"output": output})
+
+
+def step_before(step: str, plan: Plan) -> str:
+    """Which step's run this one starts from; a mask file takes the place of unlearning and recovery."""
+    return "attack" if step == "prune" and plan["prune"].mask_file else CHAIN[CHAIN.index(step) - 1]
+
+
+def explicit(step: str, plan: Plan) -> dict[str, str]:
+    """The run that the user named for this step to start from, if any, by its step."""
+    if step == "attack":
+        return {}
+    before = step_before(step, plan)
+    holder = "unlearn" if before == "attack" else step
+    named = getattr(plan[holder], RUN_ID[before])
+    return {before: named} if named else {}
+
+
+def upstream_of(step: str, plan: Plan) -> dict[str, str]:
+    """step → run ID of everything before this step: named, found or made.
+
+    Raises:
+        LineageError: a named run cannot be used.
+        ConfigError: it was made with other parameters than this call gives.
+    """
+    if step == "attack":
+        return {}
+    before = step_before(step, plan)
+    run_id = explicit(step, plan).get(before)
+    if run_id is None:
+        run_id = find_or_make(before, plan)
+        run = lineage.require(run_id, before)
+    else:
+        run = lineage.require(run_id, before)
+        hold_to_plan(run_id, plan)
+    earlier = {name: lineage.tag(run, RUN_ID[name]) for name in CHAIN[: CHAIN.index(before)]}
+    return {name: found for name, found in earlier.items() if found} | {before: run_id}
+
+
+def hold_to_plan(run_id: str, plan: Plan) -> None:
+    """Refuse a parameter of this call that the named run was not made with (defaults are not given)."""
+    record = lineage.settings_of(run_id)
+    chain = {record["entry"]: run_id} | record["upstream"]
+    for step, step_id in chain.items():
+        logged = STEPS[step].model_validate(lineage.settings_of(step_id)["settings"][step])
+        for name, field in STEPS[step].model_fields.items():
+            wanted, there = getattr(plan[step], name), getattr(logged, name)
+            if name in Common.model_fields or name in PLACES or wanted in (field.default, there):
+                continue
+            raise ConfigError(f"{name}={wanted}, but run {step_id} was made with {name}={there}")
+
+
+def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
+    """A digest of all that decides what a step makes: settings, data, upstream results, code, threads."""
+    settings = plan[step]
+    device = runtime.prepare(settings)
+    content: dict[str, Any] = {
+        "step": step,
+        "settings": settings.model_dump(mode="json", exclude=PLACES),
+        "upstream": {name: lineage.tag(lineage.get(run_id), "output") for name, run_id in upstream.items()},
+        "code": lineage.code_digest(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+    for name in ("index", "mask_file"):
+        if place := getattr(settings, name, None):
+            content[name] = lineage.file_digest(runtime.local(place))
+    if step == "attack":
+        content["data"] = subject.load_data(settings)[1]
+    return lineage.digest(content)
+
+
+def preflight(step: str, plan: Plan) -> None:
+    """Find bad input before hours of work: device, files, and, where all is to be made, data and model.
+
+    Raises:
+        RnpError: whichever the step itself would raise later.
+    """
+    device = runtime.prepare(plan[step])
+    for holder, name in (("unlearn", "index"), ("prune", "mask_file")):
+        place = getattr(plan[holder], name)
+        if place and CHAIN.index(holder) <= CHAIN.index(step) and not runtime.local(place).is_file():
+            raise ConfigError(f"{name}={place}: there is no such file")
+    if any(explicit(name, plan) for name in CHAIN[: CHAIN.index(step) + 1]):
+        return
+    attack.prepare(plan["attack"])
+    if step != "attack":
+        subject.draw_clean(subject.load_data(plan["attack"])[0], plan["unlearn"], device)

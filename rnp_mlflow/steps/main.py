@@ -1,0 +1,30 @@
+"""Entry point `main`: all steps anew as children of one run, which carries the final figures."""
+
+import json
+import shutil
+
+from rnp_mlflow.config import RUN_ID
+from rnp_mlflow.steps import chain, curve
+from rnp_mlflow.steps.plan import Plan, flat
+from rnp_mlflow.tracking import lineage
+from rnp_mlflow.tracking.runs import step_run
+
+
+def ask(plan: Plan) -> str:
+    """Make attack (unless `model_run_id` is given), unlearn, recover and prune; the parent's run ID."""
+    chain.preflight("prune", plan)
+    with step_run("main") as run:
+        run.params(flat(plan, "main"))
+        prune_id = chain.find_or_make("prune", plan)
+        pruned = lineage.require(prune_id, "prune")
+        record = lineage.settings_of(prune_id)
+        upstream = record["upstream"] | {"prune": prune_id}
+        run.tags({RUN_ID.get(step, f"{step}_run_id"): run_id for step, run_id in upstream.items()})
+        named = plan["unlearn"].model_run_id
+        record |= {"entry": "main", "upstream": upstream, "given": {"attack": named} if named else {}}
+        (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+        for name in (curve.SUMMARY, curve.CSV, "pruning_curve.png", "pruning_curve.html"):
+            shutil.copy(lineage.fetch(prune_id, name), run.folder / name)
+        curve.log_figures(run, json.loads((run.folder / curve.SUMMARY).read_text()))
+        run.tags({"data": lineage.tag(pruned, "data"), "output": lineage.tag(pruned, "output")})
+        return run.run_id

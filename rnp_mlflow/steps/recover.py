@@ -1,0 +1,50 @@
+"""Entry point `recover`: learn the mask that brings clean accuracy back."""
+
+import torch
+from torch import Tensor
+
+from rnp_mlflow.config import Recover
+from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.core.recover import recover
+from rnp_mlflow.interop import indices, masks
+from rnp_mlflow.models import store
+from rnp_mlflow.steps import runtime, subject
+from rnp_mlflow.steps.attack import on_epoch, write_history
+from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.tracking import figures, lineage
+from rnp_mlflow.tracking.runs import StepRun
+
+
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+    """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
+    settings: Recover = plan["recover"]
+    suspect = subject.load(upstream["attack"], plan, device)
+    model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
+    clean = stored_clean(upstream["unlearn"], suspect, device)
+    with runtime.progress("recover", settings.recovering_epochs) as advance:
+        result = recover(
+            model.to(device), clean.used.images, clean.used.labels, suspect.transform,
+            runtime.generator(settings.seed, "recover"),
+            alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
+            batch_size=settings.batch_size, on_epoch=on_epoch(run, "recover", advance),
+        )  # fmt: skip
+    masks.write_csv(run.folder / "mask_values.csv", result.mask)
+    masks.write_text(run.folder / "mask_values.txt", result.mask)
+    write_history(run.folder / "history.csv", result.history)
+    figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
+    values = flatten(result.mask)
+    run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
+    run.tags({"data": suspect.data_digest})
+    regained = result.history[-1].accuracy
+    runtime.say(f"  accuracy {regained:.4f}; {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+    return lineage.file_digest(run.folder / "mask_values.csv")
+
+
+def stored_clean(unlearn_run_id: str, suspect: subject.Subject, device: torch.device) -> subject.CleanImages:
+    """The defender's images as an unlearn run recorded them."""
+
+    def read(name: str) -> Tensor:
+        lines = lineage.fetch(unlearn_run_id, name).read_text().split()
+        return torch.tensor([int(line) for line in lines])
+
+    return subject.split(suspect.data, read(indices.DEFENCE), read(indices.HELD_OUT), device)

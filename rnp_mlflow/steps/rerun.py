@@ -1,0 +1,70 @@
+"""Entry point `rerun`: make a finished run again from what it logged, and say whether it came out the same."""
+
+import json
+from typing import Any
+
+from rnp_mlflow.config import Rerun, parse
+from rnp_mlflow.errors import LineageError
+from rnp_mlflow.steps import chain, main, runtime
+from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.tracking import compare, lineage
+from rnp_mlflow.tracking.runs import step_run
+
+
+def ask(values: dict[str, Any]) -> int:
+    """Repeat `run_id` in a new run tagged with it; 0 if identical, 1 if anything differs.
+
+    A step is repeated from the runs that its user named; what `auto` found or made before it is made
+    again too, and compared as well.
+
+    Raises:
+        LineageError: the run is unknown, unfinished, or a rerun itself.
+    """
+    settings = parse(Rerun, values)
+    old = lineage.get(settings.run_id)
+    if (origin := lineage.tag(old, "rerun_of")) and lineage.tag(old, "entry") == "rerun":
+        raise LineageError(f"run {settings.run_id} is a rerun itself; repeat the run it repeats: {origin}")
+    old = lineage.require(settings.run_id, *lineage.NEEDED)
+    record = lineage.settings_of(settings.run_id)
+    plan = make_plan(repeated_values(record, settings, old), reuse=False, repeating=True)
+    with step_run("rerun", {"rerun_of": settings.run_id}) as run:
+        run.params({"run_id": settings.run_id, "seed": str(settings.seed), "data_dir": str(settings.data_dir)})
+        runtime.say(f"repeating {record['entry']} run {settings.run_id}")
+        new_id = main.ask(plan) if record["entry"] == "main" else chain.ask(record["entry"], plan)
+        pairs = matching(record, settings.run_id, new_id)
+        findings = {step: compare.runs(*pair) for step, pair in pairs.items()}
+        identical = not any(findings.values())
+        (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
+        run.tags({"identical": identical, "rerun_run_id": new_id})
+        tell(findings, pairs)
+    return 0 if identical else 1
+
+
+def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[str, Any]:
+    """The old run's settings, its named runs, its threads and device; then what this call changes."""
+    values: dict[str, Any] = {}
+    for step in record["settings"].values():
+        values |= step
+    values |= {name: None for name in chain.RUN_ID.values()}
+    values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
+    values |= {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
+    changes = {"seed": settings.seed, "data_dir": settings.data_dir}
+    return values | {name: value for name, value in changes.items() if value is not None}
+
+
+def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tuple[str, str]]:
+    """step → (old, new) run ID of every step that was made again."""
+    new = lineage.settings_of(new_id)
+    old_ids = record["upstream"] | {record["entry"]: old_id}
+    new_ids = new["upstream"] | {record["entry"]: new_id}
+    return {s: (old_ids[s], new_ids[s]) for s in new_ids if s in old_ids and old_ids[s] != new_ids[s]}
+
+
+def tell(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
+    """The verdict on standard output."""
+    for step, differences in findings.items():
+        old, new = pairs[step]
+        print(f"{step}: {old} and {new}: " + ("identical" if not differences else "different"))
+        for line in differences:
+            print(f"  {line}")
+    print("identical" if not any(findings.values()) else "different")

@@ -1,0 +1,86 @@
+"""The process around a step: device, threads, determinism, progress bars."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rnp_mlflow.config import Common
+from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.tracking.runs import Stopped
+
+
+def prepare(settings: Common) -> torch.device:
+    """Set threads and determinism for this process; the device to work on.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    device = pick_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's condition for determinism
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    return device
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The named device; CUDA where there is one, else the CPU, for None."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device={name} is no device; give cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name} is not supported; give cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device={name}: this machine has {count} CUDA devices; give device=cpu or auto")
+    return device
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator for one purpose: other purposes with the same seed draw other numbers."""
+    # Not hash(): it differs from process to process.
+    mixed = int.from_bytes(purpose.encode().ljust(8, b"\0")[:8], "little")
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + mixed) % 2**63)
+
+
+Advance = Callable[[], None]
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """A bar on standard error that advances by one a call; nothing where that is no terminal."""
+    columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def say(line: str) -> None:
+    """One line for the person who waits, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def stop_on_sigterm() -> None:
+    """Turn SIGTERM into an exception, so that runs end KILLED instead of staying RUNNING."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped("stopped by SIGTERM")
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def local(path: str) -> Path:
+    """A path as the user wrote it, `~` expanded."""
+    return Path(path).expanduser()

@@ -1,0 +1,142 @@
+"""Opening, filling and closing MLflow runs: a run is never left RUNNING, an artifact never half there."""
+
+import os
+import platform
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+from rnp_mlflow.errors import LineageError, RnpError
+
+PREFIX = "rnp."
+VERSIONS = ("torch", "numpy", "mlflow")
+
+
+class Stopped(BaseException):
+    """The process was asked to end (SIGTERM); the run is marked KILLED."""
+
+
+class StepRun:
+    """One open run. Files go to `folder` and are uploaded together when the work has succeeded."""
+
+    def __init__(self, run_id: str, entry: str, folder: Path):
+        self.run_id, self.entry, self.folder = run_id, entry, folder
+        self.client = MlflowClient()
+        self.started = time.monotonic()
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Log those that `mlflow run` has not logged already (another value would be refused)."""
+        there = self.client.get_run(self.run_id).data.params
+        new = [mlflow.entities.Param(k, v) for k, v in values.items() if k not in there]
+        self.client.log_batch(self.run_id, params=new)
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Tags of ours, each under the prefix `rnp.`."""
+        tags = [mlflow.entities.RunTag(PREFIX + k, str(v)) for k, v in values.items()]
+        self.client.log_batch(self.run_id, tags=tags)
+
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        """One value of each, at an integer step; None is left out."""
+        self.history([(name, value, step) for name, value in values.items()])
+
+    def history(self, rows: list[tuple[str, float | None, int]]) -> None:
+        """(name, value, step) of many metrics, in as few requests as can be."""
+        now = int(time.time() * 1000)
+        found = [Metric(name, float(v), now, step) for name, v, step in rows if v is not None]
+        for start in range(0, len(found), 500):
+            self.client.log_batch(self.run_id, metrics=found[start : start + 500])
+
+    def dataset(self, name: str, digest: str, source: str) -> None:
+        """Show the data, by digest, on the run's page."""
+        data = mlflow.entities.Dataset(name, digest[:36], "local", source)
+        self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(data)])
+
+
+@contextmanager
+def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[StepRun]:
+    """A run for one step: the one that `mlflow run` opened, a child of the active one, or a new one.
+
+    It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, Ctrl-C). What failed is in the tag
+    `rnp.error`; of an error that is not the user's, the traceback is in `error.txt`.
+    """
+    prepare_store()
+    with tempfile.TemporaryDirectory(prefix="rnp-") as name:
+        active = _start(entry)
+        run = StepRun(active.info.run_id, entry, Path(name))
+        status = "FAILED"
+        try:
+            run.tags({"entry": entry, **machine(), **(tags or {})})
+            yield run
+            mlflow.log_artifacts(name)
+            run.tags({"seconds": round(time.monotonic() - run.started, 2)})
+            status = "FINISHED"
+        except (Stopped, KeyboardInterrupt):
+            status = "KILLED"
+            raise
+        except BaseException as error:
+            run.tags({"error": str(error)[:500] or type(error).__name__})
+            if not isinstance(error, RnpError):
+                mlflow.log_text(traceback.format_exc(), "error.txt")
+            raise
+        finally:
+            mlflow.end_run(status)
+
+
+def _start(entry: str) -> mlflow.ActiveRun:
+    if mlflow.active_run() is None and "MLFLOW_RUN_ID" in os.environ:
+        return mlflow.start_run()  # attaches to the project's run
+    nested = mlflow.active_run() is not None
+    tags = {"mlflow.project.entryPoint": entry, **_commit()}
+    return mlflow.start_run(nested=nested, run_name=entry if nested else None, tags=tags)
+
+
+def _commit() -> dict[str, str]:
+    found = git("rev-parse", "HEAD")
+    return {"mlflow.source.git.commit": found} if found else {}
+
+
+def git(*words: str) -> str | None:
+    """What git says in this package's folder; None where it says nothing."""
+    try:
+        here = Path(__file__).parent
+        asked = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def machine() -> dict[str, object]:
+    """Where a figure was made: versions, machine, and whether the working tree was clean."""
+    changed = git("status", "--porcelain")
+    dirty = "unknown" if changed is None else bool(changed)
+    versions = {name: version(name) for name in VERSIONS}
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return {**versions, "python": platform.python_version(), "machine": cpu, "dirty": dirty}
+
+
+def prepare_store() -> None:
+    """Reach the tracking store; a fresh SQLite file is created under a lock (else several at once ruin it).
+
+    Raises:
+        LineageError: the store cannot be reached.
+    """
+    uri = mlflow.get_tracking_uri()
+    try:
+        if uri.startswith("sqlite:///"):
+            with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+                MlflowClient().search_experiments(max_results=1)
+        else:
+            MlflowClient().search_experiments(max_results=1)
+    except (mlflow.MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise LineageError(f"the tracking store {uri} cannot be used: {reason}") from None

@@ -1,0 +1,40 @@
+"""Addresses in the MLflow UI that open a run's curves without a click."""
+
+import json
+from urllib.parse import quote
+
+import mlflow
+
+LOCAL = "http://127.0.0.1:5000"
+CURVES = ("curve/asr", "curve/acc")
+
+
+def curves(base: str, experiment_id: str, run_ids: list[str]) -> str:
+    """The page with the ASR and ACC curves of these runs."""
+    fields = {
+        "runs": json.dumps(run_ids),
+        "experiments": json.dumps([experiment_id]),
+        "metric": json.dumps(CURVES[0]),
+        "plot_metric_keys": json.dumps(CURVES),
+        "plot_layout": "{}",
+        "x_axis": "step",
+        "y_axis_scale": "linear",
+        "line_smoothness": "0",
+        "show_point": "true",
+        "deselected_curves": "[]",
+        "last_linear_y_axis_range": "[]",
+    }
+    return f"{base}/#/metric?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
+
+
+def where(experiment_id: str, run_ids: list[str]) -> list[str]:
+    """Lines that tell a person how to open the run and its curves."""
+    uri = mlflow.get_tracking_uri()
+    remote = uri.startswith("http")
+    base = uri.rstrip("/") if remote else LOCAL
+    start = [] if remote else [f"Look at it:  mlflow ui --backend-store-uri {uri}   and then"]
+    return [
+        *start,
+        f"  run and artifacts: {base}/#/experiments/{experiment_id}/runs/{run_ids[0]}",
+        f"  curves: {curves(base, experiment_id, run_ids)}",
+    ]
