@@ -27,16 +27,12 @@ def run(entry: str, values: dict[str, Any]) -> int:
 
 def command(entry: str) -> click.Command:
     """The command of one entry point; its options are config.py's fields."""
-    options = []
+    options: list[click.Parameter] = []
     for name, field in parameters(entry).items():
-        words = choices(field)
-        default = None if field.is_required() else text(field.default)
-        options.append(
-            click.Option(
-                [f"--{name}"], default=default, required=field.is_required(), show_default=True,
-                metavar="|".join(words) if words else "TEXT", help=field.description,
-            )  # fmt: skip
-        )
+        words = "|".join(choices(field)) or "TEXT"
+        settings: dict[str, Any] = {"metavar": words, "help": field.description, "show_default": True}
+        settings |= {"required": True} if field.is_required() else {"default": text(field.default)}
+        options.append(click.Option([f"--{name}"], **settings))
     return click.Command(entry, params=options, help=ENTRIES[entry], callback=lambda **values: run(entry, values))
 
 

@@ -68,7 +68,9 @@ class Unlearn(Common):
 
     model_run_id: Text = Field(None, description="run that holds the suspect model; auto finds or makes it")
     ratio: float = Field(0.1, gt=0, le=1, description="share of the clean training set that the defender has")
-    index: Text = Field(None, description="file of the defender's training indices, one integer a line; auto draws them")
+    index: Text = Field(
+        None, description="file of the defender's training indices, one integer a line; auto draws them"
+    )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of those kept back to choose the threshold")
     unlearning_lr: float = Field(0.01, gt=0, description="learning rate of unlearning")
     unlearning_epochs: int = Field(20, ge=1, description="epochs of unlearning, at most")
@@ -98,7 +100,9 @@ class Prune(Common):
     pruning_max: float = Field(0.9, gt=0, description="end of the sweep (by number: a count, or below 1 a share)")
     pruning_step: float = Field(0.05, gt=0, description="step of the sweep (by number: a count, or below 1 a share)")
     pruning_number: float = Field(0.7, ge=0, description="the fixed operating point (by number: a count or share)")
-    acc_ratio: float = Field(0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's")
+    acc_ratio: float = Field(
+        0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's"
+    )
     select_by: Literal["clean_acc", "number", "asr"] = Field(
         "clean_acc", description="without trigger; at pruning_number; or the oracle, which sees test ASR"
     )

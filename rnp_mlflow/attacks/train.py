@@ -1,6 +1,5 @@
 """Ordinary supervised training, which plants the backdoor when the data are poisoned."""
 
-
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD

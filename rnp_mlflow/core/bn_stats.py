@@ -12,9 +12,7 @@ from rnp_mlflow.core.neurons import norm_layers
 
 
 @torch.no_grad()
-def reestimate_(
-    model: nn.Module, images: Tensor, transform: Transform, batch_size: int = 512
-) -> nn.Module:
+def reestimate_(model: nn.Module, images: Tensor, transform: Transform, batch_size: int = 512) -> nn.Module:
     """Replace running means and variances, in place, by the plain average over `images`; returns model.
 
     images: uint8 (N, C, H, W) on the model's device, in batches as equal as can be. Dropout and all

@@ -23,9 +23,7 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
         ModelError: there is none, so there is nothing that RNP could mask.
     """
     layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.affine
+        name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.affine
     }
     if not layers:
         raise ModelError(

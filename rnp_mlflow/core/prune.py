@@ -55,9 +55,7 @@ def as_count(value: float, neurons: int) -> int:
     if 0 <= value < 1:
         return round(Decimal(str(value)) * neurons)
     if value < 0 or value != int(value) or value > neurons:
-        raise ConfigError(
-            f"{value:g} is no number of neurons: give a share below 1 or a whole number up to {neurons}"
-        )
+        raise ConfigError(f"{value:g} is no number of neurons: give a share below 1 or a whole number up to {neurons}")
     return int(value)
 
 
@@ -115,9 +113,7 @@ def scales(model: nn.Module) -> dict[str, Tensor]:
 Refit = Callable[[nn.Module], object]  # changes a pruned model in place, BatchNorm statistics say
 
 
-def pruned_copy(
-    model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit: Refit | None = None
-) -> nn.Module:
+def pruned_copy(model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit: Refit | None = None) -> nn.Module:
     """A copy of `model` without its `pruned` lowest neurons, refitted if any; `model` stays as it is."""
     result = copy.deepcopy(model)
     prune_(result, scales(model), keep_vector(mask, pruned))

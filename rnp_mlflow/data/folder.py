@@ -18,9 +18,7 @@ def is_folder(root: Path) -> bool:
     return (root / "train").is_dir() and (root / "test").is_dir()
 
 
-def read_split(
-    root: Path, part: str, classes: tuple[str, ...], size: int | None, count: int | None
-) -> ImageSet:
+def read_split(root: Path, part: str, classes: tuple[str, ...], size: int | None, count: int | None) -> ImageSet:
     """One part of the folder as RGB; `count` images of it, drawn class by class, where given.
 
     Only the images that are drawn are decoded.

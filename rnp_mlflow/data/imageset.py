@@ -22,13 +22,17 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
-            raise DataError(
-                f"images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}"
-            )
+            raise DataError(f"images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
             raise DataError(f"{len(self.images)} images need as many int64 labels")
         if not len(self.images):
             raise DataError("there is no image")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,8 +46,8 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 (hex) over shape, pixels and labels."""
         sha = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        sha.update(self.images.cpu().contiguous().numpy())
-        sha.update(self.labels.cpu().contiguous().numpy())
+        sha.update(self.images.cpu().contiguous().numpy().data)
+        sha.update(self.labels.cpu().contiguous().numpy().data)
         return sha.hexdigest()
 
 

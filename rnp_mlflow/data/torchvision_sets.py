@@ -49,8 +49,8 @@ def _imageset(part: Any, size: int) -> ImageSet:
         resized = [Image.open(f).convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for f in files]
         pixels = np.stack([np.asarray(image) for image in resized])
     else:
-        pixels, labels = np.asarray(part.data), getattr(part, "targets", None)
-        labels = part.labels if labels is None else labels
+        pixels = np.asarray(part.data)
+        labels = part.labels if hasattr(part, "labels") else part.targets  # SVHN says labels
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.shape[1] not in (1, 3):  # SVHN is NCHW already

@@ -57,7 +57,8 @@ def read(file: Path, model: nn.Module) -> Mask:
         values[layer][index] = value
     for name, found in values.items():
         if missing := int(found.isnan().sum()):
-            raise MaskError(f"{file}: the mask is not this model's: it lacks {missing} of {len(found)} neurons of {name}")
+            lack = f"it lacks {missing} of {len(found)} neurons of {name}"
+            raise MaskError(f"{file}: the mask is not this model's: {lack}")
     check_mask(model, values)
     return values
 

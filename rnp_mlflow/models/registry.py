@@ -21,10 +21,8 @@ class Entry:
     width: int
 
 
-def _resnet(block: type[nn.Module], *depths: int) -> Callable[[int, int, int], nn.Module]:
-    return lambda classes, channels, width: resnet.SmallImageResNet(
-        block, depths, classes, channels, width
-    )
+def _resnet(block: type[resnet.Block], *depths: int) -> Callable[[int, int, int], nn.Module]:
+    return lambda classes, channels, width: resnet.SmallImageResNet(block, depths, classes, channels, width)
 
 
 REGISTRY: dict[str, Entry] = {

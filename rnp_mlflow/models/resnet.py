@@ -56,9 +56,7 @@ def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """Identity where the shape stays, else a strided 1 × 1 convolution and norm."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class PreActBlock(nn.Module):
@@ -72,11 +70,11 @@ class PreActBlock(nn.Module):
         self.conv1 = conv3x3(inputs, planes, stride)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
-        add_preact_shortcut(self, inputs, planes, stride)
+        self.shortcut = preact_projection(inputs, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = relu(self.bn1(x))
-        skip = self.shortcut(out) if hasattr(self, "shortcut") else x
+        skip = x if self.shortcut is None else self.shortcut(out)
         return self.conv2(relu(self.bn2(self.conv1(out)))) + skip
 
 
@@ -94,19 +92,23 @@ class PreActBottleneck(nn.Module):
         self.conv2 = conv3x3(planes, planes, stride)
         self.bn3 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
-        add_preact_shortcut(self, inputs, outputs, stride)
+        self.shortcut = preact_projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = relu(self.bn1(x))
-        skip = self.shortcut(out) if hasattr(self, "shortcut") else x
+        skip = x if self.shortcut is None else self.shortcut(out)
         out = self.conv2(relu(self.bn2(self.conv1(out))))
         return self.conv3(relu(self.bn3(out))) + skip
 
 
-def add_preact_shortcut(block: nn.Module, inputs: int, outputs: int, stride: int) -> None:
-    """Give the block a projecting `shortcut`, but only where its shape changes."""
-    if stride != 1 or inputs != outputs:
-        block.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+def preact_projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """A strided 1 × 1 convolution, only where the shape changes; its norm is the block's first."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+
+
+Block = BasicBlock | Bottleneck | PreActBlock | PreActBottleneck
 
 
 class SmallImageResNet(nn.Module):
@@ -116,21 +118,27 @@ class SmallImageResNet(nn.Module):
     H, W ≥ 8; output logits (N, classes).
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
-        block: type[nn.Module],
-        depths: tuple[int, int, int, int],
+        block: type[Block],
+        depths: tuple[int, ...],
         classes: int,
         channels: int = 3,
         width: int = 64,
     ):
         super().__init__()
         self.conv1 = conv3x3(channels, width)
-        preact = block in (PreActBlock, PreActBottleneck)
+        preact = issubclass(block, PreActBlock | PreActBottleneck)
         self.bn1 = None if preact else nn.BatchNorm2d(width)
         inputs = width
         for stage, depth in enumerate(depths):
-            planes, blocks = width * 2**stage, []
+            planes = width * 2**stage
+            blocks: list[nn.Module] = []
             for k in range(depth):
                 blocks.append(block(inputs, planes, stride=2 if stage and not k else 1))
                 inputs = planes * block.expansion

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -65,9 +66,9 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
     """
     try:
         raw = json.loads((folder / SPEC).read_text())
-        lists = ("classes", "input_shape", "mean", "std")
-        spec = ModelSpec(**{k: tuple(v) if k in lists else v for k, v in raw.items()})
-    except (OSError, ValueError, TypeError) as error:
+        lists: dict[str, Any] = {name: tuple(raw.pop(name)) for name in ("classes", "input_shape", "mean", "std")}
+        spec = ModelSpec(**raw, **lists)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{folder / SPEC} does not describe a model: {error}") from None
     return with_weights(spec, read_weights(folder / WEIGHTS)), spec
 
@@ -99,9 +100,7 @@ def with_weights(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
         for k in own
         if k in weights and weights[k].shape != own[k].shape
     ]
-    wrong += [
-        f"{k} holds NaN or infinity" for k, v in weights.items() if not torch.isfinite(v).all()
-    ]
+    wrong += [f"{k} holds NaN or infinity" for k, v in weights.items() if not torch.isfinite(v).all()]
     if wrong:
         more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
         raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:4])}{more}")

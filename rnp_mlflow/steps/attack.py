@@ -43,10 +43,10 @@ class Prepared:
 def prepare(settings: Attack) -> Prepared:
     """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
     data, digest = subject.load_data(settings)
-    shape = tuple(data.train.images.shape[1:])
+    shape = data.train.shape
     width = resolve_width(settings.model, settings.width)
     spec = store.ModelSpec(settings.model, width, data.classes, shape, data.mean, data.std)
-    torch.manual_seed(int(runtime.generator(settings.seed, "weights").initial_seed()) % 2**63)
+    torch.manual_seed(runtime.generator(settings.seed, "weights").initial_seed())
     model = spec.build()
     norm_layers(model)
     trigger, rate = None, 0.0

@@ -53,9 +53,7 @@ def find_or_make(step: str, plan: Plan) -> str:
         return run.run_id
 
 
-def fill(
-    run: StepRun, step: str, plan: Plan, upstream: dict[str, str], given: dict[str, str] | None = None
-) -> None:
+def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], given: dict[str, str] | None = None) -> None:
     """The body of a step's run: the work, and the record of what went in and what came out."""
     device = runtime.prepare(plan[step])
     runtime.say(f"{step}: run {run.run_id}")

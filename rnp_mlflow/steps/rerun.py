@@ -45,7 +45,7 @@ def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[s
     values: dict[str, Any] = {}
     for step in record["settings"].values():
         values |= step
-    values |= {name: None for name in chain.RUN_ID.values()}
+    values |= dict.fromkeys(chain.RUN_ID.values())
     values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
     values |= {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
     changes = {"seed": settings.seed, "data_dir": settings.data_dir}

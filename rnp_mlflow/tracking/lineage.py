@@ -61,9 +61,7 @@ def find_finished(entry: str, inputs: str) -> str | None:
     if active is None:
         return None
     rule = f"tags.`{PREFIX}inputs` = '{inputs}' and tags.`{PREFIX}entry` = '{entry}' and status = 'FINISHED'"
-    runs = MlflowClient().search_runs(
-        [active.info.experiment_id], rule, max_results=10, order_by=["start_time DESC"]
-    )
+    runs = MlflowClient().search_runs([active.info.experiment_id], rule, max_results=10, order_by=["start_time DESC"])
     return next((run.info.run_id for run in runs if not missing(run.info.run_id, entry)), None)
 
 
