@@ -1,0 +1,71 @@
+"""Shared fixtures. Every test has its own tracking store; none reaches the network."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+
+class TwoPaths(nn.Module):
+    """Two neurons: the first carries the image's class, the second says 'class 0' whatever comes.
+
+    Input (N, 1, H, W): the class is 0 where the mean is negative, 1 where it is positive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(2)
+        self.linear = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+            self.norm.bias.copy_(torch.tensor([0.0, 0.0]))
+            self.linear.weight.copy_(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(self.conv(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def small_net() -> nn.Module:
+    """Conv, norm, ReLU, conv, norm, pool, linear: 4 + 6 neurons, 3 classes, 2-channel images."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """uint8 (40, 2, 6, 6)."""
+    return torch.randint(256, (40, 2, 6, 6), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    """int64 (40,), 3 classes."""
+    return torch.arange(40) % 3
+
+
+def scaled(batch: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """The plainest transform: to [-1, 1], no augmentation."""
+    return batch.float() / 127.5 - 1
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The unpacked real data; the test is skipped where they are absent."""
+    root = Path(os.environ.get("RNP_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (root / "data" / "unpack").is_file():
+        pytest.skip(f"real data are not there: {root}/data/unpack (set RNP_SHARED)")
+    import subprocess
+
+    done = subprocess.run([root / "data" / "unpack"], check=True, capture_output=True, text=True)
+    return Path(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,156 @@
+"""Pruning, sweeps, and the choice of a point, against hand-made cases."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rnp_mlflow.core.bn_stats import reestimate_
+from rnp_mlflow.core.evaluate import Scores, TestSet, accuracy, der, evaluate, predict
+from rnp_mlflow.core.neurons import Mask, ones_mask
+from rnp_mlflow.core.prune import as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
+from rnp_mlflow.core.select import by_clean_accuracy, oracle
+from rnp_mlflow.errors import ConfigError, MaskError
+from conftest import scaled
+
+
+@pytest.fixture
+def mask() -> Mask:
+    """Ten neurons; two ties at 0.3, one value just above 0.7."""
+    return {
+        "1": torch.tensor([0.3, 0.9, 0.0, 1.0]),
+        "4": torch.tensor([0.3, 0.7, 0.70003, 0.05, 1.0, 0.5]),
+    }
+
+
+def test_thresholds_are_the_exact_decimals() -> None:
+    found = multiples(0.9, 0.05)
+    assert found == [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75,
+                     0.8, 0.85, 0.9]  # fmt: skip
+    assert len(multiples(1, 0.001)) == 1001
+    assert multiples(1, 0.001)[-1] == 1.0
+    with pytest.raises(ConfigError):
+        multiples(0.9, 0)
+
+
+def test_a_threshold_prunes_values_at_it_and_none_above(mask: Mask) -> None:
+    assert cut_at(mask, "threshold", 0.3).pruned == 4  # 0, 0.05 and both 0.3
+    assert cut_at(mask, "threshold", 0.7).pruned == 6  # not 0.70003
+    assert cut_at(mask, "threshold", 0.0).pruned == 1
+
+
+def test_by_number_prunes_exactly_that_many_lowest_first(small_net: nn.Sequential, mask: Mask) -> None:
+    for count in range(11):
+        pruned = pruned_copy(small_net, mask, count)
+        zeros = [int((pruned[k].weight == 0).sum()) for k in (1, 4)]
+        assert sum(zeros) == count == cut_at(mask, "number", count).pruned if count else sum(zeros) == 0
+    three = pruned_copy(small_net, mask, 3)
+    assert three[1].weight.eq(0).tolist() == [True, False, True, False]  # of the tie, the earlier layer
+    assert three[4].weight.eq(0).tolist() == [False, False, False, True, False, False]
+    assert torch.equal(three[4].bias, small_net[4].bias)
+
+
+def test_counts_below_one_are_shares_of_all_neurons() -> None:
+    assert [as_count(v, 200) for v in (0, 0.05, 0.7, 1, 12, 200)] == [0, 10, 140, 1, 12, 200]
+    for wrong in (-1, 1.5, 201):
+        with pytest.raises(ConfigError):
+            as_count(wrong, 200)
+
+
+def test_sweeps_start_unpruned_and_end_at_their_maximum(mask: Mask) -> None:
+    by_threshold = cuts(mask, "threshold", 0.9, 0.05)
+    assert (by_threshold[0].at, by_threshold[0].pruned) == (None, 0)
+    assert [c.at for c in by_threshold[1:]] == multiples(0.9, 0.05)
+    by_number = cuts(mask, "number", 7, 2)
+    assert [(c.at, c.pruned) for c in by_number] == [(None, 0), (2, 2), (4, 4), (6, 6)]
+    with pytest.raises(ConfigError, match="threshold"):
+        cuts(mask, "size", 1, 1)
+
+
+def test_sweep_judges_each_set_of_pruned_neurons_once_and_leaves_the_model(small_net: nn.Sequential, mask: Mask) -> None:
+    before = copy.deepcopy(small_net.state_dict())
+    seen: list[int] = []
+
+    def judge(model: nn.Module) -> int:
+        seen.append(sum(int((model[k].weight == 0).sum()) for k in (1, 4)))
+        return seen[-1]
+
+    rows = list(sweep(small_net, mask, cuts(mask, "threshold", 0.9, 0.05), judge))
+    assert [found for _, found in rows] == [cut.pruned for cut, _ in rows]
+    assert len(seen) == len(set(seen))
+    assert all(torch.equal(value, before[key]) for key, value in small_net.state_dict().items())
+
+
+def test_sweep_may_go_down_again_and_gives_what_a_pruned_copy_gives(
+    small_net: nn.Sequential, mask: Mask, images: torch.Tensor
+) -> None:
+    points = [cut_at(mask, "number", n) for n in (8, 2, 5)]
+    got = [out for _, out in sweep(small_net.eval(), mask, points, lambda m: m(scaled(images, None)))]
+    want = [pruned_copy(small_net, mask, p.pruned)(scaled(images, None)) for p in points]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_sweep_refuses_a_foreign_mask(small_net: nn.Module) -> None:
+    with pytest.raises(MaskError):
+        list(sweep(small_net, {"1": torch.ones(4)}, [], lambda m: m))
+
+
+def test_keep_vector_of_nothing_pruned_is_all_ones(small_net: nn.Module) -> None:
+    assert keep_vector(ones_mask(small_net), 0).eq(1).all()
+
+
+def test_reestimated_statistics_are_the_batch_moments(small_net: nn.Sequential, images: torch.Tensor) -> None:
+    weights = copy.deepcopy(dict(small_net.named_parameters()))
+    reestimate_(small_net, images, scaled, batch_size=len(images))
+    first = small_net[0](scaled(images, None))
+    assert torch.allclose(small_net[1].running_mean, first.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(small_net[1].running_var, first.var((0, 2, 3)), atol=1e-5)
+    assert small_net[1].momentum == 0.1
+    assert not any(module.training for module in small_net.modules())
+    assert all(torch.equal(weights[k], v) for k, v in small_net.named_parameters())
+    once = copy.deepcopy(small_net.state_dict())
+    reestimate_(small_net, images, scaled, batch_size=len(images))
+    assert all(torch.equal(once[k], v) for k, v in small_net.state_dict().items())
+
+
+def test_der_by_hand() -> None:
+    # The authors' log at threshold 0.30: ACC .9340 → .9277, ASR 1.000 → .0172 (RNP.md gives .988).
+    assert der(Scores(0.9340, 1.0), Scores(0.9277, 0.0172)) == pytest.approx(0.98825)
+    assert der(Scores(0.9, 1.0), Scores(0.9, 1.0)) == 0.5
+    assert der(Scores(0.5, 0.2), Scores(0.6, 0.4)) == 0.5  # better ACC or worse ASR count for nothing
+    assert der(Scores(0.9), Scores(0.8)) is None
+
+
+def test_figures_count_images(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    answers = predict(small_net, images, scaled, batch_size=7)
+    small_net.eval()
+    plain = torch.cat([small_net(scaled(image[None], None)) for image in images]).argmax(1)
+    assert torch.equal(answers, plain)
+    target = torch.zeros(40, dtype=torch.int64)
+    scores = evaluate(small_net, TestSet(images, labels, images, labels, target), scaled)
+    assert scores == Scores(
+        sum(int(a == b) for a, b in zip(plain, labels, strict=True)) / 40,
+        sum(int(a == 0) for a in plain) / 40,
+        accuracy(plain, labels),
+    )
+    assert evaluate(small_net, TestSet(images, labels), scaled).asr is None
+
+
+def test_chosen_point_is_the_last_before_the_first_fall() -> None:
+    assert by_clean_accuracy([1.0, 0.99, 0.96, 0.94, 0.97], 0.95) == 2
+    assert by_clean_accuracy([1.0, 0.5], 0.95) == 0
+    assert by_clean_accuracy([0.8, 0.76, 0.76], 0.95) == 2  # exactly the floor is kept
+    assert by_clean_accuracy([1.0, 0.99], 0.95) == 1
+
+
+def test_authors_curve_without_trigger_gives_their_best_point() -> None:
+    # RNP.md's table; "within 2 points" picks threshold .30, DER .988, and that is near the oracle's.
+    acc = [.9340, .9347, .9338, .9340, .9280, .9270, .9277, .9094, .9077, .8941, .8201, .8167, .2519]  # fmt: skip
+    asr = [1.000, .9986, .9876, .4796, .0661, .0424, .0172, .0112, .0059, .0026, .0021, .0011, 0]  # fmt: skip
+    scores = [Scores(*pair) for pair in zip(acc, asr, strict=True)]
+    index = by_clean_accuracy(acc, 0.914 / 0.934)
+    assert index == 6
+    assert der(scores[0], scores[index]) == pytest.approx(0.988, abs=5e-4)
+    assert oracle(scores) == 6
+    assert oracle([Scores(a) for a in acc]) is None

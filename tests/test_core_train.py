@@ -1,0 +1,144 @@
+"""Unlearning and recovery against the same thing written out with plain torch."""
+
+import copy
+
+import pytest
+import torch
+from conftest import TwoPaths, scaled
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from rnp_mlflow.core.batches import batches
+from rnp_mlflow.core.recover import recover
+from rnp_mlflow.core.unlearn import unlearn
+from rnp_mlflow.errors import ModelError
+
+
+def seeded(seed: int = 5) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_batches_are_a_partition_in_near_equal_parts() -> None:
+    parts = list(batches(129, 128, seeded()))
+    assert [len(p) for p in parts] == [65, 64]
+    assert torch.cat(parts).sort().values.tolist() == list(range(129))
+    assert [len(p) for p in batches(5, 128, seeded())] == [5]
+    again = torch.cat(list(batches(129, 128, seeded())))
+    assert torch.equal(torch.cat(parts), again)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_unlearning_equals_ascent_written_out(
+    small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor, clip: float
+) -> None:
+    got = unlearn(
+        small_net, images, labels, scaled, seeded(), lr=0.1, epochs=3, clean_threshold=0.0,
+        schedule=(2,), batch_size=16, clip=clip, stop="epoch",
+    )  # fmt: skip
+
+    model, generator = copy.deepcopy(small_net).train(), seeded()
+    buffers = [torch.zeros_like(p) for p in model.parameters()]
+    for epoch in range(3):
+        rate = 0.1 if epoch < 2 else 0.01
+        for index in batches(40, 16, generator):
+            loss = cross_entropy(model(scaled(images[index], None)), labels[index])
+            grads = torch.autograd.grad(-loss, list(model.parameters()))
+            norm = torch.stack([g.norm() for g in grads]).norm()
+            factor = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+            with torch.no_grad():
+                for p, g, b in zip(model.parameters(), grads, buffers, strict=True):
+                    b.mul_(0.9).add_(g * factor + 5e-4 * p)
+                    p.sub_(rate * b)
+    for a, b in zip(got.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert [record.steps for record in got.history] == [3, 3, 3]
+
+
+def test_reference_mode_stops_on_the_epochs_running_accuracy(
+    small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    settings = {"lr": 0.3, "epochs": 8, "batch_size": 16, "clip": 0.0, "stop": "epoch"}
+    free = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=0.0, **settings)
+    wanted = free.history[2].accuracy
+    first = next(r.epoch for r in free.history if r.accuracy <= wanted)
+    held = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=wanted, **settings)
+    assert held.reached
+    assert len(held.history) == first
+
+
+def test_a_step_check_stops_in_the_middle_of_an_epoch_and_moves_no_statistics(
+    small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    result = unlearn(
+        small_net, images, labels, scaled, seeded(), lr=0.5, epochs=4, clean_threshold=0.99, batch_size=10
+    )
+    assert result.reached
+    assert [record.steps for record in result.history] == [1]
+    model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded())))
+    model(scaled(images[first], None))
+    assert torch.equal(result.model[1].running_mean, model[1].running_mean)
+
+
+def test_a_threshold_out_of_reach_is_said(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    result = unlearn(small_net, images, labels, scaled, seeded(), lr=1e-9, epochs=2, clean_threshold=0.0)
+    assert not result.reached
+    assert len(result.history) == 2
+
+
+def test_divergence_is_an_error(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    with pytest.raises(ModelError, match="diverged"):
+        unlearn(small_net, images, labels, scaled, seeded(), lr=1e30, epochs=3, clean_threshold=0.0, clip=0.0,
+                stop="epoch")  # fmt: skip
+
+
+def test_the_callers_model_is_left_as_it_was(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    before = copy.deepcopy(small_net.state_dict())
+    unlearned = unlearn(small_net, images, labels, scaled, seeded(), epochs=1, clean_threshold=0.0).model
+    kept = copy.deepcopy(unlearned.state_dict())
+    recover(unlearned, images, labels, scaled, seeded(), epochs=2)
+    assert all(torch.equal(v, before[k]) for k, v in small_net.state_dict().items())
+    assert all(torch.equal(v, kept[k]) for k, v in unlearned.state_dict().items())
+    assert all(p.requires_grad for p in unlearned.parameters())
+
+
+def test_recovery_equals_projected_descent_written_out(
+    small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    got = recover(small_net, images, labels, scaled, seeded(), alpha=0.5, lr=0.7, epochs=4, batch_size=16).mask
+
+    model, generator = copy.deepcopy(small_net).train(), seeded()
+    scales = [model[1].weight.detach().clone(), model[4].weight.detach().clone()]
+    mask = [torch.ones(4), torch.ones(6)]
+    speed = [torch.zeros(4), torch.zeros(6)]
+    for _ in range(4):
+        for index in batches(40, 16, generator):
+            with torch.no_grad():
+                for layer, scale, m in zip((model[1], model[4]), scales, mask, strict=True):
+                    layer.weight.copy_(scale * m)
+            loss = 0.5 * cross_entropy(model(scaled(images[index], None)), labels[index])
+            grads = torch.autograd.grad(loss, [model[1].weight, model[4].weight])
+            for k in range(2):  # chain rule: dL/dm = dL/dγ' · γ
+                speed[k] = 0.9 * speed[k] + grads[k] * scales[k]
+                mask[k] = (mask[k] - 0.7 * speed[k]).clamp(0, 1)
+    assert torch.allclose(got["1"], mask[0], atol=1e-6)
+    assert torch.allclose(got["4"], mask[1], atol=1e-6)
+    assert got["4"].min() < 1
+
+
+def test_recovery_drops_the_neuron_that_does_the_harm_and_keeps_the_one_needed() -> None:
+    # Neuron 0 tells the classes apart. Neuron 1 sees the same, and pulls every answer the wrong way.
+    model = TwoPaths()
+    with torch.no_grad():
+        model.conv.weight.copy_(torch.ones(2, 1, 1, 1))
+        model.linear.weight.copy_(torch.tensor([[-1.0, 3.0], [1.0, -3.0]]))
+    values = torch.arange(20, dtype=torch.uint8).repeat_interleave(16).view(20, 1, 4, 4) * 13
+    labels = (torch.arange(20) >= 10).long()
+    result = recover(model, values, labels, scaled, seeded(), lr=0.5, epochs=30, batch_size=20)
+    assert result.mask["norm"].tolist() == [1.0, 0.0]
+    assert result.history[0].accuracy == 0.0
+    assert result.history[-1].accuracy == 1.0
+
+
+def test_the_same_seed_gives_the_same_bits(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    one, two = (recover(small_net, images, labels, scaled, seeded(), epochs=2).mask for _ in range(2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
