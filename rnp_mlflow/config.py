@@ -53,12 +53,12 @@ class Attack(Common):
     test_size: Count = Field(None, description="use so many test images, drawn class by class; auto takes all")
     mean: Channels = Field(None, description="a channel's mean, 0 to 1, comma between; auto takes the dataset's")
     std: Channels = Field(None, description="a channel's standard deviation; auto takes the dataset's")
-    model: str = Field("resnet10", description="an architecture of ours or any torchvision classifier")
+    model: str = Field("resnet18_narrow", description="an architecture of ours or any torchvision classifier")
     width: Count = Field(None, description="channels of the first stage; auto takes the architecture's own")
     attack: str = Field("badnets", description="badnets, blended, or none for a clean model")
     poison_rate: float = Field(0.1, gt=0, lt=1, description="share of training images that get the trigger")
     target: int = Field(0, ge=0, description="class that the trigger leads to")
-    training_epochs: int = Field(4, ge=1, description="epochs of training")
+    training_epochs: int = Field(5, ge=1, description="epochs of training")
     training_lr: float = Field(0.1, gt=0, description="peak learning rate of training (SGD, one cycle)")
     weight_decay: float = Field(0.0005, ge=0, description="weight decay of training")
 
@@ -102,6 +102,9 @@ class Prune(Common):
     pruning_number: float = Field(0.7, ge=0, description="the fixed operating point (by number: a count or share)")
     acc_ratio: float = Field(
         0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's"
+    )
+    holdout_views: int = Field(
+        5, ge=0, description="random crops of each held-out image that accuracy is taken over; 0: the image as it is"
     )
     select_by: Literal["clean_acc", "number", "asr"] = Field(
         "clean_acc", description="without trigger; at pruning_number; or the oracle, which sees test ASR"

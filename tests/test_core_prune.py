@@ -68,7 +68,9 @@ def test_sweeps_start_unpruned_and_end_at_their_maximum(mask: Mask) -> None:
         cuts(mask, "size", 1, 1)
 
 
-def test_sweep_judges_each_set_of_pruned_neurons_once_and_leaves_the_model(small_net: nn.Sequential, mask: Mask) -> None:
+def test_sweep_judges_each_set_of_pruned_neurons_once_and_leaves_the_model(
+    small_net: nn.Sequential, mask: Mask
+) -> None:
     before = copy.deepcopy(small_net.state_dict())
     seen: list[int] = []
 

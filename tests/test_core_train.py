@@ -69,9 +69,7 @@ def test_reference_mode_stops_on_the_epochs_running_accuracy(
 def test_a_step_check_stops_in_the_middle_of_an_epoch_and_moves_no_statistics(
     small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    result = unlearn(
-        small_net, images, labels, scaled, seeded(), lr=0.5, epochs=4, clean_threshold=0.99, batch_size=10
-    )
+    result = unlearn(small_net, images, labels, scaled, seeded(), lr=0.5, epochs=4, clean_threshold=0.99, batch_size=10)
     assert result.reached
     assert [record.steps for record in result.history] == [1]
     model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded())))

@@ -26,7 +26,7 @@ def _resnet(block: type[resnet.Block], *depths: int) -> Callable[[int, int, int]
 
 
 REGISTRY: dict[str, Entry] = {
-    "resnet10": Entry(_resnet(resnet.BasicBlock, 1, 1, 1, 1), 32),
+    "resnet18_narrow": Entry(_resnet(resnet.BasicBlock, 2, 2, 2, 2), 16),  # of the default
     "resnet18": Entry(_resnet(resnet.BasicBlock, 2, 2, 2, 2), 64),
     "resnet34": Entry(_resnet(resnet.BasicBlock, 3, 4, 6, 3), 64),
     "resnet50": Entry(_resnet(resnet.Bottleneck, 3, 4, 6, 3), 64),

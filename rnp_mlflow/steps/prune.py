@@ -11,6 +11,7 @@ from rnp_mlflow.core.bn_stats import reestimate_
 from rnp_mlflow.core.evaluate import Scores, accuracy, der, evaluate, predict
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.prune import Refit, cut_at, cuts, pruned_copy, sweep
+from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
@@ -49,10 +50,11 @@ def judge_all(
 ) -> tuple[list[Row], Row, Refit | None]:
     """Every row of the curve; the row of the fixed operating point; what refits a pruned model."""
 
+    held = views(clean.held, settings.holdout_views, suspect, runtime.generator(settings.seed, "views"))
+
     def judge(model: nn.Module) -> tuple[Scores, float]:
-        answers = predict(model, clean.held.images, suspect.transform)
-        scores = evaluate(model, suspect.test, suspect.transform)
-        return scores, accuracy(answers, clean.held.labels)
+        answers = predict(model, held.images, suspect.transform)
+        return evaluate(model, suspect.test, suspect.transform), accuracy(answers, held.labels)
 
     def reestimate(model: nn.Module) -> None:
         reestimate_(model, clean.used.images, suspect.transform)
@@ -66,6 +68,18 @@ def judge_all(
             rows.append(Row(point.at, point.pruned, scores, val_acc))
             advance()
     return rows[:-1], rows[-1], refit
+
+
+def views(held: ImageSet, count: int, suspect: subject.Subject, generator: torch.Generator) -> ImageSet:
+    """Each held-out image in `count` random crops, or as it is for 0.
+
+    The defender's images are often the suspect's own training images: it knows them by heart, and
+    accuracy on them falls later than on new ones. Shifted ones are nearer to new ones.
+    """
+    if not count:
+        return held
+    crops = [suspect.transform.augment(held.images, generator) for _ in range(count)]
+    return ImageSet(torch.cat(crops), held.labels.repeat(count))
 
 
 def summarise(settings: Prune, rows: list[Row], fixed: Row) -> dict[str, Any]:

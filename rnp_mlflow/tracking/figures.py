@@ -12,7 +12,7 @@ NAMES = {
     "acc": "ACC (clean test images)",
     "asr": "ASR (triggered → target)",
     "ra": "RA (triggered → true label)",
-    "val_acc": "ACC on held-out clean images",
+    "val_acc": "ACC on held-out images, cropped",
 }
 
 
@@ -46,12 +46,12 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: 
     ax.set_title(title, fontsize=10, color=INK, pad=22)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e6e6e6")
-    top = ax.secondary_xaxis(-0.2)
+    counts = ax.secondary_xaxis(-0.15)
     ticks = list(range(0, len(rows), max(1, len(rows) // 10)))
-    top.set_xticks([xs[k] for k in ticks], [str(rows[k]["pruned"]) for k in ticks], fontsize=8, color=MUTED)
-    top.set_xlabel("neurons pruned", fontsize=8, color=MUTED)
-    top.spines["bottom"].set_visible(False)
-    top.tick_params(length=0)
+    counts.set_xticks([xs[k] for k in ticks], [str(rows[k]["pruned"]) for k in ticks], fontsize=8, color=MUTED)
+    counts.set_xlabel("neurons pruned", fontsize=8, color=MUTED)
+    counts.spines["bottom"].set_visible(False)
+    counts.tick_params(length=0)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     figure.savefig(file, metadata={"Software": None})
 
