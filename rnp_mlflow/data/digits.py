@@ -17,20 +17,21 @@ CLASSES = tuple(str(digit) for digit in range(10))
 def read() -> tuple[ImageSet, ImageSet]:
     """1,797 real digits (E. Alpaydin & C. Kaynak, UCI, 1998), 8 × 8 enlarged to 16 × 16, grey.
 
-    The last 500 are the test set. The other 1,297 are the training set, each together with three
-    copies that are turned, scaled and shifted a little (always the same ones): 5,188 images, so that
-    a tenth of them is the 500 clean images of RNP's paper.
+    500 of them, drawn once and for all, are the test set. The other 1,297 are the training set, each
+    together with three copies that are turned, scaled and shifted a little (always the same ones):
+    5,188 images, so that a tenth of them is the 500 clean images of RNP's paper.
     """
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     small = torch.from_numpy(raw.images).float()[:, None] * (255 / 16)  # (1797, 1, 8, 8), 0 to 255
     large = interpolate(small, SIZE, mode="bilinear", align_corners=False)
-    labels = torch.from_numpy(raw.target).long()
-    pixels, generator = large[:-TEST_IMAGES], Generator().manual_seed(0)
-    versions = torch.cat([pixels, *(jitter(pixels, generator) for _ in range(COPIES))])
-    train = ImageSet(to_uint8(versions), labels[:-TEST_IMAGES].repeat(COPIES + 1))
-    return train, ImageSet(to_uint8(large[-TEST_IMAGES:]), labels[-TEST_IMAGES:])
+    labels, generator = torch.from_numpy(raw.target).long(), Generator().manual_seed(0)
+    order = torch.randperm(len(labels), generator=generator)
+    test, train = order[:TEST_IMAGES], order[TEST_IMAGES:]
+    versions = torch.cat([large[train], *(jitter(large[train], generator) for _ in range(COPIES))])
+    training = ImageSet(to_uint8(versions), labels[train].repeat(COPIES + 1))
+    return training, ImageSet(to_uint8(large[test]), labels[test])
 
 
 def to_uint8(images: Tensor) -> Tensor:

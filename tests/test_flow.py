@@ -1,0 +1,383 @@
+"""The steps as MLflow runs: lineage, reuse, reruns, and what bad input leaves behind. Small settings."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+
+from rnp_mlflow.cli import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,
+    "recovering_epochs": 2, "pruning_step": 0.3, "holdout_views": 1, "threads": 2, "device": "cpu",
+}  # fmt: skip
+
+
+def call(entry: str, **values: object) -> int:
+    known = SMALL if entry in ("prune", "main") else {}
+    return main([entry, *(f"--{name}={value}" for name, value in (known | values).items())])
+
+
+def runs(**tags: str) -> list[mlflow.entities.Run]:
+    """Runs with these tags of ours, newest first."""
+    rule = " and ".join(f"tags.`rnp.{name}` = '{value}'" for name, value in tags.items())
+    return MlflowClient().search_runs(["0"], rule, order_by=["start_time DESC"])
+
+
+def newest(entry: str) -> mlflow.entities.Run:
+    return runs(entry=entry)[0]
+
+
+def files(run: mlflow.entities.Run) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store of its own for this file, with one finished small chain in it."""
+    home, here = tmp_path_factory.mktemp("store"), Path.cwd()
+    os.chdir(home)
+    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+    assert call("prune") == 0
+    yield home
+    os.chdir(here)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(store: Path) -> Iterator[None]:
+    yield
+    left = MlflowClient().search_runs(["0"], "status = 'RUNNING'")
+    assert not left
+    assert mlflow.active_run() is None
+
+
+def test_prune_on_an_empty_store_makes_the_chain_nested_in_it() -> None:
+    prune = runs(entry="prune")[-1]
+    children = runs(**{"entry": "attack"})[-1], runs(entry="unlearn")[-1], runs(entry="recover")[-1]
+    for child in children:
+        assert child.data.tags["mlflow.parentRunId"] == prune.info.run_id
+        assert child.data.tags["mlflow.project.entryPoint"] == child.data.tags["rnp.entry"]
+        assert child.info.status == "FINISHED"
+    attack, unlearn, recover = (child.info.run_id for child in children)
+    assert {k: prune.data.tags[f"rnp.{k}"] for k in ("model_run_id", "unlearn_run_id", "recover_run_id")} == {
+        "model_run_id": attack, "unlearn_run_id": unlearn, "recover_run_id": recover,
+    }  # fmt: skip
+    assert children[2].data.params["unlearn_run_id"] == unlearn
+
+
+def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
+    expected = {
+        "attack": ["model/model.safetensors", "model/model.json", "poison_plan.json", "samples.png", "history.csv"],
+        "unlearn": ["unlearned_model/model.safetensors", "unlearned_model/model.json", "history.csv",
+                    "defence_index.txt"],
+        "recover": ["mask_values.csv", "mask_values.txt", "history.csv", "mask_histograms.png"],
+        "prune": ["pruning_curve.csv", "pruning_curve.png", "pruning_curve.html", "summary.json",
+                  "purified_model/model.safetensors", "purified_model/model.json"],
+    }  # fmt: skip
+    for entry, names in expected.items():
+        folder = files(runs(entry=entry)[-1])
+        assert all((folder / name).stat().st_size > 0 for name in names), entry
+    spec = json.loads((files(newest("attack")) / "model/model.json").read_text())
+    assert spec["architecture"] == "resnet18_narrow"
+    assert spec["input_shape"] == [1, 16, 16]
+    metrics = runs(entry="prune")[-1].data.metrics
+    names = {"acc_before", "asr_before", "ra_before", "acc", "asr", "ra", "der"}
+    assert names | {f"curve/{name}" for name in ("acc", "asr", "ra", "pruned")} <= metrics.keys()
+    assert {"unlearn/loss", "unlearn/accuracy"} <= runs(entry="unlearn")[-1].data.metrics.keys()
+    assert {"recover/loss", "recover/accuracy"} <= runs(entry="recover")[-1].data.metrics.keys()
+    tags = runs(entry="prune")[-1].data.tags
+    assert {"mlflow.source.git.commit", "rnp.dirty", "rnp.torch", "rnp.machine", "rnp.threads"} <= tags.keys()
+
+
+def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
+    run = runs(entry="prune")[-1]
+    folder = files(run)
+    rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
+    assert list(rows[0]) == ["threshold", "pruned", "acc", "asr", "ra", "val_acc"]
+    assert (rows[0]["threshold"], rows[0]["pruned"]) == ("", "0")
+    assert [row["threshold"] for row in rows[1:]] == ["0.0", "0.3", "0.6", "0.9"]
+    history = MlflowClient().get_metric_history(run.info.run_id, "curve/acc")
+    assert [m.step for m in history] == [-1, 0, 300, 600, 900]
+    assert [m.value for m in history] == [float(row["acc"]) for row in rows]
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
+    chosen = summary["points"]["chosen"]
+    floor, kept = 0.95 * float(rows[0]["val_acc"]), 0
+    while kept + 1 < len(rows) and float(rows[kept + 1]["val_acc"]) >= floor:
+        kept += 1
+    assert chosen["pruned"] == int(rows[kept]["pruned"])
+    assert summary["points"]["fixed"]["threshold"] == 0.7
+    weights = load_file(folder / "purified_model/model.safetensors")
+    zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)
+    assert zeros == chosen["pruned"]
+    values = [float(row["value"]) for row in csv.DictReader((files(runs(entry="recover")[-1]) / "mask_values.csv").open())]
+    assert chosen["pruned"] == sum(v <= (chosen["threshold"] if chosen["threshold"] is not None else -1) for v in values)
+
+
+def test_a_second_call_takes_what_is_there_and_another_setting_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    before = len(runs(entry="attack"))
+    assert call("prune", acc_ratio=0.9) == 0
+    assert len(runs(entry="attack")) == before
+    assert capsys.readouterr().err.count("(same inputs)") == 3
+    assert call("prune", alpha=0.5) == 0
+    assert capsys.readouterr().err.count("(same inputs)") == 2
+    assert call("prune", train_size=500) == 0
+    assert len(runs(entry="attack")) == before + 1
+
+
+def test_a_run_whose_artifact_is_gone_is_not_reused_and_is_refused_by_id(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prune", seed=11) == 0
+    recover = newest("recover")
+    (files(recover) / "mask_values.csv").unlink()
+    assert call("prune", seed=11, recover_run_id=recover.info.run_id) == 2
+    assert "mask_values.csv" in capsys.readouterr().err
+    assert call("prune", seed=11) == 0
+    assert newest("recover").info.run_id != recover.info.run_id
+
+
+def test_steps_by_run_id_alone() -> None:
+    recover = runs(entry="recover")[-1].info.run_id
+    assert main(["prune", f"--recover_run_id={recover}", "--pruning_by=number", "--pruning_step=20",
+                 "--pruning_max=60", "--pruning_number=7", "--select_by=number", "--bn_stats=keep"]) == 0  # fmt: skip
+    folder = files(newest("prune"))
+    rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
+    assert [(row["number"], row["pruned"]) for row in rows] == [("", "0"), ("20", "20"), ("40", "40"), ("60", "60")]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["selected"], summary["points"]["fixed"]["pruned"]) == ("fixed", 7)
+
+
+def test_a_mask_file_takes_the_place_of_recovery() -> None:
+    recover = runs(entry="recover")[-1]
+    model = recover.data.tags["rnp.model_run_id"]
+    for name in ("mask_values.csv", "mask_values.txt"):
+        mask = files(recover) / name
+        assert main(["prune", f"--mask_file={mask}", f"--model_run_id={model}", "--ratio=0.2", "--pruning_step=0.3"]) == 0
+        assert newest("prune").data.tags["rnp.model_run_id"] == model
+        assert "rnp.recover_run_id" not in newest("prune").data.tags
+
+
+def test_a_clean_model_has_no_asr_and_the_chain_still_works() -> None:
+    assert call("prune", attack="none") == 0
+    run = newest("prune")
+    assert "asr" not in run.data.metrics
+    assert "acc" in run.data.metrics
+    summary = json.loads((files(run) / "summary.json").read_text())
+    assert summary["points"]["chosen"]["asr"] is None
+    assert "oracle" not in summary["points"]
+
+
+def test_main_is_one_parent_with_four_children_and_reruns_identically(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("main", attack="blended") == 0
+    parent = newest("main")
+    children = MlflowClient().search_runs(["0"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert sorted(c.data.tags["rnp.entry"] for c in children) == ["attack", "prune", "recover", "unlearn"]
+    assert {"acc_before", "asr_before", "acc", "asr", "ra", "der"} <= parent.data.metrics.keys()
+    assert (files(parent) / "pruning_curve.png").is_file()
+    capsys.readouterr()
+    assert main(["rerun", f"--run_id={parent.info.run_id}"]) == 0
+    told = capsys.readouterr().out.strip().splitlines()
+    assert told[-1] == "identical"
+    assert sum(line.endswith(": identical") for line in told) == 5
+    again = newest("rerun")
+    assert again.data.tags["rnp.rerun_of"] == parent.info.run_id
+    assert again.data.tags["rnp.identical"] == "True"
+    new = MlflowClient().get_run(again.data.tags["rnp.prune_run_id"] if "rnp.prune_run_id" in again.data.tags
+                                 else again.data.tags["rnp.rerun_run_id"])  # fmt: skip
+    old_curve = (files(parent) / "pruning_curve.csv").read_bytes()
+    assert (files(new) / "pruning_curve.csv").read_bytes() == old_curve
+
+
+def test_rerun_of_prune_remakes_what_auto_made_and_another_seed_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    prune = runs(entry="prune")[-1].info.run_id
+    assert main(["rerun", f"--run_id={prune}"]) == 0
+    assert capsys.readouterr().out.count(": identical") == 4
+    assert main(["rerun", f"--run_id={prune}", "--seed=5"]) == 1
+    told = capsys.readouterr().out
+    assert told.strip().endswith("different")
+    assert "parameter seed was 0, is 5" in told
+    assert "mask_values.csv" in told
+    assert "tensors differ, by up to" in told
+    assert main(["rerun", f"--run_id={newest('rerun').info.run_id}"]) == 2
+
+
+def test_rerun_of_a_step_alone_starts_from_the_run_it_was_given() -> None:
+    recover = runs(entry="recover")[-1]
+    before = len(runs(entry="unlearn"))
+    assert main(["rerun", f"--run_id={recover.info.run_id}"]) == 0
+    assert len(runs(entry="unlearn")) == before
+    assert newest("recover").data.tags["rnp.unlearn_run_id"] == recover.data.tags["rnp.unlearn_run_id"]
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    """Four classes of 8 × 8 grey images, told apart by which quarter is bright; one odd path."""
+    rng = np.random.default_rng(0)
+    parts = {}
+    for part, count in (("train", 200), ("test", 80)):
+        labels = np.arange(count) % 4
+        images = rng.integers(0, 90, (count, 8, 8, 1))
+        for k, label in enumerate(labels):
+            images[k, label // 2 * 4 :, label % 2 * 4 :] += 120
+        parts |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
+    file = tmp_path / "odd name, ü" / "set 1.npz"
+    file.parent.mkdir()
+    np.savez(file, **parts)
+    return file
+
+
+def test_changed_data_are_refused_by_a_step_and_told_by_a_rerun(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"dataset": "npz", "data_dir": npz, "train_size": "auto", "test_size": "auto"}
+    assert call("prune", **own) == 0
+    prune, recover = newest("prune").info.run_id, newest("recover").info.run_id
+    arrays = dict(np.load(npz))
+    arrays["x_train"][0, 0, 0] ^= 1
+    np.savez(npz, **arrays)
+    _forget_loaded_data()
+    assert main(["prune", f"--recover_run_id={recover}"]) == 2
+    assert "not those that run" in capsys.readouterr().err
+    assert main(["rerun", f"--run_id={prune}"]) == 1
+    assert "data was" in capsys.readouterr().out
+
+
+def _forget_loaded_data() -> None:
+    from rnp_mlflow.steps import subject
+
+    subject._load_data.cache_clear()
+
+
+def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
+    """name → (arguments, a word the one line must hold)."""
+    chain = [f"--{name}={value}" for name, value in SMALL.items()]
+    recover, attack = runs(entry="recover")[-1], runs(entry="attack")[-1]
+    mask = (files(recover) / "mask_values.csv").read_text().splitlines()
+
+    def write(name: str, lines: list[str]) -> Path:
+        (tmp / name).write_text("\n".join(lines) + "\n")
+        return tmp / name
+
+    def masked(name: str, lines: list[str]) -> list[str]:
+        return ["prune", f"--model_run_id={attack.info.run_id}", f"--mask_file={write(name, lines)}", "--ratio=0.2"]
+
+    (tmp / "folder/train/a").mkdir(parents=True)
+    (tmp / "folder/test/a").mkdir(parents=True)
+    first = mask[1].rsplit(",", 1)[0]
+    return {
+        "dataset": (["attack", "--dataset=cifar11"], "cifar11"),
+        "model": (["prune", "--model=resnet19"], "resnet19"),
+        "no norm": (["prune", "--model=vgg19", "--dataset=npz", f"--data_dir={tmp}/rgb.npz"], "BatchNorm"),
+        "attack": (["prune", "--attack=badnet"], "badnet"),
+        "target": (["attack", "--target=10"], "target=10"),
+        "no data_dir": (["attack", "--dataset=folder"], "data_dir"),
+        "missing folder": (["attack", "--dataset=folder", f"--data_dir={tmp}/none"], "does not exist"),
+        "empty class": (["attack", "--dataset=folder", f"--data_dir={tmp}/folder"], "'a' is empty"),
+        "ratio 0": ([*["prune", *chain], "--ratio=0"], "ratio=0"),
+        "ratio over 1": ([*["prune", *chain], "--ratio=1.01"], "ratio=1.01"),
+        "ratio too small": ([*["prune", *chain], "--ratio=0.02"], "fewer than two"),
+        "index range": ([*["prune", *chain], f"--index={write('i1', ['1', '600'])}"], "0 to 599"),
+        "index words": ([*["prune", *chain], f"--index={write('i2', ['1', 'two'])}"], "integer"),
+        "index missing": ([*["prune", *chain], f"--index={tmp}/i3"], "i3"),
+        "mask missing": (["prune", f"--mask_file={tmp}/m0"], "m0"),
+        "mask foreign": (masked("m1", [*mask[:-1], "other.bn,0,1.0"]), "other.bn"),
+        "mask short": (masked("m2", mask[:-1]), "lacks 1"),
+        "mask repeated": (masked("m3", [*mask, mask[1]]), "twice"),
+        "mask NaN": (masked("m4", [mask[0], f"{first},nan", *mask[2:]]), "nan"),
+        "mask range": (masked("m5", [mask[0], f"{first},1.2", *mask[2:]]), "1.2"),
+        "mask words": (masked("m6", ["hello", "world"]), "not a mask row"),
+        "both": (["prune", f"--mask_file={tmp}/m1", f"--recover_run_id={recover.info.run_id}"], "not both"),
+        "unknown run": (["prune", f"--recover_run_id={'0' * 32}"], "no run"),
+        "malformed run": (["prune", "--recover_run_id=../../etc"], "no run"),
+        "other kind": (["prune", f"--recover_run_id={attack.info.run_id}"], "kind 'attack'"),
+        "other settings": (["prune", f"--recover_run_id={recover.info.run_id}", "--attack=blended"], "badnets"),
+        "cuda": ([*["prune", *chain], "--device=cuda:7"], "cuda:7"),
+        "device": ([*["prune", *chain], "--device=gpu"], "gpu"),
+        "rerun": (["rerun", f"--run_id={'0' * 32}"], "no run"),
+    }
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colour = np.zeros((40, 8, 8, 3), np.uint8)
+    y = np.arange(40) % 4
+    np.savez(tmp_path / "rgb.npz", x_train=colour, y_train=y, x_test=colour, y_test=y)
+    for name, (arguments, word) in bad_inputs(tmp_path).items():
+        capsys.readouterr()
+        assert main(arguments) == 2, name
+        errors = [line for line in capsys.readouterr().err.strip().splitlines() if not line.startswith("20")]
+        last = errors[-1]
+        assert last.startswith("error: "), name
+        assert word in last, (name, last)
+        assert not any("Traceback" in line for line in errors), name
+
+
+def test_an_unfinished_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    client = MlflowClient()
+    run = client.create_run("0", tags={"rnp.entry": "recover"})
+    try:
+        assert main(["prune", f"--recover_run_id={run.info.run_id}"]) == 2
+        assert "RUNNING, not FINISHED" in capsys.readouterr().err
+    finally:
+        client.set_terminated(run.info.run_id, "FAILED")
+    foreign = client.create_run("0")
+    client.set_terminated(foreign.info.run_id)
+    assert main(["prune", f"--recover_run_id={foreign.info.run_id}"]) == 2
+    assert "not a run of this project" in capsys.readouterr().err
+
+
+def test_hostile_npz_is_refused_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "made"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (made,))
+
+    np.savez(tmp_path / "evil.npz", x_train=np.array([Evil()], dtype=object))
+    assert main(["attack", "--dataset=npz", f"--data_dir={tmp_path}/evil.npz"]) == 2
+    assert "pickle" in capsys.readouterr().err
+    assert not made.exists()
+
+
+def test_sigterm_leaves_runs_killed_and_no_half_result(store: Path) -> None:
+    arguments = [sys.executable, "-m", "rnp_mlflow", "attack", "--training_epochs=500", "--seed=77"]
+    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, cwd=store, env=env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "attack: run" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert process.stderr.read().strip().splitlines()[-1] == "error: stopped by SIGTERM"
+    killed = newest("attack")
+    assert killed.info.status == "KILLED"
+    assert not (files(killed) / "model").exists()
+
+
+def test_a_defect_is_one_line_and_its_traceback_an_artifact(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rnp_mlflow.steps import attack
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(attack.store, "save", broken)
+    assert main(["attack", *(f"--{k}={SMALL[k]}" for k in ("width", "train_size", "training_epochs"))]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: No space left on device: model.safetensors"
+    failed = newest("attack")
+    assert failed.info.status == "FAILED"
+    assert "Traceback" in (files(failed) / "error.txt").read_text()
+    assert not (files(failed) / "model").exists()
+    shutil.rmtree(files(failed))

@@ -1,0 +1,173 @@
+"""config.py is the one source of parameters: MLproject, CLI, conda.yaml and pyproject.toml follow it."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rnp_mlflow import config
+from rnp_mlflow.cli import ENTRIES, command, main
+from rnp_mlflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+
+# RNP.md's table: names and defaults that people who know the references rely on.
+REFERENCE = {
+    "alpha": 0.2, "clean_threshold": 0.2, "unlearning_lr": 0.01, "recovering_lr": 0.2, "unlearning_epochs": 20,
+    "recovering_epochs": 20, "schedule": (10, 20), "ratio": 0.1, "index": None, "mask_file": None,
+    "pruning_by": "threshold", "pruning_max": 0.9, "pruning_step": 0.05, "pruning_number": 0.7, "acc_ratio": 0.95,
+}  # fmt: skip
+
+
+def test_reference_names_and_defaults() -> None:
+    found = config.parameters("main")
+    assert {name: found[name].default for name in REFERENCE} == REFERENCE
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_mlproject_and_cli_declare_what_config_declares(entry: str) -> None:
+    wanted = {
+        name: None if field.is_required() else config.text(field.default)
+        for name, field in config.parameters(entry).items()
+    }
+    project = MLPROJECT["entry_points"][entry]
+    assert {name: p.get("default") for name, p in project["parameters"].items()} == wanted
+    assert {p["type"] for p in project["parameters"].values()} == {"string"}
+    passed = re.findall(r"--(\w+) \{(\w+)\}", project["command"])
+    assert [a for a, _ in passed] == [b for _, b in passed] == list(wanted)
+    options = command(entry).params
+    assert {option.name: option.default if wanted[option.name or ""] else None for option in options} == wanted
+    assert all(option.help for option in options)  # type: ignore[attr-defined]
+
+
+def test_mlproject_has_no_other_entry_points() -> None:
+    assert set(MLPROJECT["entry_points"]) == set(ENTRIES) == {"attack", "unlearn", "recover", "prune", "main", "rerun"}
+    assert MLPROJECT["conda_env"] == "conda.yaml"
+
+
+def test_no_default_needs_quoting_in_a_shell() -> None:
+    for entry in ENTRIES:
+        for name, parameter in MLPROJECT["entry_points"][entry]["parameters"].items():
+            assert re.fullmatch(r"[\w.,-]+", parameter.get("default", "x")), name
+
+
+def test_every_default_survives_being_written_and_read() -> None:
+    for settings in config.STEPS.values():
+        plain = settings()
+        texts = {name: config.text(getattr(plain, name)) for name in settings.model_fields}
+        assert config.parse(settings, texts) == plain
+
+
+def test_conda_and_pyproject_pin_the_same_versions() -> None:
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
+    pip = next(item["pip"] for item in conda if isinstance(item, dict))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(pip) == sorted(project["dependencies"])
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in pip)
+    assert any(str(item).startswith("python=3.11") for item in conda)
+
+
+def test_every_dependency_is_imported_and_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    readme = (ROOT / "README.md").read_text()
+    sources = "\n".join(file.read_text() for file in (ROOT / "rnp_mlflow").rglob("*.py"))
+    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    for pin in project["dependencies"]:
+        name = pin.split("==")[0]
+        assert re.search(rf"^\s*(from|import) {modules.get(name, name)}\b", sources, re.M), f"{name} is not used"
+        assert f"| {name} |" in readme, f"README does not say why {name} is there"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ratio": "0"}, "ratio=0"),
+        ({"ratio": "1.5"}, "ratio=1.5"),
+        ({"ratio": "a tenth"}, "ratio=a tenth"),
+        ({"schedule": "10,x"}, "schedule"),
+        ({"unlearning_stop": "never"}, "'step' or 'epoch'"),
+        ({"seed": "-1"}, "seed=-1"),
+    ],
+)
+def test_bad_values_name_the_parameter(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.parse(config.Unlearn, values)
+
+
+def test_help_is_quick_and_names_every_option() -> None:
+    started = time.monotonic()
+    asked = [sys.executable, "-m", "rnp_mlflow", "prune", "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert time.monotonic() - started < 10  # a second on an idle machine; torch and mlflow would cost more
+    assert all(f"--{name}" in done.stdout for name in config.parameters("prune"))
+    lazy = "import sys, rnp_mlflow.cli; print([m for m in ('torch', 'mlflow', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["prnue"], ["prune", "--alhpa", "1"], ["rerun"]])
+def test_a_wrong_command_line_is_one_line_and_exit_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# Which room may import which. The arrows point one way: a room is absent from the lists of those before it.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "core": {"errors"},
+    "data": {"errors"},
+    "attacks": {"errors", "data", "core"},
+    "models": {"errors"},
+    "interop": {"errors", "core"},
+    "tracking": {"errors"},
+    "steps": {"errors", "config", "core", "data", "attacks", "models", "interop", "tracking"},
+    "cli": {"errors", "config", "steps"},
+}
+OUTSIDE = {"core": {"torch"}, "attacks": {"torch"}, "config": {"pydantic"}, "errors": set()}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    place = ROOT / "rnp_mlflow" / room
+    for file in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        names = imports(file)
+        ours = {n.split(".")[1] for n in names if n.startswith("rnp_mlflow.")}
+        assert ours <= ALLOWED[room] | {room}, file
+        others = {n.split(".")[0] for n in names} - {"rnp_mlflow"} - set(sys.stdlib_module_names)
+        assert room in ("tracking", "steps") or "mlflow" not in others, file
+        assert others <= OUTSIDE.get(room, others), file
+
+
+def test_arrows_form_no_circle_and_every_room_is_listed() -> None:
+    rooms = {p.stem for p in (ROOT / "rnp_mlflow").iterdir() if not p.stem.startswith("__")}
+    assert rooms == set(ALLOWED)
+    placed: set[str] = set()
+    while ready := {room for room, needs in ALLOWED.items() if room not in placed and needs <= placed}:
+        placed |= ready
+    assert placed == rooms
+
+
+def test_nothing_unpickles() -> None:
+    for file in (ROOT / "rnp_mlflow").rglob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"\bpickle\.|torch\.load\(|joblib|cloudpickle", text), file
+        assert "np.load(" not in text or "allow_pickle=False" in text, file
