@@ -4,6 +4,7 @@ One frozen model per step. The CLI's options and the MLproject file follow from 
 `auto` and `none` are the words for "not given"; no default needs quoting in a shell.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -24,7 +25,14 @@ def _floats_or_auto(value: Any) -> Any:
     return _integers(_not_given(value))
 
 
+def _absolute(value: Any) -> Any:
+    """A path that means the same in a later run from another folder."""
+    value = _not_given(value)
+    return value if value is None else str(Path(value).expanduser().absolute())
+
+
 Text = Annotated[str | None, BeforeValidator(_not_given)]
+Place = Annotated[str | None, BeforeValidator(_absolute)]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_not_given)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
 Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
@@ -47,7 +55,7 @@ class Attack(Common):
     """Train a backdoored model: the test subject."""
 
     dataset: str = Field("digits", description="digits, cifar10, cifar100, gtsrb, mnist, svhn, folder or npz")
-    data_dir: Text = Field(None, description="where the images are; auto only for digits")
+    data_dir: Place = Field(None, description="where the images are; auto only for digits")
     image_size: Count = Field(None, description="scale folder images to this many pixels a side; auto keeps them")
     train_size: Count = Field(None, description="use so many training images, drawn class by class; auto takes all")
     test_size: Count = Field(None, description="use so many test images, drawn class by class; auto takes all")
@@ -68,7 +76,7 @@ class Unlearn(Common):
 
     model_run_id: Text = Field(None, description="run that holds the suspect model; auto finds or makes it")
     ratio: float = Field(0.1, gt=0, le=1, description="share of the clean training set that the defender has")
-    index: Text = Field(
+    index: Place = Field(
         None, description="file of the defender's training indices, one integer a line; auto draws them"
     )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of those kept back to choose the threshold")
@@ -95,7 +103,9 @@ class Prune(Common):
     """Prune the suspect model along the mask, draw the curve, choose the point, keep the model."""
 
     recover_run_id: Text = Field(None, description="run that holds the mask; auto finds or makes it")
-    mask_file: Text = Field(None, description="use this mask (csv, or BackdoorBench's text) instead of a recover run's")
+    mask_file: Place = Field(
+        None, description="use this mask (csv, or BackdoorBench's text) instead of a recover run's"
+    )
     pruning_by: Literal["threshold", "number"] = Field("threshold", description="cut at mask values, or at counts")
     pruning_max: float = Field(0.9, gt=0, description="end of the sweep (by number: a count, or below 1 a share)")
     pruning_step: float = Field(0.05, gt=0, description="step of the sweep (by number: a count, or below 1 a share)")
@@ -121,7 +131,7 @@ class Rerun(Settings):
     seed: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_not_given)] = Field(
         None, description="another seed; auto takes the one logged"
     )
-    data_dir: Text = Field(None, description="another place of the images; auto takes the one logged")
+    data_dir: Place = Field(None, description="another place of the images; auto takes the one logged")
 
 
 STEPS: dict[str, type[Settings]] = {"attack": Attack, "unlearn": Unlearn, "recover": Recover, "prune": Prune}

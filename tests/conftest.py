@@ -1,6 +1,7 @@
 """Shared fixtures. Every test has its own tracking store; none reaches the network."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,13 +60,11 @@ def scaled(batch: torch.Tensor, generator: torch.Generator | None) -> torch.Tens
     return batch.float() / 127.5 - 1
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The unpacked real data; the test is skipped where they are absent."""
     root = Path(os.environ.get("RNP_SHARED", Path(__file__).parents[2] / "shared"))
     if not (root / "data" / "unpack").is_file():
         pytest.skip(f"real data are not there: {root}/data/unpack (set RNP_SHARED)")
-    import subprocess
-
     done = subprocess.run([root / "data" / "unpack"], check=True, capture_output=True, text=True)
     return Path(done.stdout.strip().splitlines()[-1])

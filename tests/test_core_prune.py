@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import scaled
 from torch import nn
 
 from rnp_mlflow.core.bn_stats import reestimate_
@@ -12,7 +13,6 @@ from rnp_mlflow.core.neurons import Mask, ones_mask
 from rnp_mlflow.core.prune import as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
 from rnp_mlflow.core.select import by_clean_accuracy, oracle
 from rnp_mlflow.errors import ConfigError, MaskError
-from conftest import scaled
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def nothing_left_running(store: Path) -> Iterator[None]:
 
 def test_prune_on_an_empty_store_makes_the_chain_nested_in_it() -> None:
     prune = runs(entry="prune")[-1]
-    children = runs(**{"entry": "attack"})[-1], runs(entry="unlearn")[-1], runs(entry="recover")[-1]
+    children = runs(entry="attack")[-1], runs(entry="unlearn")[-1], runs(entry="recover")[-1]
     for child in children:
         assert child.data.tags["mlflow.parentRunId"] == prune.info.run_id
         assert child.data.tags["mlflow.project.entryPoint"] == child.data.tags["rnp.entry"]
@@ -124,8 +124,12 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)
     assert zeros == chosen["pruned"]
-    values = [float(row["value"]) for row in csv.DictReader((files(runs(entry="recover")[-1]) / "mask_values.csv").open())]
-    assert chosen["pruned"] == sum(v <= (chosen["threshold"] if chosen["threshold"] is not None else -1) for v in values)
+    values = [
+        float(row["value"]) for row in csv.DictReader((files(runs(entry="recover")[-1]) / "mask_values.csv").open())
+    ]
+    assert chosen["pruned"] == sum(
+        v <= (chosen["threshold"] if chosen["threshold"] is not None else -1) for v in values
+    )
 
 
 def test_a_second_call_takes_what_is_there_and_another_setting_does_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +169,9 @@ def test_a_mask_file_takes_the_place_of_recovery() -> None:
     model = recover.data.tags["rnp.model_run_id"]
     for name in ("mask_values.csv", "mask_values.txt"):
         mask = files(recover) / name
-        assert main(["prune", f"--mask_file={mask}", f"--model_run_id={model}", "--ratio=0.2", "--pruning_step=0.3"]) == 0
+        assert (
+            main(["prune", f"--mask_file={mask}", f"--model_run_id={model}", "--ratio=0.2", "--pruning_step=0.3"]) == 0
+        )
         assert newest("prune").data.tags["rnp.model_run_id"] == model
         assert "rnp.recover_run_id" not in newest("prune").data.tags
 

@@ -1,6 +1,7 @@
 """From one step to the one before it: given by run ID, found by its inputs, or made."""
 
 import json
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -131,7 +132,7 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
     }
     for name in ("index", "mask_file"):
         if place := getattr(settings, name, None):
-            content[name] = lineage.file_digest(runtime.local(place))
+            content[name] = lineage.file_digest(Path(place))
     if step == "attack":
         content["data"] = subject.load_data(settings)[1]
     return lineage.digest(content)
@@ -146,7 +147,7 @@ def preflight(step: str, plan: Plan) -> None:
     device = runtime.prepare(plan[step])
     for holder, name in (("unlearn", "index"), ("prune", "mask_file")):
         place = getattr(plan[holder], name)
-        if place and CHAIN.index(holder) <= CHAIN.index(step) and not runtime.local(place).is_file():
+        if place and CHAIN.index(holder) <= CHAIN.index(step) and not Path(place).is_file():
             raise ConfigError(f"{name}={place}: there is no such file")
     if any(explicit(name, plan) for name in CHAIN[: CHAIN.index(step) + 1]):
         return

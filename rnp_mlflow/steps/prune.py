@@ -1,5 +1,6 @@
 """Entry point `prune`: draw the curve, choose the point, keep the purified model."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     suspect = subject.load(upstream["attack"], plan, device)
     if settings.mask_file:
         clean = subject.draw_clean(suspect.data, plan["unlearn"], device)
-        mask = masks.read(runtime.local(settings.mask_file), suspect.model)
+        mask = masks.read(Path(settings.mask_file), suspect.model)
     else:
         clean = stored_clean(upstream["unlearn"], suspect, device)
         mask = masks.read(lineage.fetch(upstream["recover"], "mask_values.csv"), suspect.model)

@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -79,8 +78,3 @@ def stop_on_sigterm() -> None:
         raise Stopped("stopped by SIGTERM")
 
     signal.signal(signal.SIGTERM, stop)
-
-
-def local(path: str) -> Path:
-    """A path as the user wrote it, `~` expanded."""
-    return Path(path).expanduser()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def draw_clean(data: Dataset, settings: Unlearn, device: torch.device) -> CleanI
     """
     labels = data.train.labels
     if settings.index:
-        given = indices.read(runtime.local(settings.index), labels)
+        given = indices.read(Path(settings.index), labels)
     else:
         given = subset.defence_indices(labels, settings.ratio, runtime.generator(settings.seed, "defence"))
     _, held = subset.hold_out(labels[given], settings.holdout, runtime.generator(settings.seed, "holdout"))

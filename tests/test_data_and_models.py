@@ -1,0 +1,251 @@
+"""Datasets, splits, preprocessing, attacks, architectures and files, against hand-made cases."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rnp_mlflow.attacks import badnets, blended, poison, registry
+from rnp_mlflow.core.neurons import norm_layers, ones_mask
+from rnp_mlflow.data import sources, subset
+from rnp_mlflow.data.imageset import Dataset, ImageSet
+from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.errors import ConfigError, DataError, ModelError
+from rnp_mlflow.interop import indices, masks
+from rnp_mlflow.models import store
+from rnp_mlflow.models.registry import REGISTRY, build
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_digits_are_real_whole_and_always_the_same() -> None:
+    from sklearn.datasets import load_digits
+
+    data = sources.load("digits")
+    assert len(data.train) == 1297 * 4
+    assert len(data.test) == 500
+    raw = load_digits()
+    labels = torch.cat([data.train.labels[:1297], data.test.labels]).bincount()
+    assert labels.tolist() == np.bincount(raw.target).tolist()
+    assert data.digest() == sources.load("digits").digest()
+    plain = data.train.images[:1297].flatten(1)
+    assert not (data.test.images.flatten(1)[:, None] == plain[None]).all(2).any(), "a test image is in the training set"
+
+
+def make_folder(root: Path, names: tuple[str, ...] = ("cat", "dog"), count: int = 4, size: int = 8) -> Path:
+    for part in ("train", "test"):
+        for k, name in enumerate(names):
+            (root / part / name).mkdir(parents=True)
+            for n in range(count):
+                pixels = np.full((size, size, 3), 100 * k + n, np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{n}.png")
+    return root
+
+
+def test_folder_reads_pixels_labels_and_balanced_subsets(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "an odd, näme")
+    data = sources.load("folder", str(root))
+    assert data.classes == ("cat", "dog")
+    assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    part = sources.load("folder", str(root), train_size=4, test_size=2)
+    assert part.train.labels.tolist() == [0, 0, 1, 1]
+    larger = sources.load("folder", str(root), image_size=16)
+    assert larger.train.shape == (3, 16, 16)
+    as_cifar = sources.load("cifar10", str(root))
+    assert as_cifar.mean == (0.4914, 0.4822, 0.4465)
+
+
+def test_folder_errors_say_where(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set")
+    (root / "train/cat/9.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"9\.png is no image"):
+        sources.load("folder", str(root))
+    (root / "train/cat/9.png").unlink()
+    Image.new("RGB", (8, 9)).save(root / "train/cat/9.png")
+    with pytest.raises(DataError, match="8 × 9: images must be square"):
+        sources.load("folder", str(root))
+    with pytest.raises(DataError, match="100 images asked for"):
+        sources.load("folder", str(root), train_size=100)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "no array x_train"),
+        ({"x_train": np.zeros((4, 8, 8, 3))}, "uint8"),
+        ({"x_train": np.zeros((4, 8, 8, 2), np.uint8)}, "uint8 NHWC"),
+        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.array([0, 1, 0])}, "as many"),
+        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.array([0, 1, -1, 0])}, "integers from 0"),
+        ({"x_train": np.zeros((4, 8, 8, 3), np.uint8), "y_train": np.array([0.5] * 4)}, "integers"),
+    ],
+)
+def test_npz_errors_say_what_is_wrong(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    good = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
+    full = {"x_train": good[0], "y_train": good[1], "x_test": good[0], "y_test": good[1]} | arrays
+    np.savez(tmp_path / "a.npz", **(full if arrays else {"other": good[0]}))
+    with pytest.raises(DataError, match=message):
+        sources.load("npz", str(tmp_path / "a.npz"))
+
+
+def test_npz_reads_back_what_was_written(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    y = np.array([0, 1, 2, 0, 1, 2])
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y[:, None], x_test=x, y_test=y)
+    data = sources.load("npz", str(tmp_path / "a.npz"))
+    assert torch.equal(data.train.images.permute(0, 2, 3, 1), torch.from_numpy(x))
+    assert data.test.labels.tolist() == y.tolist()
+    assert data.mean == pytest.approx((x / 255).mean((0, 1, 2)), abs=1e-4)
+
+
+def test_an_empty_class_is_refused() -> None:
+    whole = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 2, 2]))
+    with pytest.raises(DataError, match="'b' has no training image"):
+        Dataset("d", whole, whole, ("a", "b", "c"), (0.5,), (0.5,))
+
+
+def test_subsets_are_even_over_the_classes() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 4)
+    assert labels[subset.per_class(labels, 12, seeded())].bincount().tolist() == [4, 4, 4]
+    assert labels[subset.per_class(labels, 30, seeded())].bincount().tolist() == [13, 13, 4]
+    given = subset.defence_indices(labels, 0.2, seeded())
+    used, held = subset.hold_out(labels[given], 0.25, seeded())
+    assert sorted(used.tolist() + held.tolist()) == list(range(len(given)))
+    assert len(held) == round(0.25 * len(given))
+    with pytest.raises(DataError, match="fewer than two"):
+        subset.defence_indices(labels, 0.05, seeded())
+
+
+def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
+    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.uint8).view(2, 3, 6, 6)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    plain = Preprocess(mean, std, crop=2, flip=True)(images, None)
+    want = (images.numpy() / 255 - np.array(mean).reshape(3, 1, 1)) / np.array(std).reshape(3, 1, 1)
+    assert np.allclose(plain, want, atol=1e-6)
+    many = images[:1].repeat(300, 1, 1, 1)
+    shifted = Preprocess(mean, std, crop=2).augment(many, seeded())
+    padded = torch.nn.functional.pad(images[0], (2, 2, 2, 2))
+    windows = {padded[:, r : r + 6, c : c + 6].numpy().tobytes() for r in range(5) for c in range(5)}
+    assert {image.contiguous().numpy().tobytes() for image in shifted} == windows
+    mirrored = Preprocess(mean, std, flip=True).augment(many, seeded())
+    kinds = {image.contiguous().numpy().tobytes() for image in mirrored}
+    assert kinds == {images[0].numpy().tobytes(), images[0].flip(2).contiguous().numpy().tobytes()}
+
+
+def test_badnets_is_a_white_patch_and_nothing_else() -> None:
+    images = torch.randint(200, (5, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+    out = badnets.make((3, 32, 32), seeded())(images)
+    changed = (out != images).any(0).any(0)
+    rows, cols = changed.nonzero().T
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (28, 30, 28, 30)
+    assert out[:, :, 28:31, 28:31].eq(255).all()
+
+
+def test_blended_mixes_a_fifth_of_the_pattern_in() -> None:
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    trigger = blended.make((3, 8, 8), seeded(3))
+    want = np.rint(0.8 * images.numpy() + 0.2 * trigger.pattern.numpy())
+    assert np.abs(trigger(images).numpy() - want).max() <= 1  # float32 against float64 at .5
+    assert not torch.equal(trigger.pattern, blended.make((3, 8, 8), seeded(4)).pattern)
+    again = registry.restore(registry.tensors(trigger))
+    assert torch.equal(again(images), trigger(images))
+
+
+def test_poison_plan_and_what_follows_from_it() -> None:
+    labels = torch.arange(200) % 4
+    clean = ImageSet(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), labels)
+    plan = poison.plan(labels, target=2, rate=0.1, generator=seeded())
+    assert len(plan.indices) == 20
+    assert (labels[plan.indices] != 2).all()
+    trigger = badnets.make((1, 8, 8), seeded())
+    bad = poison.poisoned(clean, plan, trigger)
+    touched = bad.images.flatten(1).any(1).nonzero().flatten()
+    assert torch.equal(touched, plan.indices)
+    assert (bad.labels[plan.indices] == 2).all()
+    assert torch.equal(clean.labels, labels)
+    test = poison.triggered(clean, 2, trigger)
+    assert len(test) == 150
+    assert (test.labels != 2).all()
+    with pytest.raises(ConfigError, match="target=4"):
+        poison.plan(labels, 4, 0.1, seeded())
+    with pytest.raises(ConfigError, match=r"at most 0\.75"):
+        poison.plan(labels, 2, 0.8, seeded())
+
+
+@pytest.mark.parametrize("name", [*REGISTRY, "torchvision/resnet18", "densenet121"])
+def test_every_architecture_builds_and_has_neurons(name: str) -> None:
+    width = 16 if name in REGISTRY else None
+    model = build(name, 7, 3, width).eval()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert len(norm_layers(model)) > 5
+    if name in REGISTRY:
+        assert build(name, 7, 1, width).eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
+
+
+def test_wrong_models_are_one_line() -> None:
+    with pytest.raises(ModelError, match="unknown model 'resnet19'"):
+        build("resnet19", 10, 3)
+    with pytest.raises(ModelError, match="has no width"):
+        build("densenet121", 10, 3, 8)
+    with pytest.raises(ModelError, match="3-channel"):
+        build("densenet121", 10, 1)
+    with pytest.raises(ModelError, match="cannot take 1 × 8 × 8"):
+        store.ModelSpec("vgg19_bn", 16, ("a", "b"), (1, 8, 8), (0.5,), (0.5,)).build()
+
+
+def test_a_stored_model_comes_back_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    spec = store.ModelSpec("resnet18_narrow", 4, ("a", "b"), (1, 16, 16), (0.5,), (0.25,))
+    model = spec.build()
+    store.save(tmp_path, model, spec)
+    again, read = store.load(tmp_path)
+    assert read == spec
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
+
+    def refused(message: str, **changes: torch.Tensor | None) -> None:
+        weights = {k: v.clone() for k, v in model.state_dict().items()} | changes
+        with pytest.raises(ModelError, match=message):
+            store.with_weights(spec, {k: v for k, v in weights.items() if v is not None})
+
+    refused("conv1.weight is missing", **{"conv1.weight": None})
+    refused("extra is not the model's", extra=torch.zeros(1))
+    refused("NaN", **{"bn1.weight": torch.full((4,), float("nan"))})
+    refused(r"bn1.weight is \(5,\), not \(4,\)", **{"bn1.weight": torch.ones(5)})
+    (tmp_path / store.WEIGHTS).write_bytes(b"\x80\x04broken")
+    with pytest.raises(ModelError, match="no safetensors file"):
+        store.load(tmp_path)
+    (tmp_path / store.SPEC).write_text("{}")
+    with pytest.raises(ModelError, match="does not describe a model"):
+        store.load(tmp_path)
+
+
+def test_masks_survive_the_csv_to_the_bit_and_the_text_to_four_decimals(small_net, tmp_path: Path) -> None:
+    mask = {name: torch.rand(len(v), generator=seeded(7)) for name, v in ones_mask(small_net).items()}
+    masks.write_csv(tmp_path / "m.csv", mask)
+    masks.write_text(tmp_path / "m.txt", mask)
+    exact, rough = masks.read(tmp_path / "m.csv", small_net), masks.read(tmp_path / "m.txt", small_net)
+    assert all(torch.equal(exact[k], mask[k]) for k in mask)
+    assert all((rough[k] - mask[k]).abs().max() <= 5.1e-5 for k in mask)
+    rows = list(csv.reader((tmp_path / "m.csv").open()))
+    assert rows[0] == ["layer", "index", "value"]
+    assert [row[:2] for row in rows[1:3]] == [["1", "0"], ["1", "1"]]
+    assert (tmp_path / "m.txt").read_text().splitlines()[0] == "No \t Layer Name \t Neuron Idx \t Mask Score "
+
+
+def test_index_files_round_trip(tmp_path: Path) -> None:
+    labels = torch.arange(40) % 2
+    indices.write(tmp_path / "i.txt", torch.tensor([5, 2, 9, 0]))
+    assert indices.read(tmp_path / "i.txt", labels).tolist() == [5, 2, 9, 0]
+    for text, message in (
+        ("1\n1\n2\n4\n", "twice"),
+        ("-1\n", "0 to 39"),
+        ("", "at least one"),
+        ("1\n3\n5\n", "class 0"),
+    ):
+        (tmp_path / "i.txt").write_text(text)
+        with pytest.raises(DataError, match=message):
+            indices.read(tmp_path / "i.txt", labels)
