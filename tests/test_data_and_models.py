@@ -132,6 +132,8 @@ def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
     padded = torch.nn.functional.pad(images[0], (2, 2, 2, 2))
     windows = {padded[:, r : r + 6, c : c + 6].numpy().tobytes() for r in range(5) for c in range(5)}
     assert {image.contiguous().numpy().tobytes() for image in shifted} == windows
+    grey = Preprocess((0.1,), (0.5,), crop=2).augment(many[:, :1].contiguous(), seeded())
+    assert grey.stride() == (36, 36, 6, 1), "channels-last strides reach kernels that corrupt memory"
     mirrored = Preprocess(mean, std, flip=True).augment(many, seeded())
     kinds = {image.contiguous().numpy().tobytes() for image in mirrored}
     assert kinds == {images[0].numpy().tobytes(), images[0].flip(2).contiguous().numpy().tobytes()}

@@ -29,16 +29,19 @@ class Preprocess:
 
     def augment(self, images: Tensor, generator: Generator) -> Tensor:
         """Each image shifted and mirrored by its own draw; the draws come from the CPU generator."""
-        count, _, height, width = images.shape
+        count, channels, height, width = images.shape
         if self.crop:
             shifts = torch.randint(2 * self.crop + 1, (2, count), generator=generator)
             rows, cols = shifts.to(images.device)
             padded = pad(images, (self.crop,) * 4)
-            row = rows[:, None, None] + torch.arange(height, device=images.device)[None, :, None]
-            col = cols[:, None, None] + torch.arange(width, device=images.device)[None, None, :]
-            picture = torch.arange(count, device=images.device)[:, None, None]
-            # Two index tensors around a slice put the channels last: (N, H, W, C).
-            images = padded[picture, :, row, col].permute(0, 3, 1, 2)
+            # Indexed in all four dimensions, so that the result is plain NCHW. A permuted one would pick
+            # the channels-last kernels, and torch 2.15's (CPU, AVX-512) write out of bounds in a strided
+            # 1 × 1 convolution of under 16 input channels: heap corruption, seen with width=4 and 8.
+            row = rows[:, None, None, None] + torch.arange(height, device=images.device)[:, None]
+            col = cols[:, None, None, None] + torch.arange(width, device=images.device)
+            picture = torch.arange(count, device=images.device)[:, None, None, None]
+            channel = torch.arange(channels, device=images.device)[:, None, None]
+            images = padded[picture, channel, row, col]
         if self.flip:
             mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
