@@ -284,7 +284,7 @@ def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
     return {
         "dataset": (["attack", "--dataset=cifar11"], "cifar11"),
         "model": (["prune", "--model=resnet19"], "resnet19"),
-        "no norm": (["prune", "--model=vgg19", "--dataset=npz", f"--data_dir={tmp}/rgb.npz"], "BatchNorm"),
+        "no norm": (["prune", "--model=squeezenet1_1", "--dataset=npz", f"--data_dir={tmp}/rgb.npz"], "BatchNorm"),
         "attack": (["prune", "--attack=badnet"], "badnet"),
         "target": (["attack", "--target=10"], "target=10"),
         "no data_dir": (["attack", "--dataset=folder"], "data_dir"),
@@ -315,7 +315,7 @@ def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    colour = np.zeros((40, 8, 8, 3), np.uint8)
+    colour = np.zeros((40, 32, 32, 3), np.uint8)
     y = np.arange(40) % 4
     np.savez(tmp_path / "rgb.npz", x_train=colour, y_train=y, x_test=colour, y_test=y)
     for name, (arguments, word) in bad_inputs(tmp_path).items():
@@ -349,7 +349,7 @@ def test_hostile_npz_is_refused_and_does_nothing(tmp_path: Path, capsys: pytest.
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (made,))
 
-    np.savez(tmp_path / "evil.npz", x_train=np.array([Evil()], dtype=object))
+    np.savez(tmp_path / "evil.npz", x_train=np.array([Evil()], dtype=object), y_train=np.array([0]))
     assert main(["attack", "--dataset=npz", f"--data_dir={tmp_path}/evil.npz"]) == 2
     assert "pickle" in capsys.readouterr().err
     assert not made.exists()

@@ -50,7 +50,8 @@ def find_or_make(step: str, plan: Plan) -> str:
         own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
-        fill(run, step, plan, upstream, given=upstream)
+        nearest = {} if step == "attack" else {step_before(step, plan): upstream[step_before(step, plan)]}
+        fill(run, step, plan, upstream, given=nearest)
         return run.run_id
 
 
