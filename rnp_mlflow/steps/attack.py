@@ -61,7 +61,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Train, judge, and leave model, poison plan, trigger and sample picture."""
     settings: Attack = plan["attack"]
     ready = prepare(settings)
-    run.dataset(ready.data.name, ready.data_digest, settings.data_dir or "embedded")
+    run.dataset(ready.data.name, ready.data_digest, settings.data_dir or subject.EMBEDDED)
     clean = ready.data.train
     training = clean if ready.trigger is None else poison.poisoned(clean, ready.plan, ready.trigger)
     model, feed = ready.model.to(device), subject.preprocess(ready.data)
@@ -80,7 +80,6 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         save_file(registry.tensors(ready.trigger), made[-1])
         draw_samples(run.folder / "samples.png", ready, settings.target)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
-    run.tags({"data": ready.data_digest})
     report(run, scores)
     return file_digest(*made)
 

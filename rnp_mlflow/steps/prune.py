@@ -28,6 +28,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Sweep the mask over the suspect model; leave curve, summary and purified model."""
     settings: Prune = plan["prune"]
     suspect = subject.load(upstream["attack"], plan, device)
+    run.dataset(suspect.data.name, suspect.data_digest, suspect.source)
     if settings.mask_file:
         clean = subject.draw_clean(suspect.data, plan["unlearn"], device)
         mask = masks.read(Path(settings.mask_file), suspect.model)
@@ -40,7 +41,6 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     purified = pruned_copy(suspect.model, mask, picked["pruned"], refit)
     store.save(run.folder / "purified_model", purified, suspect.spec)
     curve.write(run, rows, summary, f"{suspect.spec.architecture} on {suspect.data.name}")
-    run.tags({"data": suspect.data_digest})
     curve.tell(run.run_id, summary)
     names = ("purified_model/model.safetensors", curve.CSV)
     return lineage.file_digest(*(run.folder / name for name in names))

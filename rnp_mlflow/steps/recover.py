@@ -19,6 +19,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
+    run.dataset(suspect.data.name, suspect.data_digest, suspect.source)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = stored_clean(upstream["unlearn"], suspect, device)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
@@ -34,7 +35,6 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
     values = flatten(result.mask)
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
-    run.tags({"data": suspect.data_digest})
     regained = result.history[-1].accuracy
     runtime.say(f"  accuracy {regained:.4f}; {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
     return lineage.file_digest(run.folder / "mask_values.csv")

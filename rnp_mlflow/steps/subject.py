@@ -24,6 +24,7 @@ from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 
 CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as RNP
+EMBEDDED = "embedded"
 DATA = ("dataset", "data_dir", "image_size", "train_size", "test_size", "mean", "std")
 
 
@@ -35,6 +36,7 @@ class Subject:
     spec: store.ModelSpec
     data: Dataset
     data_digest: str
+    source: str
     test: TestSet
     transform: Preprocess
 
@@ -78,7 +80,8 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
     if trigger_plan["attack"] != registry.NONE:
         tensors = load_file(lineage.fetch(model_run_id, "trigger.safetensors"))
         test = test_set(data.test, registry.restore(tensors), trigger_plan["target"], device)
-    return Subject(model.to(device), spec, data, digest, test, preprocess(data))
+    source = settings.data_dir or EMBEDDED
+    return Subject(model.to(device), spec, data, digest, source, test, preprocess(data))
 
 
 def test_set(test: ImageSet, trigger: poison.Trigger, target: int, device: torch.device) -> TestSet:

@@ -18,6 +18,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Unlearn on the defender's images (less those held out); leave the model and the indices used."""
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
+    run.dataset(suspect.data.name, suspect.data_digest, suspect.source)
     clean = subject.draw_clean(suspect.data, settings, device)
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         result = unlearn(
@@ -36,7 +37,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
-    run.tags({"reached_threshold": result.reached, "data": suspect.data_digest})
+    run.tags({"reached_threshold": result.reached})
     runtime.say(f"  clean accuracy {result.accuracy:.4f} on {len(clean.used)} images after {steps} steps")
     if not result.reached:
         runtime.say(

@@ -12,7 +12,7 @@ NAMES = {
     "acc": "ACC (clean test images)",
     "asr": "ASR (triggered → target)",
     "ra": "RA (triggered → true label)",
-    "val_acc": "ACC on held-out images, cropped",
+    "val_acc": "ACC on held-out clean images",
 }
 
 

@@ -57,7 +57,8 @@ class StepRun:
             self.client.log_batch(self.run_id, metrics=found[start : start + 500])
 
     def dataset(self, name: str, digest: str, source: str) -> None:
-        """Show the data, by digest, on the run's page."""
+        """Show the data on the run's page, and keep their digest (SHA-256, hex) in the tag `rnp.data`."""
+        self.tags({"data": digest})
         data = mlflow.entities.Dataset(name, digest[:36], "local", source)
         self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(data)])
 
