@@ -201,8 +201,8 @@ def test_main_is_one_parent_with_four_children_and_reruns_identically(capsys: py
     again = newest("rerun")
     assert again.data.tags["rnp.rerun_of"] == parent.info.run_id
     assert again.data.tags["rnp.identical"] == "True"
-    new = MlflowClient().get_run(again.data.tags["rnp.prune_run_id"] if "rnp.prune_run_id" in again.data.tags
-                                 else again.data.tags["rnp.rerun_run_id"])  # fmt: skip
+    new = MlflowClient().get_run(again.data.tags["rnp.repeated_run_id"])
+    assert new.data.tags["rnp.threads"] == parent.data.tags["rnp.threads"] == "2"
     old_curve = (files(parent) / "pruning_curve.csv").read_bytes()
     assert (files(new) / "pruning_curve.csv").read_bytes() == old_curve
 

@@ -26,5 +26,5 @@ def ask(plan: Plan) -> str:
         for name in (curve.SUMMARY, curve.CSV, "pruning_curve.png", "pruning_curve.html"):
             shutil.copy(lineage.fetch(prune_id, name), run.folder / name)
         curve.log_figures(run, json.loads((run.folder / curve.SUMMARY).read_text()))
-        run.tags({"data": lineage.tag(pruned, "data"), "output": lineage.tag(pruned, "output")})
+        run.tags({name: lineage.tag(pruned, name) for name in ("data", "output", "code", "device", "threads")})
         return run.run_id

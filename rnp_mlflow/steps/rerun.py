@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from rnp_mlflow.config import Rerun, parse
+from rnp_mlflow.config import Rerun, parse, text
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
 from rnp_mlflow.steps.plan import make_plan
@@ -28,14 +28,14 @@ def ask(values: dict[str, Any]) -> int:
     record = lineage.settings_of(settings.run_id)
     plan = make_plan(repeated_values(record, settings, old), reuse=False, repeating=True)
     with step_run("rerun", {"rerun_of": settings.run_id}) as run:
-        run.params({"run_id": settings.run_id, "seed": str(settings.seed), "data_dir": str(settings.data_dir)})
+        run.params({name: text(value) for name, value in settings})
         runtime.say(f"repeating {record['entry']} run {settings.run_id}")
         new_id = main.ask(plan) if record["entry"] == "main" else chain.ask(record["entry"], plan)
         pairs = matching(record, settings.run_id, new_id)
         findings = {step: compare.runs(*pair) for step, pair in pairs.items()}
         identical = not any(findings.values())
         (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
-        run.tags({"identical": identical, "rerun_run_id": new_id})
+        run.tags({"identical": identical, "repeated_run_id": new_id})
         tell(findings, pairs)
     return 0 if identical else 1
 
