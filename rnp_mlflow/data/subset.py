@@ -38,13 +38,9 @@ def defence_indices(labels: Tensor, ratio: float, generator: Generator) -> Tenso
     return found
 
 
-def hold_out(labels: Tensor, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Positions to train the mask with, and positions to choose the threshold with; class by class.
+def hold_out(labels: Tensor, share: float, generator: Generator) -> Tensor:
+    """Positions, sorted, of the defender's images that choose the threshold and train nothing; class by class.
 
-    labels: of the defender's images. At least one image is held out, and at least one used.
+    labels: of the defender's images. At least one is held out, and at least one is not.
     """
-    count = min(max(1, round(share * len(labels))), len(labels) - 1)
-    held = per_class(labels, count, generator)
-    used = torch.ones(len(labels), dtype=torch.bool)
-    used[held] = False
-    return used.nonzero().flatten(), held
+    return per_class(labels, min(max(1, round(share * len(labels))), len(labels) - 1), generator)

@@ -119,5 +119,5 @@ def draw_clean(data: Dataset, settings: Unlearn, device: torch.device) -> CleanI
         given = indices.read(Path(settings.index), labels)
     else:
         given = subset.defence_indices(labels, settings.ratio, runtime.generator(settings.seed, "defence"))
-    _, held = subset.hold_out(labels[given], settings.holdout, runtime.generator(settings.seed, "holdout"))
+    held = subset.hold_out(labels[given], settings.holdout, runtime.generator(settings.seed, "holdout"))
     return split(data, given, given[held], device)
