@@ -113,8 +113,10 @@ class Prune(Common):
     acc_ratio: float = Field(
         0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's"
     )
-    holdout_views: int = Field(
-        5, ge=0, description="random crops of each held-out image that accuracy is taken over; 0: the image as it is"
+    clean_views: int = Field(
+        5,
+        ge=0,
+        description="random crops of each clean image for held-out accuracy and bn_stats; 0: the image as it is",
     )
     select_by: Literal["clean_acc", "number", "asr"] = Field(
         "clean_acc", description="without trigger; at pruning_number; or the oracle, which sees test ASR"

@@ -22,7 +22,7 @@ from rnp_mlflow.cli import main
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,
-    "recovering_epochs": 2, "pruning_step": 0.3, "holdout_views": 1, "threads": 2, "device": "cpu",
+    "recovering_epochs": 2, "pruning_step": 0.3, "clean_views": 1, "threads": 2, "device": "cpu",
 }  # fmt: skip
 
 
