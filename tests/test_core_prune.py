@@ -93,6 +93,21 @@ def test_sweep_may_go_down_again_and_gives_what_a_pruned_copy_gives(
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+def test_a_refit_serves_every_pruned_point_and_leaks_into_none(
+    small_net: nn.Sequential, mask: Mask, images: torch.Tensor
+) -> None:
+    def refit(model: nn.Module) -> nn.Module:
+        return reestimate_(model, images, scaled)
+
+    points = [cut_at(mask, "number", n) for n in (5, 0, 3)]
+    x = scaled(images[:8], None)
+    got = [out for _, out in sweep(small_net.eval(), mask, points, lambda m: m(x), refit)]
+    assert torch.equal(got[1], small_net(x))  # unpruned: the model as it came, with its own statistics
+    for point, out in zip(points, got, strict=True):
+        assert torch.equal(out, pruned_copy(small_net, mask, point.pruned, refit)(x))
+    assert not torch.equal(got[0], pruned_copy(small_net, mask, 5)(x))
+
+
 def test_sweep_refuses_a_foreign_mask(small_net: nn.Module) -> None:
     with pytest.raises(MaskError):
         list(sweep(small_net, {"1": torch.ones(4)}, [], lambda m: m))

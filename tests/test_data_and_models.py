@@ -140,6 +140,22 @@ def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
     assert kinds == {images[0].numpy().tobytes(), images[0].flip(2).contiguous().numpy().tobytes()}
 
 
+def test_clean_views_are_crops_with_their_labels_and_none_is_the_image_itself() -> None:
+    from types import SimpleNamespace
+
+    from rnp_mlflow.steps.prune import views
+
+    clean = ImageSet(torch.arange(4 * 64, dtype=torch.uint8).view(4, 1, 8, 8), torch.arange(4))
+    suspect = SimpleNamespace(transform=Preprocess((0.5,), (0.5,), crop=1))
+    assert views(clean, 0, suspect, seeded()) is clean
+    many = views(clean, 5, suspect, seeded())
+    assert many.labels.tolist() == [0, 1, 2, 3] * 5
+    for image, label in zip(many.images, many.labels, strict=True):
+        padded = torch.nn.functional.pad(clean.images[label], (1, 1, 1, 1))
+        crops = [padded[:, r : r + 8, c : c + 8] for r in range(3) for c in range(3)]
+        assert any(torch.equal(image, crop) for crop in crops)
+
+
 def test_badnets_is_a_white_patch_and_nothing_else() -> None:
     images = torch.randint(200, (5, 3, 32, 32), dtype=torch.uint8, generator=seeded())
     out = badnets.make((3, 32, 32), seeded())(images)

@@ -14,7 +14,7 @@ from rnp_mlflow.attacks import poison, registry, train
 from rnp_mlflow.attacks.trigger import Stamp
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch
-from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate
+from rnp_mlflow.core.evaluate import Scores, evaluate
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.models import store
@@ -71,7 +71,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
             epochs=settings.training_epochs, lr=settings.training_lr, batch_size=settings.batch_size,
             weight_decay=settings.weight_decay, on_epoch=on_epoch(run, "attack", advance),
         )  # fmt: skip
-    scores = evaluate(model, judge_by(ready, settings.target, device), feed)
+    scores = evaluate(model, subject.test_set(ready.data.test, ready.trigger, settings.target, device), feed)
     write_history(run.folder / "history.csv", history)
     store.save(run.folder / "model", model, ready.spec)
     made = [run.folder / "model" / store.WEIGHTS, write_plan(run.folder, settings, ready)]
@@ -93,14 +93,6 @@ def report(run: StepRun, scores: Scores) -> None:
     run.tags({"planted": scores.asr >= PLANTED})
     if scores.asr < PLANTED:
         runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
-
-
-def judge_by(ready: Prepared, target: int, device: torch.device) -> TestSet:
-    """The test set, with triggered images where there is a trigger."""
-    if ready.trigger is not None:
-        return subject.test_set(ready.data.test, ready.trigger, target, device)
-    clean = ready.data.test.to(device)
-    return TestSet(clean.images, clean.labels)
 
 
 def write_plan(folder: Path, settings: Attack, ready: Prepared) -> Path:

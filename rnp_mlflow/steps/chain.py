@@ -35,7 +35,8 @@ def ask(step: str, plan: Plan) -> str:
     preflight(step, plan)
     with step_run(step) as run:
         run.params(flat(plan, step))
-        fill(run, step, plan, upstream_of(step, plan))
+        upstream = upstream_of(step, plan)
+        fill(run, step, plan, upstream, inputs_digest(step, plan, upstream), explicit(step, plan))
         return run.run_id
 
 
@@ -51,19 +52,20 @@ def find_or_make(step: str, plan: Plan) -> str:
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
         nearest = {} if step == "attack" else {step_before(step, plan): upstream[step_before(step, plan)]}
-        fill(run, step, plan, upstream, given=nearest)
+        fill(run, step, plan, upstream, inputs, nearest)
         return run.run_id
 
 
-def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], given: dict[str, str] | None = None) -> None:
-    """The body of a step's run: the work, and the record of what went in and what came out."""
+def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: str, given: dict[str, str]) -> None:
+    """The body of a step's run: the work, and the record of what went in and what came out.
+
+    inputs: their digest. given: the run that a repetition has to start from, by its step.
+    """
     device = runtime.prepare(plan[step])
     runtime.say(f"{step}: run {run.run_id}")
-    inputs = inputs_digest(step, plan, upstream)
     run.tags({"inputs": inputs, "code": lineage.code_digest(), "device": device, "threads": torch.get_num_threads()})
     run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
     settings = {name: plan[name].model_dump(mode="json") for name in CHAIN[: CHAIN.index(step) + 1]}
-    given = explicit(step, plan) if given is None else given
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
     output = MODULES[step].make(run, plan, upstream, device)

@@ -1,5 +1,6 @@
 """Entry point `prune`: draw the curve, choose the point, keep the purified model."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +100,13 @@ def summarise(settings: Prune, rows: list[Row], fixed: Row) -> dict[str, Any]:
     if selected not in points:
         raise ConfigError("select_by=asr needs triggered images, and this model run has none")
     return {
-        "before": scores_of(before),
+        "before": asdict(before),
         "select_by": settings.select_by,
         "selected": selected,
         "pruning_by": settings.pruning_by,
         "points": {
             name: {settings.pruning_by: row.at, "pruned": row.pruned, "val_acc": row.val_acc}
-            | scores_of(row.scores) | {"der": der(before, row.scores)}
+            | asdict(row.scores) | {"der": der(before, row.scores)}
             for name, row in points.items()
         },
     }  # fmt: skip
-
-
-def scores_of(scores: Scores) -> dict[str, float | None]:
-    return {"acc": scores.acc, "asr": scores.asr, "ra": scores.ra}

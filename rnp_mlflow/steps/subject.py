@@ -76,18 +76,20 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
         )
     model, spec = store.load(lineage.fetch(model_run_id, "model"))
     trigger_plan = json.loads(lineage.fetch(model_run_id, "poison_plan.json").read_text())
-    test = TestSet(data.test.images.to(device), data.test.labels.to(device))
+    trigger = None
     if trigger_plan["attack"] != registry.NONE:
-        tensors = load_file(lineage.fetch(model_run_id, "trigger.safetensors"))
-        test = test_set(data.test, registry.restore(tensors), trigger_plan["target"], device)
+        trigger = registry.restore(load_file(lineage.fetch(model_run_id, "trigger.safetensors")))
+    test = test_set(data.test, trigger, trigger_plan["target"], device)
     source = settings.data_dir or EMBEDDED
     return Subject(model.to(device), spec, data, digest, source, test, preprocess(data))
 
 
-def test_set(test: ImageSet, trigger: poison.Trigger, target: int, device: torch.device) -> TestSet:
-    """Clean test images, and the triggered ones with true and target labels, on the device."""
-    bad = poison.triggered(test, target, trigger).to(device)
+def test_set(test: ImageSet, trigger: poison.Trigger | None, target: int, device: torch.device) -> TestSet:
+    """Clean test images and, where there is a trigger, the triggered ones with both labels, on the device."""
     clean = test.to(device)
+    if trigger is None:
+        return TestSet(clean.images, clean.labels)
+    bad = poison.triggered(test, target, trigger).to(device)
     wanted = torch.full_like(bad.labels, target)
     return TestSet(clean.images, clean.labels, bad.images, bad.labels, wanted)
 
