@@ -10,6 +10,7 @@ from rnp_mlflow.errors import RnpError
 
 ENTRIES = {
     "attack": "Train a backdoored model: the test subject of the other steps.",
+    "import": "Take in a model that we did not train; nothing in its files is executed.",
     "unlearn": "Ascend the loss on a few clean images until clean accuracy collapses.",
     "recover": "Learn the mask that brings clean accuracy back.",
     "prune": "Prune along the mask, draw the curve, choose the point, keep the purified model.",

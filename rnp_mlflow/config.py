@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 
 from rnp_mlflow.errors import ConfigError
 
+DATASETS = ("digits", "cifar10", "cifar100", "gtsrb", "mnist", "svhn", "tiny", "celeba", "folder", "npz")
+
 
 def _not_given(value: Any) -> Any:
     return None if value in ("auto", "none", "") else value
@@ -31,8 +33,13 @@ def _absolute(value: Any) -> Any:
     return value if value is None else str(Path(value).expanduser().absolute())
 
 
+def _name_or_absolute(value: Any) -> Any:
+    return value if value in DATASETS else _absolute(value)
+
+
 Text = Annotated[str | None, BeforeValidator(_not_given)]
 Place = Annotated[str | None, BeforeValidator(_absolute)]
+NameOrPlace = Annotated[str | None, BeforeValidator(_name_or_absolute)]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_not_given)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
 Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
@@ -51,16 +58,21 @@ class Common(Settings):
     batch_size: int = Field(128, ge=2, description="images a training batch, at most")
 
 
-class Attack(Common):
-    """Train a backdoored model: the test subject."""
+class Data(Common):
+    """Which images, and how they are fed."""
 
-    dataset: str = Field("digits", description="digits, cifar10, cifar100, gtsrb, mnist, svhn, folder or npz")
-    data_dir: Place = Field(None, description="where the images are; auto only for digits")
+    data_dir: Place = Field(None, description="where the images are: a folder or an npz file; auto only for digits")
     image_size: Count = Field(None, description="scale folder images to this many pixels a side; auto keeps them")
     train_size: Count = Field(None, description="use so many training images, drawn class by class; auto takes all")
     test_size: Count = Field(None, description="use so many test images, drawn class by class; auto takes all")
     mean: Channels = Field(None, description="a channel's mean, 0 to 1, comma between; auto takes the dataset's")
     std: Channels = Field(None, description="a channel's standard deviation; auto takes the dataset's")
+
+
+class Attack(Data):
+    """Train a backdoored model: the test subject."""
+
+    dataset: str = Field("digits", description=", ".join(DATASETS))
     model: str = Field("resnet18_narrow", description="an architecture of ours or any torchvision classifier")
     width: Count = Field(None, description="channels of the first stage; auto takes the architecture's own")
     attack: str = Field("badnets", description="badnets, blended, or none for a clean model")
@@ -71,11 +83,33 @@ class Attack(Common):
     weight_decay: float = Field(0.0005, ge=0, description="weight decay of training")
 
 
+class Import(Data):
+    """Take in a model that we did not train; nothing in its files is executed."""
+
+    attack_result: Place = Field(None, description="BackdoorBench's attack_result.pt, its triggered images beside it")
+    checkpoint: Place = Field(
+        None, description="weights: safetensors, a torch state dict, pt2, the authors' .tar, or a model folder of ours"
+    )
+    model_uri: Text = Field(None, description="an MLflow model or artifact: models:/NAME@ALIAS, runs:/RUN_ID/PATH")
+    model: Text = Field(None, description="its architecture, ours or torchvision's; auto where the source says it")
+    data: NameOrPlace = Field(
+        None, description="the clean images: a folder, an npz file, or a dataset's name (its files in data_dir)"
+    )
+    dataset: Text = Field(None, description="whose normalisation the model takes, cifar10 say; auto asks the source")
+    triggered: Place = Field(None, description="triggered images for ASR and RA: folder of true classes, or npz")
+    target: Text = Field(None, description="their target class, by name or number")
+
+
 class Unlearn(Common):
     """Gradient ascent on a few clean images until clean accuracy collapses."""
 
     model_run_id: Text = Field(None, description="run that holds the suspect model; auto finds or makes it")
-    ratio: float = Field(0.1, gt=0, le=1, description="share of the clean training set that the defender has")
+    ratio: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="share of the clean training set that the defender has; where there is no test part, all",
+    )
     index: Place = Field(
         None, description="file of the defender's training indices, one integer a line; auto draws them"
     )
@@ -124,6 +158,10 @@ class Prune(Common):
     bn_stats: Literal["reestimate", "keep"] = Field(
         "reestimate", description="BatchNorm statistics of a pruned model: from the clean images, or the old ones"
     )
+    export: Literal["none", "backdoorbench"] = Field("none", description="also write BackdoorBench's defense_result.pt")
+    register_as: Text = Field(
+        None, description="register the purified model under this name, with the alias `purified`"
+    )
 
 
 class Rerun(Settings):
@@ -136,25 +174,32 @@ class Rerun(Settings):
     data_dir: Place = Field(None, description="another place of the images; auto takes the one logged")
 
 
-STEPS: dict[str, type[Settings]] = {"attack": Attack, "unlearn": Unlearn, "recover": Recover, "prune": Prune}
-CHAIN = tuple(STEPS)
+STEPS: dict[str, type[Settings]] = {
+    "attack": Attack,
+    "import": Import,
+    "unlearn": Unlearn,
+    "recover": Recover,
+    "prune": Prune,
+}
+CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
 
 
-def settings_of(entry: str) -> list[type[Settings]]:
-    """The settings an entry point takes: its own and, to make what comes before it, those upstream."""
-    if entry == "rerun":
-        return [Rerun]
-    last = "prune" if entry == "main" else entry
-    return list(STEPS.values())[: CHAIN.index(last) + 1]
+def steps_of(entry: str) -> tuple[str, ...]:
+    """The steps whose settings an entry point takes: its own and, to make what comes before it, those upstream."""
+    if entry == "import":
+        return ("import",)
+    return CHAIN if entry == "main" else CHAIN[: CHAIN.index(entry) + 1]
 
 
 def parameters(entry: str) -> dict[str, FieldInfo]:
     """name → field of every parameter of an entry point, the step's own first."""
+    if entry == "rerun":
+        return dict(Rerun.model_fields)
     found: dict[str, FieldInfo] = {}
-    for settings in reversed(settings_of(entry)):
-        for name, field in settings.model_fields.items():
+    for step in reversed(steps_of(entry)):
+        for name, field in STEPS[step].model_fields.items():
             found.setdefault(name, field)
     if entry == "main":  # these two are what main itself makes
         found = {name: f for name, f in found.items() if name not in ("unlearn_run_id", "recover_run_id")}

@@ -141,16 +141,13 @@ def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
 
 
 def test_clean_views_are_crops_with_their_labels_and_none_is_the_image_itself() -> None:
-    from types import SimpleNamespace
-
-    from rnp_mlflow.steps.prune import views
-
     clean = ImageSet(torch.arange(4 * 64, dtype=torch.uint8).view(4, 1, 8, 8), torch.arange(4))
-    suspect = SimpleNamespace(transform=Preprocess((0.5,), (0.5,), crop=1))
-    assert views(clean, 0, suspect, seeded()) is clean
-    many = views(clean, 5, suspect, seeded())
-    assert many.labels.tolist() == [0, 1, 2, 3] * 5
-    for image, label in zip(many.images, many.labels, strict=True):
+    feed = Preprocess((0.5,), (0.5,), crop=1)
+    same, _ = feed.views(clean.images, clean.labels, 0, seeded())
+    assert same is clean.images
+    images, labels = feed.views(clean.images, clean.labels, 5, seeded())
+    assert labels.tolist() == [0, 1, 2, 3] * 5
+    for image, label in zip(images, labels, strict=True):
         padded = torch.nn.functional.pad(clean.images[label], (1, 1, 1, 1))
         crops = [padded[:, r : r + 8, c : c + 8] for r in range(3) for c in range(3)]
         assert any(torch.equal(image, crop) for crop in crops)
@@ -188,8 +185,9 @@ def test_poison_plan_and_what_follows_from_it() -> None:
     assert (bad.labels[plan.indices] == 2).all()
     assert torch.equal(clean.labels, labels)
     test = poison.triggered(clean, 2, trigger)
-    assert len(test) == 150
-    assert (test.labels != 2).all()
+    assert len(test.images) == 150
+    assert (test.true_labels != 2).all()
+    assert (test.target_labels == 2).all()
     with pytest.raises(ConfigError, match="target=4"):
         poison.plan(labels, 4, 0.1, seeded())
     with pytest.raises(ConfigError, match=r"at most 0\.75"):

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from rnp_mlflow.attacks.trigger import Trigger
 from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError
 
 
@@ -48,7 +49,7 @@ def poisoned(clean: ImageSet, poison: PoisonPlan, trigger: Trigger) -> ImageSet:
     return ImageSet(images, labels)
 
 
-def triggered(test: ImageSet, target: int, trigger: Trigger) -> ImageSet:
-    """Test images with the trigger, the target class's own left out, under their true labels."""
+def triggered(test: ImageSet, target: int, trigger: Trigger) -> Triggered:
+    """Test images with the trigger, the target class's own left out."""
     others = test[(test.labels != target).nonzero().flatten()]
-    return ImageSet(trigger(others.images), others.labels)
+    return Triggered(trigger(others.images), others.labels, torch.full_like(others.labels, target))

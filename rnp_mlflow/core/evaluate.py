@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,6 +10,14 @@ from torch import Generator, Tensor, nn
 # (images uint8 NCHW, generator) -> float NCHW. Without a generator: normalise only.
 # With one: also augment, with draws from that generator alone.
 Transform = Callable[[Tensor, Generator | None], Tensor]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits (N, classes): what the model gave, or its `logits` where it gives several things.
+
+    (torchvision's googlenet and inception_v3 in train mode, Hugging Face's classifiers.)
+    """
+    return output if isinstance(output, Tensor) else output.logits
 
 
 @torch.inference_mode()
@@ -20,7 +29,7 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, batch_size: 
     was_training = model.training
     model.eval()
     try:
-        parts = [model(transform(part, None)).argmax(1).cpu() for part in images.split(batch_size)]
+        parts = [logits_of(model(transform(part, None))).argmax(1).cpu() for part in images.split(batch_size)]
     finally:
         model.train(was_training)
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)

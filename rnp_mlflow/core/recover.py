@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
-from rnp_mlflow.core.evaluate import Transform
+from rnp_mlflow.core.evaluate import Transform, logits_of
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
 
 
@@ -56,7 +56,7 @@ def recover(
         tally = Tally(epoch)
         for index in batches(len(images), batch_size, generator):
             batch, wanted = transform(images[index], generator), labels[index]
-            logits = functional_call(working, masked_scales(working, mask), batch)
+            logits = logits_of(functional_call(working, masked_scales(working, mask), batch))
             loss = cross_entropy(logits, wanted)
             optimizer.zero_grad()
             (alpha * loss).backward()

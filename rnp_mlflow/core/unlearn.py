@@ -14,7 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
-from rnp_mlflow.core.evaluate import Transform, accuracy, predict
+from rnp_mlflow.core.evaluate import Transform, accuracy, logits_of, predict
 from rnp_mlflow.errors import ModelError
 
 
@@ -66,7 +66,7 @@ def unlearn(
     for epoch in range(1, epochs + 1):
         tally = Tally(epoch)
         for index in batches(len(images), batch_size, generator):
-            logits = working(transform(images[index], generator))
+            logits = logits_of(working(transform(images[index], generator)))
             loss = cross_entropy(logits, labels[index])
             optimizer.zero_grad()
             (-loss).backward()

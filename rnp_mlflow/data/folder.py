@@ -1,4 +1,4 @@
-"""An image folder: `train/CLASS/*`, `test/CLASS/*`, any format that Pillow reads."""
+"""An image folder: `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*` alone; any format that Pillow reads."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,50 +14,63 @@ from rnp_mlflow.errors import DataError
 
 
 def is_folder(root: Path) -> bool:
-    """Whether `root` looks like one."""
+    """Whether `root` is one with a training and a test part."""
     return (root / "train").is_dir() and (root / "test").is_dir()
 
 
-def read_split(root: Path, part: str, classes: tuple[str, ...], size: int | None, count: int | None) -> ImageSet:
-    """One part of the folder as RGB; `count` images of it, drawn class by class, where given.
+def is_classes(root: Path) -> bool:
+    """Whether `root` is one without parts: its folders hold images themselves, or all is in `train`."""
+    folders = [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    return (root / "train").is_dir() or any(is_image(file) for folder in folders for file in folder.iterdir())
+
+
+def is_image(file: Path) -> bool:
+    """Whether the name ends as those of images do that Pillow reads."""
+    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
+
+
+def read_split(part: Path, classes: tuple[str, ...], size: int | None, count: int | None) -> ImageSet:
+    """The images of `part/CLASS` as RGB; `count` of them, drawn class by class, where given.
 
     Only the images that are drawn are decoded.
 
     Raises:
         DataError: a class folder is missing or empty, an image is broken or of another size.
     """
-    files, labels = list_files(root / part, classes)
+    files, labels = list_files(part, classes)
     if count is not None:
         drawn = per_class(labels, count, Generator().manual_seed(0)).tolist()
         files, labels = [files[k] for k in drawn], labels[drawn]
-    size = size or Image.open(files[0]).size[0]
+    return ImageSet(read_images(files, size), labels)
+
+
+def read_images(files: list[Path], size: int | None, grey: bool = False) -> Tensor:
+    """uint8 (N, C, size, size), C = 3, or 1 for `grey`; size: the first image's for None."""
+    size = size or read_image(files[0], None).shape[0]
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda file: read_image(file, size), files))
-    return ImageSet(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), labels)
+        images = list(pool.map(lambda file: read_image(file, size, grey), files))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """The class folders of `root/train`, sorted: their order is the label.
+def class_names(part: Path) -> tuple[str, ...]:
+    """The class folders of `part`, sorted: their order is the label.
 
     Raises:
-        DataError: there is no such folder, or none in it.
+        DataError: there is none.
     """
-    if not is_folder(root):
-        raise DataError(f"{root} is no image folder: it needs train/CLASS/ and test/CLASS/")
-    names = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
+    names = tuple(sorted(p.name for p in part.iterdir() if p.is_dir())) if part.is_dir() else ()
     if not names:
-        raise DataError(f"{root / 'train'} has no class folder")
+        raise DataError(f"{part} has no class folder: an image folder is train/CLASS/ and test/CLASS/, or CLASS/ alone")
     return names
 
 
 def list_files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
     """Every image file below `part/CLASS`, sorted, and its label."""
-    known = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         folder = part / name
-        found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in known)
+        found = sorted(f for f in folder.rglob("*") if is_image(f))
         if not found:
             raise DataError(f"class {name!r} is empty: no image in {folder}")
         files += found
@@ -65,15 +78,16 @@ def list_files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor
     return files, torch.tensor(labels)
 
 
-def read_image(file: Path, size: int) -> np.ndarray:
-    """uint8 (size, size, 3); larger or smaller squares are scaled, bilinear."""
+def read_image(file: Path, size: int | None, grey: bool = False) -> np.ndarray:
+    """uint8 (size, size, C); larger or smaller squares are scaled, bilinear; size: its own for None."""
     try:
         with Image.open(file) as image:
-            picture = image.convert("RGB")
+            picture = image.convert("L" if grey else "RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} is no image that can be read: {error}") from None
     if picture.size[0] != picture.size[1]:
         raise DataError(f"{file} is {picture.size[0]} × {picture.size[1]}: images must be square")
-    if picture.size != (size, size):
+    if size and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture)
+    pixels = np.asarray(picture)
+    return pixels[..., None] if grey else pixels

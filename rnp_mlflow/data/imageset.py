@@ -55,24 +55,24 @@ class ImageSet:
 class Dataset:
     """A training and a test set with what a model needs to know of them.
 
+    test: None where all there is are the defender's own clean images, which then are `train`.
     mean, std: per channel, for pixels scaled to [0, 1]. flip: whether a mirrored image keeps its label.
     """
 
     name: str
     train: ImageSet
-    test: ImageSet
+    test: ImageSet | None
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise DataError(
-                f"{self.name}: training images are {tuple(self.train.images.shape[1:])}, test images "
-                f"{tuple(self.test.images.shape[1:])}"
-            )
+        if self.test is not None and self.train.shape != self.test.shape:
+            raise DataError(f"{self.name}: training images are {self.train.shape}, test images {self.test.shape}")
         for part, images in (("training", self.train), ("test", self.test)):
+            if images is None:
+                continue
             counts = torch.bincount(images.labels, minlength=len(self.classes))
             if len(counts) > len(self.classes):
                 raise DataError(f"{self.name}: a {part} label is above {len(self.classes) - 1}")
@@ -82,4 +82,5 @@ class Dataset:
 
     def digest(self) -> str:
         """SHA-256 (hex) over both sets."""
-        return hashlib.sha256((self.train.digest() + self.test.digest()).encode()).hexdigest()
+        parts = [self.train.digest(), self.test.digest() if self.test is not None else "no test set"]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()

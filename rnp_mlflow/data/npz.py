@@ -1,6 +1,5 @@
-"""A numpy archive: x_train, y_train, x_test, y_test; images uint8 NHWC (or NHW), integer labels."""
+"""A numpy archive: x_train, y_train and, optional, x_test, y_test; or x, y alone. Images uint8 NHWC (or NHW)."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,31 +7,42 @@ import torch
 
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import read_npz
 
 
-def read(file: Path) -> tuple[ImageSet, ImageSet]:
-    """Training and test set. Nothing in the file is executed: pickled arrays are refused.
+def read(file: Path) -> tuple[ImageSet, ImageSet | None]:
+    """Training set and, where there is one, test set. Nothing in the file is executed.
 
     Raises:
         DataError: not such an archive, an array is missing, or of another type or shape.
     """
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return tuple(_part(archive, part, file) for part in ("train", "test"))  # type: ignore[return-value]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{file} is no .npz file that can be read without pickle: {error}") from None
+    arrays = read_npz(file)
+    if "x_train" not in arrays and "x" in arrays:
+        return _images(arrays, "x", "y", file), None
+    train = _images(arrays, "x_train", "y_train", file)
+    return train, _images(arrays, "x_test", "y_test", file) if "x_test" in arrays else None
 
 
-def _part(archive: np.lib.npyio.NpzFile, part: str, file: Path) -> ImageSet:
-    for name in (f"x_{part}", f"y_{part}"):
-        if name not in archive:
-            raise DataError(f"{file} has no array {name}; it needs x_train, y_train, x_test, y_test")
-    images, labels = archive[f"x_{part}"], archive[f"y_{part}"].reshape(-1)
+def read_one(file: Path) -> ImageSet:
+    """The only set of an archive: x and y, or x_test and y_test.
+
+    Raises:
+        DataError: as `read`.
+    """
+    arrays = read_npz(file)
+    return _images(arrays, "x", "y", file) if "x" in arrays else _images(arrays, "x_test", "y_test", file)
+
+
+def _images(arrays: dict[str, np.ndarray], x: str, y: str, file: Path) -> ImageSet:
+    for name in (x, y):
+        if name not in arrays:
+            raise DataError(f"{file} has no array {name}; it has {', '.join(sorted(arrays))[:120] or 'none'}")
+    images, labels = arrays[x], arrays[y].reshape(-1)
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise DataError(f"{file}: x_{part} must be uint8 NHWC, not {images.dtype} {images.shape}")
+        raise DataError(f"{file}: {x} must be uint8 NHWC, not {images.dtype} {images.shape}")
     if labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
-        raise DataError(f"{file}: y_{part} must be integers from 0")
+        raise DataError(f"{file}: {y} must be integers from 0")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return ImageSet(pixels, torch.from_numpy(labels.astype(np.int64)))

@@ -13,7 +13,8 @@ from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.subset import per_class
 from rnp_mlflow.errors import DataError
 
-NAMES = ("digits", *torchvision_sets.SETS, "folder", "npz")
+FROM_FILES = ("tiny", "celeba")  # known by name for their normalisation, read from a folder or npz only
+NAMES = ("digits", *torchvision_sets.SETS, *FROM_FILES, "folder", "npz")
 
 # As BackdoorBench has them (RNP's figures were made with these).
 NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -22,8 +23,10 @@ NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "mnist": ((0.5,), (0.5,)),
     "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "celeba": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-KEEPS_LABEL_MIRRORED = ("cifar10", "cifar100", "folder", "npz")
+KEEPS_LABEL_MIRRORED = ("cifar10", "cifar100", *FROM_FILES, "folder", "npz")
 
 
 def load(
@@ -38,8 +41,9 @@ def load(
 ) -> Dataset:
     """A dataset, whole or `train_size` and `test_size` images of it (the same ones for every seed).
 
-    name: of `NAMES`. data_dir: the folder, or the file of `npz`. A folder with `train/CLASS` and
-    `test/CLASS` also serves for torchvision's names. mean, std: per channel, 0 to 1; where neither
+    name: of `NAMES`. data_dir: the folder, or the file of `npz`; image folders and npz files also serve
+    for torchvision's names. Images without a test part (`CLASS/*` alone, or `x` and `y`) are taken as
+    what a defender has: `test` is None. mean, std: per channel, 0 to 1; where neither
     they nor the name give them, they are the training images' own.
 
     Raises:
@@ -47,13 +51,15 @@ def load(
     """
     if name not in NAMES:
         raise DataError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
+    test: ImageSet | None
     if name == "digits":
         if data_dir is not None:
             raise DataError(f"dataset=digits is built in; give dataset=folder or npz for {data_dir}")
-        (train, test), classes = digits.read(), digits.CLASSES
+        train, test = digits.read()
+        classes: tuple[str, ...] = digits.CLASSES
     else:
         train, test, classes = _read(name, data_dir, image_size, train_size, test_size)
-    train, test = _part(train, train_size), _part(test, test_size)
+    train, test = _part(train, train_size), _part(test, test_size) if test is not None else None
     middle, spread = NORMALISATION.get(name) or statistics(train)
     middle, spread = tuple(mean or middle), tuple(std or spread)
     channels = train.images.shape[1]
@@ -71,20 +77,26 @@ def statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _read(
     name: str, data_dir: str | None, size: int | None, train_size: int | None, test_size: int | None
-) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:
     if data_dir is None:
         raise DataError(f"dataset={name} needs data_dir: where its images are")
     root = Path(data_dir).expanduser()
     if name in ("folder", "npz") and not root.exists():
         raise DataError(f"data_dir={root} does not exist")
-    if name == "npz":
+    if name == "npz" or root.is_file():
         train, test = npz.read(root)
-        count = int(max(train.labels.max(), test.labels.max())) + 1
+        count = int(max(part.labels.max() for part in (train, test) if part is not None)) + 1
         return train, test, tuple(str(k) for k in range(count))
-    if name == "folder" or folder.is_folder(root):
-        classes = folder.class_names(root)
-        train = folder.read_split(root, "train", classes, size, train_size)
-        return train, folder.read_split(root, "test", classes, train.images.shape[-1], test_size), classes
+    if folder.is_folder(root):
+        classes = folder.class_names(root / "train")
+        train = folder.read_split(root / "train", classes, size, train_size)
+        return train, folder.read_split(root / "test", classes, train.shape[-1], test_size), classes
+    if name == "folder" or folder.is_classes(root):
+        part = root / "train" if (root / "train").is_dir() else root
+        classes = folder.class_names(part)
+        return folder.read_split(part, classes, size, train_size), None, classes
+    if name in FROM_FILES:
+        raise DataError(f"dataset={name} needs an image folder or an npz file, and {root} is neither")
     return torchvision_sets.read(name, root, size)
 
 

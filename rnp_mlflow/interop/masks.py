@@ -23,12 +23,17 @@ def rows(mask: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:
     return [(name, k, v) for name, values in mask.items() for k, v in enumerate(values.tolist())]
 
 
-def write_csv(file: Path, mask: Mapping[str, Tensor]) -> None:
-    """Full precision: reading it back gives the same float32 values."""
+def write_csv(file: Path, mask: Mapping[str, Tensor], only: Tensor | None = None) -> None:
+    """Full precision: reading it back gives the same float32 values.
+
+    only: positions in the flattened mask of the neurons to list, in this order; None for all.
+    """
+    listed = rows(mask)
     with file.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(CSV_HEADER)
-        writer.writerows((layer, k, repr(value)) for layer, k, value in rows(mask))
+        chosen = listed if only is None else [listed[k] for k in only.tolist()]
+        writer.writerows((layer, k, repr(value)) for layer, k, value in chosen)
 
 
 def write_text(file: Path, mask: Mapping[str, Tensor]) -> None:

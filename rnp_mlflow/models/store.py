@@ -1,16 +1,18 @@
 """A model on disk: `model.safetensors` (weights) beside `model.json` (how to build and feed it)."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rnp_mlflow.errors import ModelError
+from rnp_mlflow.loading import read_safetensors
 from rnp_mlflow.models.registry import build
 
 WEIGHTS, SPEC = "model.safetensors", "model.json"
@@ -31,13 +33,19 @@ class ModelSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def raw(self) -> nn.Module:
+        """As `build`, on torch's default device and not tried."""
+        if not self.classes:
+            raise ModelError("a model needs at least one class")
+        return build(self.architecture, len(self.classes), self.input_shape[0], self.width)
+
     def build(self) -> nn.Module:
         """A freshly initialised model of this kind, tried on one batch of its input.
 
         Raises:
-            ModelError: unknown architecture, or one that cannot take such images.
+            ModelError: no class, unknown architecture, or one that cannot take such images.
         """
-        model = build(self.architecture, len(self.classes), self.input_shape[0], self.width)
+        model = self.raw()
         try:
             with torch.no_grad():
                 logits = model.eval()(torch.zeros(2, *self.input_shape))
@@ -64,35 +72,52 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
     Raises:
         ModelError: a file is missing or broken, or the weights do not fit the architecture.
     """
-    try:
-        raw = json.loads((folder / SPEC).read_text())
-        lists: dict[str, Any] = {name: tuple(raw.pop(name)) for name in ("classes", "input_shape", "mean", "std")}
-        spec = ModelSpec(**raw, **lists)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{folder / SPEC} does not describe a model: {error}") from None
-    return with_weights(spec, read_weights(folder / WEIGHTS)), spec
+    spec = read_spec(folder / SPEC)
+    return with_weights(spec, read_safetensors(folder / WEIGHTS)), spec
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors, on the CPU.
+def read_spec(file: Path) -> ModelSpec:
+    """The spec in a `model.json`.
 
     Raises:
-        ModelError: it is missing or broken.
+        ModelError: it is missing or says something else.
     """
     try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} is no safetensors file: {error}") from None
+        return to_spec(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} does not describe a model: {error}") from None
 
 
-def with_weights(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
+def to_spec(raw: Any) -> ModelSpec:
+    """The spec in what JSON gave, with types checked.
+
+    Raises:
+        ValueError: something is missing, foreign, or of another type (pydantic's words).
+    """
+    return TypeAdapter(ModelSpec).validate_python(raw)
+
+
+def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
     """A model of this spec with these weights, in eval mode.
 
     Raises:
-        ModelError: keys or shapes differ (all that do are named, the first few), or a value is not finite.
+        ModelError: keys or shapes differ (all that do are counted, the first few named), or a value is
+            not finite.
     """
+    wrong = check_weights(spec, weights)
+    wrong = wrong or [f"{k} holds NaN or infinity" for k, v in weights.items() if not torch.isfinite(v).all()]
+    if wrong:
+        more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
+        raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:4])}{more}")
     model = spec.build()
-    own = model.state_dict()
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def check_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> list[str]:
+    """Every key that is missing, foreign, or of another shape, in words; no memory is taken for a model."""
+    with torch.device("meta"):
+        own = spec.raw().state_dict()
     wrong = [f"{k} is missing" for k in own if k not in weights]
     wrong += [f"{k} is not the model's" for k in weights if k not in own]
     wrong += [
@@ -100,9 +125,4 @@ def with_weights(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
         for k in own
         if k in weights and weights[k].shape != own[k].shape
     ]
-    wrong += [f"{k} holds NaN or infinity" for k, v in weights.items() if not torch.isfinite(v).all()]
-    if wrong:
-        more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
-        raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:4])}{more}")
-    model.load_state_dict(weights)
-    return model.eval()
+    return wrong

@@ -40,12 +40,19 @@ def small_mobilenet_v2(classes: int, channels: int, width: int) -> nn.Module:
     return model
 
 
+def is_torchvision(name: str) -> bool:
+    """Whether torchvision has a classifier of that name."""
+    from torchvision import models
+
+    return name in models.list_models(module=models)
+
+
 def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Module:
     """A torchvision classifier with random weights; `torchvision/` before the name is allowed."""
     from torchvision import models
 
     short = name.removeprefix("torchvision/")
-    if short not in models.list_models(module=models):
+    if not is_torchvision(short):
         raise ModelError(f"unknown model {name!r}; ours: {', '.join(ours)}; or any torchvision classifier")
     if channels != 3:
         raise ModelError(f"torchvision's {short} takes 3-channel images, these have {channels}")

@@ -1,13 +1,11 @@
 """Entry point `attack`: train a backdoored model, the test subject of all later steps."""
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from rnp_mlflow.attacks import poison, registry, train
@@ -16,7 +14,10 @@ from rnp_mlflow.config import Attack
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch
 from rnp_mlflow.core.evaluate import Scores, evaluate
 from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
+from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import resolve_width
 from rnp_mlflow.steps import runtime, subject
@@ -32,8 +33,10 @@ PLANTED = 0.5  # an attack with a lower ASR did not plant (BackdoorBench's pract
 class Prepared:
     """All that training needs. trigger: None for a clean model."""
 
+    source: subject.Source
     data: Dataset
     data_digest: str
+    test: ImageSet
     model: nn.Module
     spec: store.ModelSpec
     trigger: Stamp | None
@@ -42,52 +45,56 @@ class Prepared:
 
 def prepare(settings: Attack) -> Prepared:
     """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
-    data, digest = subject.load_data(settings)
+    source = subject.Source(**{field.name: getattr(settings, field.name) for field in fields(subject.Source)})
+    data, digest = subject.load_data(source)
+    if data.test is None:
+        raise DataError(f"attack needs a test part too, and {source.place} has none (train/CLASS and test/CLASS)")
     shape = data.train.shape
     width = resolve_width(settings.model, settings.width)
     spec = store.ModelSpec(settings.model, width, data.classes, shape, data.mean, data.std)
-    torch.manual_seed(runtime.generator(settings.seed, "weights").initial_seed())
+    torch.manual_seed(generator(settings.seed, "weights").initial_seed())
     model = spec.build()
     norm_layers(model)
     trigger, rate = None, 0.0
     if settings.attack != registry.NONE:
         make = registry.trigger_maker(settings.attack)
-        trigger, rate = make(shape, runtime.generator(settings.seed, "trigger")), settings.poison_rate
-    labels, draws = data.train.labels, runtime.generator(settings.seed, "poison")
-    return Prepared(data, digest, model, spec, trigger, poison.plan(labels, settings.target, rate, draws))
+        trigger, rate = make(shape, generator(settings.seed, "trigger")), settings.poison_rate
+    plan = poison.plan(data.train.labels, settings.target, rate, generator(settings.seed, "poison"))
+    return Prepared(source, data, digest, data.test, model, spec, trigger, plan)
 
 
 def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
     """Train, judge, and leave model, poison plan, trigger and sample picture."""
     settings: Attack = plan["attack"]
     ready = prepare(settings)
-    run.dataset(ready.data.name, ready.data_digest, settings.data_dir or subject.EMBEDDED)
+    run.dataset(ready.data.name, ready.data_digest, ready.source.place)
     clean = ready.data.train
     training = clean if ready.trigger is None else poison.poisoned(clean, ready.plan, ready.trigger)
-    model, feed = ready.model.to(device), subject.preprocess(ready.data)
+    model, feed = ready.model.to(device), subject.preprocess(ready.spec, ready.data)
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
-            model, training.to(device), feed, runtime.generator(settings.seed, "training"),
+            model, training.to(device), feed, generator(settings.seed, "training"),
             epochs=settings.training_epochs, lr=settings.training_lr, batch_size=settings.batch_size,
             weight_decay=settings.weight_decay, on_epoch=on_epoch(run, "attack", advance),
         )  # fmt: skip
-    scores = evaluate(model, subject.test_set(ready.data.test, ready.trigger, settings.target, device), feed)
+    bad = poison.triggered(ready.test, settings.target, ready.trigger) if ready.trigger else None
+    scores = evaluate(model, subject.test_set(ready.test, bad, device), feed)
     write_history(run.folder / "history.csv", history)
     store.save(run.folder / "model", model, ready.spec)
-    made = [run.folder / "model" / store.WEIGHTS, write_plan(run.folder, settings, ready)]
-    if ready.trigger is not None:
-        made.append(run.folder / "trigger.safetensors")
-        save_file(registry.tensors(ready.trigger), made[-1])
-        draw_samples(run.folder / "samples.png", ready, settings.target)
+    subject.write_data(run.folder, ready.source)
+    rate = settings.poison_rate if ready.trigger else 0.0
+    made = subject.write_poison(run.folder, settings.attack, settings.target, rate, ready.plan.indices, ready.trigger)
+    if bad is not None:
+        draw_samples(run.folder / "samples.png", bad, ready.data.classes, ready.test)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(run, scores)
-    return file_digest(*made)
+    return file_digest(run.folder / "model" / store.WEIGHTS, *made)
 
 
 def report(run: StepRun, scores: Scores) -> None:
     """Say what was planted; flag an attack that was not."""
     if scores.asr is None:
-        runtime.say(f"  clean model: ACC {scores.acc:.4f}")
+        runtime.say(f"  ACC {scores.acc:.4f}; no triggered images, so ASR is not known")
         return
     runtime.say(f"  ACC {scores.acc:.4f}  ASR {scores.asr:.4f}  RA {scores.ra:.4f}")
     run.tags({"planted": scores.asr >= PLANTED})
@@ -95,28 +102,16 @@ def report(run: StepRun, scores: Scores) -> None:
         runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
 
 
-def write_plan(folder: Path, settings: Attack, ready: Prepared) -> Path:
-    """`poison_plan.json`: which training images carry the trigger, and the label they got."""
-    content = {
-        "attack": settings.attack,
-        "target": settings.target,
-        "poison_rate": settings.poison_rate if ready.trigger is not None else 0.0,
-        "indices": ready.plan.indices.tolist(),
-    }
-    file = folder / "poison_plan.json"
-    file.write_text(json.dumps(content) + "\n")
-    return file
+def draw_samples(file: Path, bad: Triggered, classes: tuple[str, ...], test: ImageSet | None = None) -> None:
+    """The first triggered image of up to eight true classes; above it the clean one, where `test` is given.
 
-
-def draw_samples(file: Path, ready: Prepared, target: int) -> None:
-    """The first test image of up to eight classes other than the target, clean and triggered."""
-    test = ready.data.test
-    others = [k for k in range(len(ready.data.classes)) if k != target][:8]
-    first = torch.tensor([int((test.labels == k).nonzero()[0]) for k in others])
-    clean: ImageSet = test[first]
-    assert ready.trigger is not None
-    captions = [f"{ready.data.classes[k]} → {ready.data.classes[target]}" for k in others]
-    figures.sample_png(file, clean.images, ready.trigger(clean.images), captions)
+    test: the test set that the triggered images were made from.
+    """
+    shown = [k for k in range(len(classes)) if (bad.true_labels == k).any()][:8]
+    first = torch.tensor([int((bad.true_labels == k).nonzero()[0]) for k in shown])
+    captions = [f"{classes[int(bad.true_labels[k])]} → {classes[int(bad.target_labels[k])]}" for k in first]
+    clean = torch.stack([test.images[test.labels == k][0] for k in shown]) if test is not None else None
+    figures.sample_png(file, clean, bad.images[first], captions)
 
 
 def on_epoch(run: StepRun, prefix: str, advance: runtime.Advance) -> OnEpoch:

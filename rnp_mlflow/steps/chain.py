@@ -6,15 +6,18 @@ from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, Common
+from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, Common, steps_of
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.steps import attack, prune, recover, runtime, subject, unlearn
+from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, step_run
 
 # Settings that say where a thing lies: their content goes into the digest, not their words.
-PLACES = {"device", "threads", "data_dir", "index", "mask_file", *RUN_ID.values()}
+FILES = ("index", "mask_file", "attack_result", "checkpoint", "triggered")
+PLACES = {"device", "threads", "data_dir", "data", *FILES, *RUN_ID.values()}
+# Settings that say where a result goes besides: they change no figure.
+OUTPUTS = {"export", "register_as"}
 
 
 class Step(Protocol):
@@ -27,7 +30,13 @@ class Step(Protocol):
         """
 
 
-MODULES: dict[str, Step] = {"attack": attack, "unlearn": unlearn, "recover": recover, "prune": prune}
+MODULES: dict[str, Step] = {
+    "attack": attack,
+    "import": importing,
+    "unlearn": unlearn,
+    "recover": recover,
+    "prune": prune,
+}
 
 
 def ask(step: str, plan: Plan) -> str:
@@ -36,7 +45,7 @@ def ask(step: str, plan: Plan) -> str:
     with step_run(step) as run:
         run.params(flat(plan, step))
         upstream = upstream_of(step, plan)
-        fill(run, step, plan, upstream, inputs_digest(step, plan, upstream), explicit(step, plan))
+        fill(run, step, plan, upstream, inputs_digest(step, plan, upstream), named(step, plan))
         return run.run_id
 
 
@@ -65,7 +74,7 @@ def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: 
     runtime.say(f"{step}: run {run.run_id}")
     run.tags({"inputs": inputs, "code": lineage.code_digest(), "device": device, "threads": torch.get_num_threads()})
     run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
-    settings = {name: plan[name].model_dump(mode="json") for name in CHAIN[: CHAIN.index(step) + 1]}
+    settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
     output = MODULES[step].make(run, plan, upstream, device)
@@ -79,12 +88,20 @@ def step_before(step: str, plan: Plan) -> str:
 
 def explicit(step: str, plan: Plan) -> dict[str, str]:
     """The run that the user named for this step to start from, if any, by its step."""
-    if step == "attack":
+    if step in lineage.MODEL_RUNS:
         return {}
     before = step_before(step, plan)
     holder = "unlearn" if before == "attack" else step
     named = getattr(plan[holder], RUN_ID[before])
     return {before: named} if named else {}
+
+
+def named(step: str, plan: Plan) -> dict[str, str]:
+    """The run that the user named, for this step or for one before it to start from, if any, by its step."""
+    found: dict[str, str] = {}
+    for name in steps_of(step):
+        found |= explicit(name, plan)
+    return found
 
 
 def upstream_of(step: str, plan: Plan) -> dict[str, str]:
@@ -94,15 +111,16 @@ def upstream_of(step: str, plan: Plan) -> dict[str, str]:
         LineageError: a named run cannot be used.
         ConfigError: it was made with other parameters than this call gives.
     """
-    if step == "attack":
+    if step in lineage.MODEL_RUNS:
         return {}
     before = step_before(step, plan)
+    kinds = lineage.MODEL_RUNS if before == "attack" else (before,)
     run_id = explicit(step, plan).get(before)
     if run_id is None:
         run_id = find_or_make(before, plan)
-        run = lineage.require(run_id, before)
+        run = lineage.require(run_id, *kinds)
     else:
-        run = lineage.require(run_id, before)
+        run = lineage.require(run_id, *kinds)
         hold_to_plan(run_id, plan)
     earlier = {name: lineage.tag(run, RUN_ID[name]) for name in CHAIN[: CHAIN.index(before)]}
     return {name: found for name, found in earlier.items() if found} | {before: run_id}
@@ -111,14 +129,24 @@ def upstream_of(step: str, plan: Plan) -> dict[str, str]:
 def hold_to_plan(run_id: str, plan: Plan) -> None:
     """Refuse a parameter of this call that the named run was not made with (defaults are not given)."""
     record = lineage.settings_of(run_id)
-    chain = {record["entry"]: run_id} | record["upstream"]
+    chain = record["upstream"] | {record["entry"]: run_id}
     for step, step_id in chain.items():
-        logged = STEPS[step].model_validate(lineage.settings_of(step_id)["settings"][step])
-        for name, field in STEPS[step].model_fields.items():
-            wanted, there = getattr(plan[step], name), getattr(logged, name)
-            if name in Common.model_fields or name in PLACES or wanted in (field.default, there):
+        made = lineage.settings_of(step_id)  # of an upstream "attack", an import may have taken the place
+        logged = made["settings"][made["entry"]]
+        slot = "attack" if step in lineage.MODEL_RUNS else step
+        for name, field in STEPS[slot].model_fields.items():
+            wanted, there = getattr(plan[slot], name), restored(slot, name, logged)
+            if name in Common.model_fields or name in PLACES | OUTPUTS or wanted in (field.default, there):
                 continue
+            if made["entry"] == "import":
+                raise ConfigError(f"{name}={wanted} cannot be given with run {step_id}, an imported model")
             raise ConfigError(f"{name}={wanted}, but run {step_id} was made with {name}={there}")
+
+
+def restored(step: str, name: str, logged: dict[str, Any]) -> Any:
+    """A logged value with the type it had (JSON makes lists of tuples)."""
+    value = logged.get(name)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
@@ -127,17 +155,18 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
     device = runtime.prepare(settings)
     content: dict[str, Any] = {
         "step": step,
-        "settings": settings.model_dump(mode="json", exclude=PLACES),
+        "settings": settings.model_dump(mode="json", exclude=PLACES | OUTPUTS),
         "upstream": {name: lineage.tag(lineage.get(run_id), "output") for name, run_id in upstream.items()},
         "code": lineage.code_digest(),
         "device": device.type,
         "threads": torch.get_num_threads(),
     }
-    for name in ("index", "mask_file"):
-        if place := getattr(settings, name, None):
+    for name in FILES:
+        place = getattr(settings, name, None)
+        if place and Path(place).is_file():
             content[name] = lineage.file_digest(Path(place))
     if step == "attack":
-        content["data"] = subject.load_data(settings)[1]
+        content["data"] = attack.prepare(settings).data_digest
     return lineage.digest(content)
 
 
@@ -148,12 +177,14 @@ def preflight(step: str, plan: Plan) -> None:
         RnpError: whichever the step itself would raise later.
     """
     device = runtime.prepare(plan[step])
+    if step == "import":
+        return
     for holder, name in (("unlearn", "index"), ("prune", "mask_file")):
         place = getattr(plan[holder], name)
         if place and CHAIN.index(holder) <= CHAIN.index(step) and not Path(place).is_file():
             raise ConfigError(f"{name}={place}: there is no such file")
-    if any(explicit(name, plan) for name in CHAIN[: CHAIN.index(step) + 1]):
+    if named(step, plan):
         return
-    attack.prepare(plan["attack"])
+    ready = attack.prepare(plan["attack"])
     if step != "attack":
-        subject.draw_clean(subject.load_data(plan["attack"])[0], plan["unlearn"], device)
+        subject.draw_clean(ready.data, plan["unlearn"], device)

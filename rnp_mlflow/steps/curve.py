@@ -2,14 +2,12 @@
 
 import csv
 import json
-from dataclasses import dataclass
 from typing import Any
 
-import mlflow
 from rich.console import Console
 from rich.table import Table
 
-from rnp_mlflow.core.evaluate import Scores
+from rnp_mlflow.core.curve import Point
 from rnp_mlflow.tracking import figures, ui
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -22,32 +20,23 @@ MEANING = {
 FIGURES = ("acc", "asr", "ra", "der")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One point: where (None: unpruned), neurons pruned, test scores, held-out clean accuracy."""
-
-    at: float | int | None
-    pruned: int
-    scores: Scores
-    val_acc: float
-
-    def values(self, axis: str) -> dict[str, Any]:
-        """The columns of pruning_curve.csv."""
-        s = self.scores
-        return {axis: self.at, "pruned": self.pruned, "acc": s.acc, "asr": s.asr, "ra": s.ra, "val_acc": self.val_acc}
-
-    @property
-    def step(self) -> int:
-        """The integer step of its metrics: round(1000 × threshold), the number, or -1 if unpruned."""
-        if self.at is None:
-            return -1
-        return round(1000 * self.at) if isinstance(self.at, float) else self.at
+def values(point: Point, axis: str) -> dict[str, Any]:
+    """The columns of pruning_curve.csv."""
+    s = point.scores
+    return {axis: point.at, "pruned": point.pruned, "acc": s.acc, "asr": s.asr, "ra": s.ra, "val_acc": point.val_acc}
 
 
-def write(run: StepRun, rows: list[Row], summary: dict[str, Any], title: str) -> None:
-    """Curve as csv, png, html and metrics; summary as json and metrics."""
+def step_of(point: Point) -> int:
+    """The integer step of its metrics: round(1000 × threshold), the number, or -1 if unpruned."""
+    if point.at is None:
+        return -1
+    return round(1000 * point.at) if isinstance(point.at, float) else point.at
+
+
+def write(run: StepRun, rows: list[Point], summary: dict[str, Any], title: str, model_id: str) -> None:
+    """Curve as csv, png, html and metrics; summary as json and metrics, these linked to the logged model."""
     axis, picked = summary["pruning_by"], summary["points"][summary["selected"]]
-    table = [row.values(axis) for row in rows]
+    table = [values(row, axis) for row in rows]
     with (run.folder / CSV).open("w", newline="") as out:
         writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
         writer.writeheader()
@@ -57,47 +46,61 @@ def write(run: StepRun, rows: list[Row], summary: dict[str, Any], title: str) ->
     figures.curve_png(run.folder / "pruning_curve.png", table, axis, chosen, title)
     figures.curve_html(run.folder / "pruning_curve.html", table, axis, chosen, title)
     log_curve(run, rows)
-    log_figures(run, summary)
+    log_figures(run, summary, model_id)
 
 
-def log_curve(run: StepRun, rows: list[Row]) -> None:
+def log_curve(run: StepRun, rows: list[Point]) -> None:
     """`curve/…` metrics over integer steps; the threshold itself beside them."""
     history = []
     for row in rows:
         names = {"acc": row.scores.acc, "asr": row.scores.asr, "ra": row.scores.ra}
         names |= {"val_acc": row.val_acc, "pruned": row.pruned, "at": row.at}
-        history += [(f"curve/{name}", value, row.step) for name, value in names.items()]
+        history += [(f"curve/{name}", value, step_of(row)) for name, value in names.items()]
     run.history(history)
 
 
-def log_figures(run: StepRun, summary: dict[str, Any]) -> None:
+def log_figures(run: StepRun, summary: dict[str, Any], model_id: str | None = None) -> None:
     """The figures before and at the selected point, under the names that others rely on."""
     picked = summary["points"][summary["selected"]]
     run.metrics({f"{name}_before": value for name, value in summary["before"].items()})
-    run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc")})
+    run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc")}, model_id=model_id)
     for name, point in summary["points"].items():
         run.metrics({f"{name}/{key}": point[key] for key in (*FIGURES, "pruned")})
 
 
-def tell(run_id: str, summary: dict[str, Any]) -> None:
-    """The result as a table on standard output, and where to look."""
-    table = Table(title=f"prune run {run_id}", title_justify="left")
-    for column in ("point", summary["pruning_by"], "neurons", "ACC", "ASR", "RA", "DER"):
+def tell(run: StepRun, summary: dict[str, Any]) -> None:
+    """The result as a table on standard output, the evidence, and where to look."""
+    table = Table(title=f"prune run {run.run_id}", title_justify="left")
+    for column in ("point", summary["pruning_by"], "neurons", "held-out ACC", "ACC", "ASR", "RA", "DER"):
         table.add_column(column, justify="left" if column == "point" else "right")
     before = summary["before"]
-    table.add_row("before", "", "0", *(shown(before[name]) for name in ("acc", "asr", "ra")), "")
+    table.add_row("before", "", "0", *(shown(before[key]) for key in ("val_acc", "acc", "asr", "ra")), "")
     for name, point in summary["points"].items():
-        mark = " ◀ purified model" if name == summary["selected"] else ""
+        mark = " ◀ purified" if name == summary["selected"] else ""
         at = point[summary["pruning_by"]]
-        figures_ = (shown(point[key]) for key in FIGURES)
-        table.add_row(f"{name}{mark}", "none" if at is None else f"{at:g}", str(point["pruned"]), *figures_)
-    console = Console(width=100)
+        cells = (shown(point[key]) for key in ("val_acc", *FIGURES))
+        table.add_row(f"{name}{mark}", "none" if at is None else f"{at:g}", str(point["pruned"]), *cells)
+    console = Console(width=110)
     console.print(table)
     for name in summary["points"]:
         console.print(f"  {name}: {MEANING[name]}", highlight=False)
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    for line in ui.where(experiment, [run_id]):
+    for line in (*evidence(summary), *ui.where(run.experiment_id, [run.run_id])):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def evidence(summary: dict[str, Any]) -> list[str]:
+    """What the figures were measured on, and which layers lost neurons."""
+    counts = summary["images"]
+    tested = (
+        f"{counts['test']} test images" if counts["test"] else f"the same {counts['held_out']}, there is no test part"
+    )
+    triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
+    lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
+    return [
+        f"  held-out ACC: random crops of {counts['held_out']} of {counts['clean']} clean images",
+        f"  ACC: {tested}{triggered}",
+        f"  pruned: {lost or 'nothing'}",
+    ]
 
 
 def shown(value: float | None) -> str:

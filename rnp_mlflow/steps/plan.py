@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rnp_mlflow.config import RUN_ID, STEPS, parameters, parse, text
+from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, parameters, parse, text
 from rnp_mlflow.errors import ConfigError
 
 
@@ -22,16 +22,19 @@ class Plan:
         return self.settings[step]
 
 
-def make_plan(values: dict[str, Any], reuse: bool = True, repeating: bool = False) -> Plan:
-    """Settings of all steps from flat texts or values; what is not named keeps its default.
+def make_plan(entry: str, values: dict[str, Any], reuse: bool = True, repeating: bool = False) -> Plan:
+    """Settings of the steps of an entry point from flat texts or values; what is not named keeps its default.
 
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
     """
-    known = {name for settings in STEPS.values() for name in settings.model_fields}
+    steps = ("import",) if entry == "import" else CHAIN
+    known = {name for step in steps for name in STEPS[step].model_fields}
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"unknown parameter {unknown[0]}; see --help")
-    plan = Plan({step: parse(settings, values) for step, settings in STEPS.items()}, reuse, repeating)
+    plan = Plan({step: parse(STEPS[step], values) for step in steps}, reuse, repeating)
+    if entry == "import":
+        return plan
     if plan["prune"].mask_file and plan["prune"].recover_run_id:
         raise ConfigError("give mask_file or recover_run_id, not both")
     holders = {"attack": "unlearn", "unlearn": "recover", "recover": "prune"}

@@ -5,108 +5,89 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from rnp_mlflow.config import Prune
-from rnp_mlflow.core import select
-from rnp_mlflow.core.bn_stats import reestimate_
-from rnp_mlflow.core.evaluate import Scores, accuracy, der, evaluate, predict
+from rnp_mlflow.config import RUN_ID, Prune
+from rnp_mlflow.core.evaluate import der
 from rnp_mlflow.core.neurons import Mask
-from rnp_mlflow.core.prune import Refit, cut_at, cuts, pruned_copy, sweep
-from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.core.prune import keep_vector, pruned_copy, ranking
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.interop import masks
+from rnp_mlflow.interop import backdoorbench, masks
+from rnp_mlflow.method import Traced, choose, points_of, trace_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import curve, runtime, subject
-from rnp_mlflow.steps.curve import Row
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.steps.recover import stored_clean
-from rnp_mlflow.tracking import lineage
+from rnp_mlflow.tracking import lineage, models
 from rnp_mlflow.tracking.runs import StepRun
 
 
 def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
-    """Sweep the mask over the suspect model; leave curve, summary and purified model."""
+    """Sweep the mask over the suspect model; leave curve, summary and purified model, and hand it on."""
     settings: Prune = plan["prune"]
     suspect = subject.load(upstream["attack"], plan, device)
-    run.dataset(suspect.data.name, suspect.data_digest, suspect.source)
+    if settings.select_by == "asr" and suspect.triggered is None:
+        raise ConfigError("select_by=asr needs triggered images, and this model run has none")
+    run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     if settings.mask_file:
         clean = subject.draw_clean(suspect.data, plan["unlearn"], device)
         mask = masks.read(Path(settings.mask_file), suspect.model)
     else:
         clean = stored_clean(upstream["unlearn"], suspect, device)
         mask = masks.read(lineage.fetch(upstream["recover"], "mask_values.csv"), suspect.model)
-    rows, fixed, refit = judge_all(settings, suspect, clean, mask)
-    summary = summarise(settings, rows, fixed)
+    traced = draw(settings, suspect, clean, mask)
+    summary = summarise(settings, traced)
     picked = summary["points"][summary["selected"]]
-    purified = pruned_copy(suspect.model, mask, picked["pruned"], refit)
+    summary["layers"] = pruned_by_layer(mask, picked["pruned"])
+    summary["images"] = {
+        "clean": len(clean.indices), "held_out": len(clean.held), "test": len(suspect.data.test or ()),
+        "triggered": len(suspect.triggered.images) if suspect.triggered else 0,
+    }  # fmt: skip
+    purified = pruned_copy(suspect.model, mask, picked["pruned"], traced.refit)
     store.save(run.folder / "purified_model", purified, suspect.spec)
-    curve.write(run, rows, summary, f"{suspect.spec.architecture} on {suspect.data.name}")
-    curve.tell(run.run_id, summary)
+    masks.write_csv(run.folder / "pruned_neurons.csv", mask, ranking(mask)[: picked["pruned"]])
+    if settings.export == "backdoorbench":
+        spec = suspect.spec
+        backdoorbench.write_defense(run.folder / backdoorbench.DEFENSE, purified, spec.architecture, len(spec.classes))
+    model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
+    curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)
+    run.upload()
+    if settings.register_as:
+        tags = {"prune_run_id": run.run_id, **{RUN_ID[name]: run_id for name, run_id in upstream.items()}}
+        number = models.register(model_id, settings.register_as, tags | {key: picked[key] for key in curve.FIGURES})
+        run.tags({"registered": f"models:/{settings.register_as}/{number}"})
+    curve.tell(run, summary)
     names = ("purified_model/model.safetensors", curve.CSV)
     return lineage.file_digest(*(run.folder / name for name in names))
 
 
-def judge_all(
-    settings: Prune, suspect: subject.Subject, clean: subject.CleanImages, mask: Mask
-) -> tuple[list[Row], Row, Refit | None]:
-    """Every row of the curve; the row of the fixed operating point; what refits a pruned model."""
-
-    generator = runtime.generator(settings.seed, "views")
-    held = views(clean.held, settings.clean_views, suspect, generator)
-    used = views(clean.used, settings.clean_views, suspect, generator)
-
-    def judge(model: nn.Module) -> tuple[Scores, float]:
-        answers = predict(model, held.images, suspect.transform)
-        return evaluate(model, suspect.test, suspect.transform), accuracy(answers, held.labels)
-
-    def reestimate(model: nn.Module) -> None:
-        reestimate_(model, used.images, suspect.transform)
-
-    refit = reestimate if settings.bn_stats == "reestimate" else None
-    points = cuts(mask, settings.pruning_by, settings.pruning_max, settings.pruning_step)
-    points.append(cut_at(mask, settings.pruning_by, settings.pruning_number))
-    rows = []
-    with runtime.progress("prune", len(points)) as advance:
-        for point, (scores, val_acc) in sweep(suspect.model, mask, points, judge, refit):
-            rows.append(Row(point.at, point.pruned, scores, val_acc))
-            advance()
-    return rows[:-1], rows[-1], refit
+def draw(settings: Prune, suspect: subject.Subject, clean: subject.CleanImages, mask: Mask) -> Traced:
+    """The curve, with a progress bar."""
+    used, held = ((part.images, part.labels) for part in (clean.used, clean.held))
+    test = suspect.judged_by(clean.held)
+    with runtime.progress("prune", len(points_of(settings, mask))) as advance:
+        return trace_by(settings, suspect.model, mask, used, held, test, suspect.transform, advance)
 
 
-def views(clean: ImageSet, count: int, suspect: subject.Subject, generator: torch.Generator) -> ImageSet:
-    """Each image in `count` random crops, as models are trained on; or as it is for 0.
-
-    Accuracy: the suspect often knows the defender's images by heart, and fails on them later than on
-    new ones; shifted ones are nearer to new ones. Statistics: those it was trained with are of crops,
-    too, and the plain images' cost ACC (6.8 points on a quarter-width PreActResNet18, CIFAR-10).
-    """
-    if not count:
-        return clean
-    crops = [suspect.transform.augment(clean.images, generator) for _ in range(count)]
-    return ImageSet(torch.cat(crops), clean.labels.repeat(count))
+def pruned_by_layer(mask: Mask, pruned: int) -> dict[str, list[int]]:
+    """layer → [neurons pruned, neurons] of the layers that lose any."""
+    parts = keep_vector(mask, pruned).split([len(values) for values in mask.values()])
+    lost = {name: [int((keep == 0).sum()), len(keep)] for name, keep in zip(mask, parts, strict=True)}
+    return {name: counts for name, counts in lost.items() if counts[0]}
 
 
-def summarise(settings: Prune, rows: list[Row], fixed: Row) -> dict[str, Any]:
+def summarise(settings: Prune, traced: Traced) -> dict[str, Any]:
     """`summary.json`: the figures before, and those of each operating point."""
-    before = rows[0].scores
-    chosen = rows[select.by_clean_accuracy([row.val_acc for row in rows], settings.acc_ratio)]
-    points = {"chosen": chosen, "fixed": fixed}
-    best = select.oracle([row.scores for row in rows])
-    if best is not None:
-        points["oracle"] = rows[best]
-    names = {"clean_acc": "chosen", "number": "fixed", "asr": "oracle"}
-    selected = names[settings.select_by]
-    if selected not in points:
-        raise ConfigError("select_by=asr needs triggered images, and this model run has none")
+    before = traced.points[0]
+    ways = {"chosen": "clean_acc", "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
+    points = {name: choose(settings.model_copy(update={"select_by": way}), traced) for name, way in ways.items()}
     return {
-        "before": asdict(before),
+        "before": asdict(before.scores) | {"val_acc": before.val_acc},
         "select_by": settings.select_by,
-        "selected": selected,
+        "selected": next(name for name, way in ways.items() if way == settings.select_by),
         "pruning_by": settings.pruning_by,
         "points": {
             name: {settings.pruning_by: row.at, "pruned": row.pruned, "val_acc": row.val_acc}
-            | asdict(row.scores) | {"der": der(before, row.scores)}
+            | asdict(row.scores) | {"der": der(before.scores, row.scores)}
             for name, row in points.items()
         },
     }  # fmt: skip

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from rnp_mlflow.config import Recover
 from rnp_mlflow.core.neurons import flatten
-from rnp_mlflow.core.recover import recover
 from rnp_mlflow.interop import indices, masks
+from rnp_mlflow.method import recover_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
@@ -19,16 +19,13 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
-    run.dataset(suspect.data.name, suspect.data_digest, suspect.source)
+    run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = stored_clean(upstream["unlearn"], suspect, device)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
-        result = recover(
-            model.to(device), clean.used.images, clean.used.labels, suspect.transform,
-            runtime.generator(settings.seed, "recover"),
-            alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
-            batch_size=settings.batch_size, on_epoch=on_epoch(run, "recover", advance),
-        )  # fmt: skip
+        used = (clean.used.images, clean.used.labels)
+        log = on_epoch(run, "recover", advance)
+        result = recover_by(settings, model.to(device), used, suspect.transform, log)
     masks.write_csv(run.folder / "mask_values.csv", result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     write_history(run.folder / "history.csv", result.history)

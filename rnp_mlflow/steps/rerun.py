@@ -26,7 +26,7 @@ def ask(values: dict[str, Any]) -> int:
         raise LineageError(f"run {settings.run_id} is a rerun itself; repeat the run it repeats: {origin}")
     old = lineage.require(settings.run_id, *lineage.NEEDED)
     record = lineage.settings_of(settings.run_id)
-    plan = make_plan(repeated_values(record, settings, old), reuse=False, repeating=True)
+    plan = make_plan(record["entry"], repeated_values(record, settings, old), reuse=False, repeating=True)
     with step_run("rerun", {"rerun_of": settings.run_id}) as run:
         run.params({name: text(value) for name, value in settings})
         runtime.say(f"repeating {record['entry']} run {settings.run_id}")
@@ -45,8 +45,10 @@ def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[s
     values: dict[str, Any] = {}
     for step in record["settings"].values():
         values |= step
-    values |= dict.fromkeys(chain.RUN_ID.values())
-    values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
+    if record["entry"] != "import":
+        values |= dict.fromkeys(chain.RUN_ID.values())
+        values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
+        values["register_as"] = None  # a repetition is no new version
     values |= {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
     changes = {"seed": settings.seed, "data_dir": settings.data_dir}
     return values | {name: value for name, value in changes.items() if value is not None}

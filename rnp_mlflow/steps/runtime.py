@@ -46,13 +46,6 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for one purpose: other purposes with the same seed draw other numbers."""
-    # Not hash(): it differs from process to process.
-    mixed = int.from_bytes(purpose.encode().ljust(8, b"\0")[:8], "little")
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + mixed) % 2**63)
-
-
 Advance = Callable[[], None]
 
 

@@ -1,61 +1,121 @@
-"""The suspect model with its data, as a model run left them."""
+"""The suspect model with its data, as a model run (`attack` or `import`) leaves and gives them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rnp_mlflow.attacks import poison, registry
-from rnp_mlflow.config import Attack, Unlearn
+from rnp_mlflow.attacks.trigger import Stamp
+from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import TestSet
+from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data import sources, subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.interop import indices
+from rnp_mlflow.method import CROP_SHARE
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 
-CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as RNP
-EMBEDDED = "embedded"
-DATA = ("dataset", "data_dir", "image_size", "train_size", "test_size", "mean", "std")
+DATA, POISON = "data.json", "poison_plan.json"
+TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model run's images come from: the arguments of `sources.load`."""
+
+    dataset: str
+    data_dir: str | None = None
+    image_size: int | None = None
+    train_size: int | None = None
+    test_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def place(self) -> str:
+        return self.data_dir or "embedded"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Model (eval mode), its spec, data, the test set on the device, and how images are fed."""
+    """Model (eval mode, on its device), its spec, data, triggered images if known, and how images are fed."""
 
     model: nn.Module
     spec: store.ModelSpec
     data: Dataset
     data_digest: str
-    source: str
-    test: TestSet
+    place: str
+    triggered: Triggered | None
     transform: Preprocess
 
-
-def load_data(settings: Attack) -> tuple[Dataset, str]:
-    """The dataset that these settings name, and its digest; read once a process."""
-    values = {name: getattr(settings, name) for name in DATA}
-    return _load_data(values.pop("dataset"), values.pop("data_dir"), tuple(sorted(values.items())))
+    def judged_by(self, held: ImageSet) -> TestSet:
+        """What the model is tested on: the data's test part or, where there is none, `held`."""
+        return test_set(self.data.test or held, self.triggered, held.images.device)
 
 
 @lru_cache(maxsize=1)
-def _load_data(name: str, data_dir: str | None, rest: tuple[tuple[str, Any], ...]) -> tuple[Dataset, str]:
-    data = sources.load(name, data_dir, **dict(rest))
+def load_data(source: Source) -> tuple[Dataset, str]:
+    """The dataset, and its digest; read once a process."""
+    arguments = asdict(source)
+    data = sources.load(arguments.pop("dataset"), arguments.pop("data_dir"), **arguments)
     return data, data.digest()
 
 
-def preprocess(data: Dataset) -> Preprocess:
-    """Normalisation and augmentation for this dataset."""
-    return Preprocess(data.mean, data.std, data.train.images.shape[-1] // CROP_SHARE, data.flip)
+def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
+    """The model's normalisation, and the augmentation that suits these images."""
+    return Preprocess(spec.mean, spec.std, data.train.shape[-1] // CROP_SHARE, data.flip)
+
+
+def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> TestSet:
+    """Clean images and, where there are any, triggered ones with both labels, on the device."""
+    if triggered is None:
+        return TestSet(clean.images.to(device), clean.labels.to(device))
+    bad = (triggered.images, triggered.true_labels, triggered.target_labels)
+    return TestSet(clean.images.to(device), clean.labels.to(device), *(part.to(device) for part in bad))
+
+
+def write_data(folder: Path, source: Source) -> Path:
+    """`data.json`: what to load the images with."""
+    (folder / DATA).write_text(json.dumps(asdict(source), indent=2) + "\n")
+    return folder / DATA
+
+
+def write_poison(
+    folder: Path, attack: str, target: int | None, rate: float | None, poisoned: Tensor, known: Stamp | Triggered | None
+) -> list[Path]:
+    """`poison_plan.json`: attack, target, rate, poisoned training indices; and the trigger, or the images with it.
+
+    The files that it wrote are given back. None stands for what is not known.
+    """
+    name = None if known is None else TRIGGER if isinstance(known, Stamp) else TRIGGERED
+    content = {"attack": attack, "target": target, "poison_rate": rate, "triggered": name, "indices": poisoned.tolist()}
+    (folder / POISON).write_text(json.dumps(content) + "\n")
+    if name and known:
+        save_file({key: value.contiguous() for key, value in vars(known).items()}, folder / name)
+    return [folder / POISON, *([folder / name] if name else [])]
+
+
+def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
+    """The triggered images of a model run: stored, or made from its trigger; None where none are known."""
+    plan = json.loads(lineage.fetch(model_run_id, POISON).read_text())
+    if plan["triggered"] is None:
+        return None
+    tensors = load_file(lineage.fetch(model_run_id, plan["triggered"]))
+    if plan["triggered"] == TRIGGERED:
+        return Triggered(**tensors)
+    assert data.test is not None  # attack needs one
+    return poison.triggered(data.test, plan["target"], registry.restore(tensors))
 
 
 def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
@@ -64,34 +124,19 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
     Raises:
         LineageError: the images are no longer those of that run.
     """
-    run = lineage.require(model_run_id, "attack")
-    logged = Attack.model_validate(lineage.settings_of(model_run_id)["settings"]["attack"])
-    moved = plan["attack"].data_dir
-    settings = logged.model_copy(update={"data_dir": moved}) if moved else logged
-    data, digest = load_data(settings)
+    run = lineage.require(model_run_id, *lineage.MODEL_RUNS)
+    source = TypeAdapter(Source).validate_json(lineage.fetch(model_run_id, DATA).read_text())
+    if moved := plan["attack"].data_dir:
+        source = replace(source, data_dir=moved)
+    data, digest = load_data(source)
     if digest != lineage.tag(run, "data") and not plan.repeating:
         raise LineageError(
-            f"the images of dataset {settings.dataset} in {settings.data_dir} are not those that run "
-            f"{model_run_id} was made with (they changed); give their old data_dir, or attack anew"
+            f"the images of dataset {source.dataset} in {source.place} are not those that run "
+            f"{model_run_id} was made with (they changed); give their old data_dir, or make that run anew"
         )
     model, spec = store.load(lineage.fetch(model_run_id, "model"))
-    trigger_plan = json.loads(lineage.fetch(model_run_id, "poison_plan.json").read_text())
-    trigger = None
-    if trigger_plan["attack"] != registry.NONE:
-        trigger = registry.restore(load_file(lineage.fetch(model_run_id, "trigger.safetensors")))
-    test = test_set(data.test, trigger, trigger_plan["target"], device)
-    source = settings.data_dir or EMBEDDED
-    return Subject(model.to(device), spec, data, digest, source, test, preprocess(data))
-
-
-def test_set(test: ImageSet, trigger: poison.Trigger | None, target: int, device: torch.device) -> TestSet:
-    """Clean test images and, where there is a trigger, the triggered ones with both labels, on the device."""
-    clean = test.to(device)
-    if trigger is None:
-        return TestSet(clean.images, clean.labels)
-    bad = poison.triggered(test, target, trigger).to(device)
-    wanted = torch.full_like(bad.labels, target)
-    return TestSet(clean.images, clean.labels, bad.images, bad.labels, wanted)
+    triggered = stored_triggered(model_run_id, data)
+    return Subject(model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))
 
 
 @dataclass(frozen=True)
@@ -113,6 +158,8 @@ def split(data: Dataset, given: Tensor, held: Tensor, device: torch.device) -> C
 def draw_clean(data: Dataset, settings: Unlearn, device: torch.device) -> CleanImages:
     """The defender's images by `index` or `ratio`, and the part of them held out, by seed.
 
+    Images without a test part are the defender's own: without an `index` all of them are taken.
+
     Raises:
         DataError: bad index file, or fewer than two images of a class.
     """
@@ -120,6 +167,7 @@ def draw_clean(data: Dataset, settings: Unlearn, device: torch.device) -> CleanI
     if settings.index:
         given = indices.read(Path(settings.index), labels)
     else:
-        given = subset.defence_indices(labels, settings.ratio, runtime.generator(settings.seed, "defence"))
-    held = subset.hold_out(labels[given], settings.holdout, runtime.generator(settings.seed, "holdout"))
+        ratio = settings.ratio if data.test is not None else 1.0
+        given = subset.defence_indices(labels, ratio, generator(settings.seed, "defence"))
+    held = subset.hold_out(labels[given], settings.holdout, generator(settings.seed, "holdout"))
     return split(data, given, given[held], device)

@@ -4,8 +4,8 @@ import torch
 
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import evaluate
-from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.interop import indices
+from rnp_mlflow.method import unlearn_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
@@ -18,18 +18,12 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Unlearn on the defender's images (less those held out); leave the model and the indices used."""
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
-    run.dataset(suspect.data.name, suspect.data_digest, suspect.source)
+    run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     clean = subject.draw_clean(suspect.data, settings, device)
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
-        result = unlearn(
-            suspect.model, clean.used.images, clean.used.labels, suspect.transform,
-            runtime.generator(settings.seed, "unlearn"),
-            lr=settings.unlearning_lr, epochs=settings.unlearning_epochs,
-            clean_threshold=settings.clean_threshold, schedule=settings.schedule,
-            batch_size=settings.batch_size, clip=settings.clip, stop=settings.unlearning_stop,
-            on_epoch=on_epoch(run, "unlearn", advance),
-        )  # fmt: skip
-    scores = evaluate(result.model, suspect.test, suspect.transform)
+        used = (clean.used.images, clean.used.labels)
+        result = unlearn_by(settings, suspect.model, used, suspect.transform, on_epoch(run, "unlearn", advance))
+    scores = evaluate(result.model, suspect.judged_by(clean.held), suspect.transform)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     write_history(run.folder / "history.csv", result.history)
     indices.write(run.folder / indices.DEFENCE, clean.indices)

@@ -14,6 +14,7 @@ from rnp_mlflow.tracking.runs import VERSIONS
 # entry → the artifacts whose content is its result.
 RESULTS = {
     "attack": ("model/model.safetensors", "poison_plan.json"),
+    "import": ("model/model.safetensors", "poison_plan.json"),
     "unlearn": ("unlearned_model/model.safetensors", "defence_index.txt", "holdout_index.txt"),
     "recover": ("mask_values.csv",),
     "prune": ("pruning_curve.csv", "purified_model/model.safetensors"),

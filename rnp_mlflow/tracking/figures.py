@@ -9,7 +9,7 @@ from torch import Tensor
 INK, MUTED = "#222222", "#8a8a8a"
 COLOURS = {"acc": "#1668b8", "asr": "#c8342b", "ra": "#3b8f4e", "val_acc": "#7fb2e0"}
 NAMES = {
-    "acc": "ACC (clean test images)",
+    "acc": "ACC (clean images)",
     "asr": "ASR (triggered → target)",
     "ra": "RA (triggered → true label)",
     "val_acc": "ACC on held-out clean images",
@@ -104,14 +104,17 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
     figure.savefig(file, metadata={"Software": None})
 
 
-def sample_png(file: Path, clean: Tensor, triggered: Tensor, captions: Sequence[str]) -> None:
-    """Clean images above the same ones with the trigger, and what was added below (5 × as strong).
+def sample_png(file: Path, clean: Tensor | None, triggered: Tensor, captions: Sequence[str]) -> None:
+    """Triggered images; where the clean ones are known, these above, and what was added below (5 × as strong).
 
     clean, triggered: uint8 (N, C, H, W), N as many as captions.
     """
-    figure, axes = _canvas(1.1 * len(clean) + 0.9, 3.7, 3, len(clean))
-    added = ((triggered.float() - clean.float()) * 5 + 128).clamp(0, 255).byte()
-    for line, (title, images) in enumerate((("clean", clean), ("triggered", triggered), ("difference × 5", added))):
+    rows = [("triggered", triggered)]
+    if clean is not None:
+        added = ((triggered.float() - clean.float()) * 5 + 128).clamp(0, 255).byte()
+        rows = [("clean", clean), *rows, ("difference × 5", added)]
+    figure, axes = _canvas(1.1 * len(triggered) + 0.9, 1.1 * len(rows) + 0.4, len(rows), len(triggered))
+    for line, (title, images) in enumerate(rows):
         for k, image in enumerate(images):
             ax = axes[line][k]
             picture = image.permute(1, 2, 0).numpy()

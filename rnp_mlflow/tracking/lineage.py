@@ -17,9 +17,13 @@ from rnp_mlflow.tracking.runs import PREFIX
 
 SETTINGS = "settings.json"
 
+MODEL = ("model/model.safetensors", "model/model.json", "data.json", "poison_plan.json", SETTINGS)
+MODEL_RUNS = ("attack", "import")  # runs that hold a suspect model and its data
+
 # entry → the artifacts that whoever reads such a run relies on.
 NEEDED = {
-    "attack": ("model/model.safetensors", "model/model.json", SETTINGS),
+    "attack": MODEL,
+    "import": MODEL,
     "unlearn": ("unlearned_model/model.safetensors", "defence_index.txt", "holdout_index.txt", SETTINGS),
     "recover": ("mask_values.csv", SETTINGS),
     "prune": ("pruning_curve.csv", "purified_model/model.safetensors", "summary.json", SETTINGS),

@@ -29,10 +29,12 @@ class Stopped(BaseException):
 class StepRun:
     """One open run. Files go to `folder` and are uploaded together when the work has succeeded."""
 
-    def __init__(self, run_id: str, entry: str, folder: Path):
-        self.run_id, self.entry, self.folder = run_id, entry, folder
+    def __init__(self, run_id: str, experiment_id: str, entry: str, folder: Path):
+        self.run_id, self.experiment_id, self.entry, self.folder = run_id, experiment_id, entry, folder
         self.client = MlflowClient()
         self.started = time.monotonic()
+        self.data: mlflow.entities.Dataset | None = None
+        self.uploaded = False
 
     def params(self, values: Mapping[str, str]) -> None:
         """Log those that `mlflow run` has not logged already (another value would be refused)."""
@@ -45,22 +47,31 @@ class StepRun:
         tags = [mlflow.entities.RunTag(PREFIX + k, str(v)) for k, v in values.items()]
         self.client.log_batch(self.run_id, tags=tags)
 
-    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
-        """One value of each, at an integer step; None is left out."""
-        self.history([(name, value, step) for name, value in values.items()])
+    def metrics(self, values: Mapping[str, float | None], step: int = 0, model_id: str | None = None) -> None:
+        """One value of each, at an integer step; None is left out. model_id: a logged model they are of."""
+        self.history([(name, value, step) for name, value in values.items()], model_id)
 
-    def history(self, rows: list[tuple[str, float | None, int]]) -> None:
+    def history(self, rows: list[tuple[str, float | None, int]], model_id: str | None = None) -> None:
         """(name, value, step) of many metrics, in as few requests as can be."""
         now = int(time.time() * 1000)
-        found = [Metric(name, float(v), now, step) for name, v, step in rows if v is not None]
+        of = {"model_id": model_id, "run_id": self.run_id} if model_id else {}
+        if model_id and self.data:
+            of |= {"dataset_name": self.data.name, "dataset_digest": self.data.digest}
+        found = [Metric(name, float(v), now, step, **of) for name, v, step in rows if v is not None]
         for start in range(0, len(found), 500):
             self.client.log_batch(self.run_id, metrics=found[start : start + 500])
 
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Show the data on the run's page, and keep their digest (SHA-256, hex) in the tag `rnp.data`."""
         self.tags({"data": digest})
-        data = mlflow.entities.Dataset(name, digest[:36], "local", source)
-        self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(data)])
+        self.data = mlflow.entities.Dataset(name, digest[:36], "local", source)
+        self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(self.data)])
+
+    def upload(self) -> None:
+        """Upload what is in `folder`, once; `step_run` does it at the end where the work has not."""
+        if not self.uploaded:
+            mlflow.log_artifacts(str(self.folder), run_id=self.run_id)
+        self.uploaded = True
 
 
 @contextmanager
@@ -73,12 +84,12 @@ def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[S
     prepare_store()
     with tempfile.TemporaryDirectory(prefix="rnp-") as name:
         active = _start(entry)
-        run = StepRun(active.info.run_id, entry, Path(name))
+        run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
         status = "FAILED"
         try:
             run.tags({"entry": entry, **machine(), **(tags or {})})
             yield run
-            mlflow.log_artifacts(name)
+            run.upload()
             run.tags({"seconds": round(time.monotonic() - run.started, 2)})
             status = "FINISHED"
         except (Stopped, KeyboardInterrupt):

@@ -1,0 +1,182 @@
+"""The three steps as settings describe them, and all of them in one call: tensors in, tensors out, no MLflow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnp_mlflow.config import Prune, Recover, Settings, Unlearn, parse
+from rnp_mlflow.core import select
+from rnp_mlflow.core.batches import OnEpoch
+from rnp_mlflow.core.curve import Point, refit_from, trace
+from rnp_mlflow.core.evaluate import TestSet
+from rnp_mlflow.core.neurons import Mask, norm_layers
+from rnp_mlflow.core.prune import Cut, Refit, cut_at, cuts, pruned_copy
+from rnp_mlflow.core.recover import Recovered, recover
+from rnp_mlflow.core.seeds import generator, seeded
+from rnp_mlflow.core.unlearn import Unlearned, unlearn
+from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.data.subset import hold_out
+from rnp_mlflow.errors import ConfigError, DataError
+
+Images = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), on the model's device
+CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as RNP
+
+
+def unlearn_by(
+    settings: Unlearn, model: nn.Module, clean: Images, feed: Preprocess, on_epoch: OnEpoch = lambda record: None
+) -> Unlearned:
+    """Step 1 (`core.unlearn`) as the settings say."""
+    with seeded(settings.seed, "unlearn") as draws:
+        return unlearn(
+            model, *clean, feed, draws,
+            lr=settings.unlearning_lr, epochs=settings.unlearning_epochs, clean_threshold=settings.clean_threshold,
+            schedule=settings.schedule, batch_size=settings.batch_size, clip=settings.clip,
+            stop=settings.unlearning_stop, on_epoch=on_epoch,
+        )  # fmt: skip
+
+
+def recover_by(
+    settings: Recover, model: nn.Module, clean: Images, feed: Preprocess, on_epoch: OnEpoch = lambda record: None
+) -> Recovered:
+    """Step 2 (`core.recover`) as the settings say."""
+    with seeded(settings.seed, "recover") as draws:
+        return recover(
+            model, *clean, feed, draws, alpha=settings.alpha, lr=settings.recovering_lr,
+            epochs=settings.recovering_epochs, batch_size=settings.batch_size, on_epoch=on_epoch,
+        )  # fmt: skip
+
+
+def points_of(settings: Prune, mask: Mask) -> list[Cut]:
+    """The unpruned model, the points of the sweep, and last the fixed operating point."""
+    sweep = cuts(mask, settings.pruning_by, settings.pruning_max, settings.pruning_step)
+    return [*sweep, cut_at(mask, settings.pruning_by, settings.pruning_number)]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Every point of the curve, the unpruned model first; the fixed operating point; what refits a pruned model."""
+
+    points: list[Point]
+    fixed: Point
+    refit: Refit | None = field(repr=False)
+
+
+def trace_by(
+    settings: Prune,
+    model: nn.Module,
+    mask: Mask,
+    used: Images,
+    held: Images,
+    test: TestSet,
+    feed: Preprocess,
+    on_point: Callable[[], object] = lambda: None,
+) -> Traced:
+    """Step 3's curve (`core.curve`) as the settings say.
+
+    used: clean images that trained the mask, for `bn_stats`. held: those that did not, for `val_acc`.
+    on_point: called after each of `points_of`.
+    """
+    draws = generator(settings.seed, "views")
+    held = feed.views(*held, settings.clean_views, draws)
+    crops, _ = feed.views(*used, settings.clean_views, draws)
+    refit = refit_from(crops, feed) if settings.bn_stats == "reestimate" else None
+    found = trace(model, mask, points_of(settings, mask), test, held, feed, refit, on_point)
+    return Traced(found[:-1], found[-1], refit)
+
+
+@dataclass(frozen=True)
+class Defended:
+    """What `defend` gives. model: the purified one, in eval mode. chosen: the point it was pruned at."""
+
+    model: nn.Module = field(repr=False)
+    mask: Mask = field(repr=False)
+    curve: list[Point] = field(repr=False)
+    chosen: Point
+    unlearned: Unlearned = field(repr=False)
+
+
+def defend(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    flip: bool = True,
+    test: TestSet | None = None,
+    **settings: Any,
+) -> Defended:
+    """Find a backdoor's neurons with clean images, and prune them; `model` is left as it was.
+
+    model: any classifier with BatchNorm (torchvision's, timm's, your own), on any device.
+    images, labels: the clean images (N, C, H, W) with labels int64 (N,), tensors or arrays. uint8 pixels
+    need the model's `mean` and `std` (per channel, 0 to 1); floats are taken as the model wants them.
+    flip: whether a mirrored image keeps its label. test: what the curve is judged on, images of the same
+    kind; without it ACC is that on the held-out images, and ASR is None.
+    settings: parameters of unlearn, recover and prune by name, `seed=1`, `acc_ratio=0.98` (config.py).
+    The same seed gives the same result to the bit on the same machine and threads; on CUDA call
+    `torch.use_deterministic_algorithms(True)` before.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range, or uint8 images come without mean and std.
+        DataError: images and labels do not go together.
+        ModelError: the model has no BatchNorm layer with a scale, or unlearning diverged.
+    """
+    plans = _settings(settings)
+    device = next(iter(norm_layers(model).values())).weight.device
+    images, labels = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
+    images, labels = images.to(device), labels.to(device)
+    feed = Preprocess(mean or (), std or (), images.shape[-1] // CROP_SHARE, flip)
+    start = plans["unlearn"]
+    kept = hold_out(labels.cpu(), start.holdout, generator(start.seed, "holdout"))
+    free = torch.ones(len(labels), dtype=torch.bool)
+    free[kept] = False
+    used, held = (images[free], labels[free]), (images[kept], labels[kept])
+    unlearned = unlearn_by(start, model, used, feed)
+    mask = recover_by(plans["recover"], unlearned.model, used, feed).mask
+    traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed)
+    chosen = choose(plans["prune"], traced)
+    purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
+    return Defended(purified, mask, traced.points, chosen, unlearned)
+
+
+def choose(settings: Prune, traced: Traced) -> Point:
+    """The operating point that `select_by` means.
+
+    Raises:
+        ConfigError: it is the oracle, and no triggered images are known.
+    """
+    if settings.select_by == "number":
+        return traced.fixed
+    if settings.select_by == "clean_acc":
+        return traced.points[select.by_clean_accuracy([p.val_acc for p in traced.points], settings.acc_ratio)]
+    best = select.oracle([p.scores for p in traced.points])
+    if best is None:
+        raise ConfigError("select_by=asr needs triggered images")
+    return traced.points[best]
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    steps: dict[str, type[Settings]] = {"unlearn": Unlearn, "recover": Recover, "prune": Prune}
+    known = {name for settings in steps.values() for name in settings.model_fields}
+    foreign = {"device", "threads", "model_run_id", "unlearn_run_id", "recover_run_id", "mask_file", "ratio", "index"}
+    foreign |= {"export", "register_as"}
+    if unknown := sorted(set(values) - (known - foreign)):
+        raise ConfigError(f"defend takes no setting {unknown[0]}; it takes {', '.join(sorted(known - foreign))}")
+    return {step: parse(settings, values) for step, settings in steps.items()}
+
+
+def _checked(images: Tensor, labels: Tensor, mean: Any, std: Any) -> Images:
+    if images.ndim != 4 or labels.shape != images.shape[:1] or len(images) < 4 or labels.is_floating_point():
+        raise DataError(
+            f"images must be (N, C, H, W) with as many whole labels, N ≥ 4; not {tuple(images.shape)} and "
+            f"{labels.dtype} {tuple(labels.shape)}"
+        )
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        raise DataError(f"images must be uint8 pixels or floats as the model takes them, not {images.dtype}")
+    if images.dtype == torch.uint8 and not (mean and std and len(mean) == len(std) == images.shape[1]):
+        raise ConfigError(f"uint8 images need the model's mean and std, {images.shape[1]} values each")
+    return images, labels.long()

@@ -1,0 +1,178 @@
+"""Entry point `import`: a model that we did not train becomes a model run. Nothing in its files is executed."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rnp_mlflow.config import DATASETS, Import
+from rnp_mlflow.core.evaluate import Scores, evaluate
+from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.data import sources
+from rnp_mlflow.data import triggered as triggered_data
+from rnp_mlflow.data.imageset import Dataset
+from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.errors import ConfigError, DataError, ModelError
+from rnp_mlflow.interop import backdoorbench
+from rnp_mlflow.loading import plain_keys, read_safetensors, read_weights
+from rnp_mlflow.models import store
+from rnp_mlflow.models.fit import count_classes, fit
+from rnp_mlflow.steps import runtime, subject
+from rnp_mlflow.steps.attack import draw_samples
+from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.tracking import outside
+from rnp_mlflow.tracking.lineage import file_digest
+from rnp_mlflow.tracking.runs import StepRun
+
+SOURCES = ("attack_result", "checkpoint", "model_uri")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source says of its model; None where it does not say."""
+
+    weights: dict[str, Tensor]
+    architecture: str | None = None
+    dataset: str | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    triggered: Triggered | None = None
+    poisoned: Tensor | None = None
+
+
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+    """Take the model in, judge it; leave what `attack` leaves, ASR and RA only where triggered images are known."""
+    settings: Import = plan["import"]
+    found = find(settings)
+    source = data_source(settings, found)
+    data, digest = subject.load_data(source)
+    if source.image_size not in (None, data.train.shape[-1]):
+        raise DataError(f"the model takes images of {source.image_size} pixels, these have {data.train.shape[-1]}")
+    run.dataset(data.name, digest, source.place)
+    architecture = settings.model or found.architecture
+    if architecture is None:
+        raise ConfigError("the weights do not say their architecture: give model=NAME (preactresnet18, say)")
+    classes = found.classes or data.classes
+    if len(classes) != len(data.classes):
+        raise ModelError(f"the model has {len(classes)} classes, the images have {len(data.classes)}")
+    model, spec = fit(architecture, found.weights, classes, data.train.shape, data.mean, data.std)
+    norm_layers(model)
+    bad = known_triggered(settings, found, data)
+    clean = data.test or data.train
+    scores = evaluate(model.to(device), subject.test_set(clean, bad, device), subject.preprocess(spec, data))
+    store.save(run.folder / "model", model, spec)
+    subject.write_data(run.folder, source)
+    targets = bad.target_labels.unique().tolist() if bad is not None else []
+    target = targets[0] if len(targets) == 1 else None
+    poisoned = found.poisoned if found.poisoned is not None else torch.empty(0).long()
+    made = subject.write_poison(run.folder, "unknown", target, None, poisoned, bad)
+    if bad is not None:
+        draw_samples(run.folder / "samples.png", bad, classes)
+    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
+    report(spec, data, bad, scores)
+    return file_digest(run.folder / "model" / store.WEIGHTS, *made)
+
+
+def report(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> None:
+    """Say what came in."""
+    part = "test" if data.test is not None else "clean"
+    width = f" of width {spec.width}" if spec.width else ""
+    runtime.say(f"  {spec.architecture}{width}, {len(spec.classes)} classes, normalised by {spec.mean}, {spec.std}")
+    runtime.say(f"  ACC {scores.acc:.4f} on {len(data.test or data.train)} {part} images")
+    if bad is None or scores.asr is None:
+        runtime.say("  no triggered images, so ASR and RA are not known")
+    else:
+        runtime.say(f"  ASR {scores.asr:.4f}  RA {scores.ra:.4f} on {len(bad.images)} triggered images")
+
+
+def find(settings: Import) -> Found:
+    """Read the one source that the settings name.
+
+    Raises:
+        ConfigError: none is named, or more than one.
+        ModelError: it is refused or broken.
+    """
+    given = [name for name in SOURCES if getattr(settings, name)]
+    if len(given) != 1:
+        raise ConfigError(f"give one of {', '.join(SOURCES)}" + (f", not {' and '.join(given)}" if given else ""))
+    if settings.attack_result:
+        return from_attack_result(Path(settings.attack_result))
+    if settings.checkpoint:
+        return from_place(Path(settings.checkpoint))
+    with outside.fetched(str(settings.model_uri)) as place:
+        return from_place(place)
+
+
+def from_attack_result(file: Path) -> Found:
+    """BackdoorBench's word on its own model."""
+    said = backdoorbench.read(file)
+    if (held := count_classes(said.weights)) != said.classes:
+        raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
+    return Found(
+        said.weights, said.model_name, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned
+    )
+
+
+def from_place(place: Path) -> Found:
+    """A file of weights; a model folder of ours, or an MLflow model with one's description in it."""
+    if place.is_file():
+        return Found(read_weights(place))
+    if not place.is_dir():
+        raise ModelError(f"{place} does not exist")
+    weights, spec = ours(place) if (place / store.SPEC).is_file() else outside.read_folder(place)
+    if spec is None:
+        return Found(plain_keys(weights))
+    size = spec.input_shape[-1]
+    return Found(plain_keys(weights), spec.architecture, None, size, spec.mean, spec.std, spec.classes)
+
+
+def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
+    """Weights and spec of a model folder of this project."""
+    return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
+
+
+def data_source(settings: Import, found: Found) -> subject.Source:
+    """Where the clean images are, and the normalisation that the model takes.
+
+    The images' own statistics are no substitute for it: the model was trained with one already.
+
+    Raises:
+        ConfigError: there are no images, or no normalisation.
+    """
+    named = settings.data if settings.data in DATASETS else None
+    place = settings.data_dir or (None if named else settings.data)
+    dataset = settings.dataset or named or found.dataset
+    if place is None and dataset != "digits":
+        raise ConfigError("give the clean images: data=FOLDER or FILE.npz, or data_dir of a dataset by name")
+    mean, std = settings.mean or found.mean, settings.std or found.std
+    if dataset not in sources.NORMALISATION and not (mean and std) and dataset != "digits":
+        raise ConfigError(
+            "the model's normalisation is not known: give dataset=cifar10 or another by name, or mean and std"
+        )
+    if dataset not in DATASETS:
+        dataset = "npz" if place and Path(place).is_file() else "folder"
+    size = settings.image_size or found.image_size
+    part = {name: getattr(settings, name) for name in ("train_size", "test_size")}
+    return replace(subject.Source(str(dataset), place, size, mean=mean, std=std), **part)
+
+
+def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:
+    """The triggered images that the settings name or, failing these, those of the source.
+
+    Raises:
+        ConfigError: images without a target, or a target without images.
+        DataError: they cannot be used.
+    """
+    if settings.triggered is None:
+        if settings.target is not None:
+            raise ConfigError(f"target={settings.target} is of use only with triggered=FOLDER or FILE.npz")
+        if found.triggered is not None:
+            found.triggered.check(data.classes, data.train.shape)
+        return found.triggered
+    if settings.target is None:
+        raise ConfigError("triggered images need target: the class they lead to, by name or number")
+    target = triggered_data.label_of(settings.target, data.classes)
+    return triggered_data.read(Path(settings.triggered), data.classes, target, data.train.shape)

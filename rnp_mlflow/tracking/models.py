@@ -1,0 +1,71 @@
+"""The purified model as MLflow knows models: logged (pt2), linked to its figures, registered."""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+
+import mlflow
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from rnp_mlflow.errors import LineageError
+from rnp_mlflow.models.served import Served
+from rnp_mlflow.models.store import ModelSpec
+from rnp_mlflow.tracking.runs import PREFIX
+
+NAME, ALIAS, SPEC_KEY = "purified", "purified", "rnp_model"
+PINNED = ("mlflow", "numpy", "torch")
+
+
+def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
+    """Log `model` in the active run as pt2, with signature and pinned requirements; its model ID.
+
+    example: at least two uint8 images (N, C, H, W). A batch of one would be frozen into the graph.
+    """
+    served = Served(copy.deepcopy(model).cpu(), spec).eval()
+    pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
+    logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
+    with quiet("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model"):
+        info = mlflow.pytorch.log_model(
+            served, name=NAME, input_example=example.cpu().numpy(), metadata={SPEC_KEY: asdict(spec)},
+            signature=ModelSignature(Schema([pixels]), Schema([logits])),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
+        )  # fmt: skip
+    return info.model_id
+
+
+def register(model_id: str, name: str, tags: Mapping[str, object]) -> str:
+    """A new version of the registered model `name`, with the alias `purified`; its number.
+
+    Raises:
+        LineageError: the registry does not take it.
+    """
+    try:
+        with quiet("mlflow.tracking._model_registry.fluent"):
+            found = mlflow.register_model(
+                f"models:/{model_id}", name, tags={PREFIX + k: str(v) for k, v in tags.items()}
+            )
+        MlflowClient().set_registered_model_alias(name, ALIAS, found.version)
+    except mlflow.MlflowException as error:
+        raise LineageError(f"register_as={name}: {str(error).splitlines()[0][:200]}") from None
+    return str(found.version)
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Without the warnings of these loggers: pip's version is not known, and the like."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

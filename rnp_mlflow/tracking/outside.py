@@ -1,0 +1,65 @@
+"""Weights out of an MLflow model or artifact, without loading the model: its files are only read."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow.models import Model
+from torch import Tensor
+
+from rnp_mlflow.errors import LineageError, ModelError
+from rnp_mlflow.loading import WAY_OUT, read_weights
+from rnp_mlflow.models.store import ModelSpec, to_spec
+from rnp_mlflow.tracking.models import SPEC_KEY
+
+READABLE = (".pt2", ".safetensors")
+TORCH = (".pth", ".pt", ".tar")
+
+
+@contextmanager
+def fetched(uri: str) -> Iterator[Path]:
+    """The artifacts of `models:/…` or `runs:/…`, downloaded to a folder that is removed after.
+
+    Raises:
+        LineageError: there is nothing of that address.
+    """
+    if not uri.startswith(("models:/", "runs:/")):
+        raise LineageError(f"model_uri={uri}: give models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH")
+    with tempfile.TemporaryDirectory(prefix="rnp-") as folder:
+        try:
+            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        except (mlflow.MlflowException, OSError) as error:
+            raise LineageError(f"{uri} cannot be fetched: {str(error).splitlines()[0][:160]}") from None
+        yield place
+
+
+def read_folder(place: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
+    """Weights from the one file of them in a folder, and our description of the model where it has one.
+
+    A pt2 archive or safetensors file is preferred; a torch file is taken if it is a state dict.
+
+    Raises:
+        ModelError: there is none or more than one, or it is refused (a pickled module, say).
+    """
+    files = sorted(file for file in place.rglob("*") if file.is_file() and "sample_inputs" not in file.parts)
+    for endings in (READABLE, TORCH):
+        if found := [file for file in files if file.suffix in endings]:
+            break
+    else:
+        raise ModelError(f"{place.name} has no file of weights (pt2, safetensors or a state dict); {WAY_OUT}")
+    if len(found) > 1:
+        raise ModelError(f"{place.name} has {len(found)} files of weights, {found[0].name} and others; name one")
+    return read_weights(found[0]), _spec(place / "MLmodel")
+
+
+def _spec(file: Path) -> ModelSpec | None:
+    if not file.is_file():
+        return None
+    try:
+        raw = (Model.load(str(file)).metadata or {}).get(SPEC_KEY)  # plain YAML: safe_load inside
+        return to_spec(raw) if raw else None
+    except Exception as error:  # whatever a broken file makes of the reader
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ModelError(f"the MLmodel file of {file.parent.name} is broken: {reason}") from None
