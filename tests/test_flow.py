@@ -14,10 +14,14 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from rnp_mlflow.cli import main
+from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.steps import subject
+from rnp_mlflow.steps.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -80,11 +84,12 @@ def test_prune_on_an_empty_store_makes_the_chain_nested_in_it() -> None:
 
 def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
     expected = {
-        "attack": ["model/model.safetensors", "model/model.json", "poison_plan.json", "samples.png", "history.csv"],
+        "attack": ["model/model.safetensors", "model/model.json", "data.json", "poison_plan.json",
+                   "trigger.safetensors", "samples.png", "history.csv"],
         "unlearn": ["unlearned_model/model.safetensors", "unlearned_model/model.json", "history.csv",
                     "defence_index.txt"],
         "recover": ["mask_values.csv", "mask_values.txt", "history.csv", "mask_histograms.png"],
-        "prune": ["pruning_curve.csv", "pruning_curve.png", "pruning_curve.html", "summary.json",
+        "prune": ["pruning_curve.csv", "pruning_curve.png", "pruning_curve.html", "summary.json", "pruned_neurons.csv",
                   "purified_model/model.safetensors", "purified_model/model.json"],
     }  # fmt: skip
     for entry, names in expected.items():
@@ -130,6 +135,31 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     assert chosen["pruned"] == sum(
         v <= (chosen["threshold"] if chosen["threshold"] is not None else -1) for v in values
     )
+
+
+def test_defend_in_python_gives_what_the_steps_gave() -> None:
+    """Mask, curve and purified weights to the bit, from the images that the unlearn run recorded."""
+    from rnp_mlflow import TestSet, defend
+
+    attack, unlearn, recover, prune = (runs(entry=name)[-1] for name in ("attack", "unlearn", "recover", "prune"))
+    suspect = subject.load(attack.info.run_id, make_plan("prune", {}), torch.device("cpu"))
+    chosen = torch.tensor([int(line) for line in (files(unlearn) / "defence_index.txt").read_text().split()])
+    clean, bad = suspect.data.train[chosen], suspect.triggered
+    assert bad is not None
+    assert suspect.data.test is not None
+    test = TestSet(suspect.data.test.images, suspect.data.test.labels, *vars(bad).values())
+    settings = {name: SMALL[name] for name in ("unlearning_epochs", "recovering_epochs", "pruning_step", "clean_views")}
+    torch.set_num_threads(2)
+    feed = {"mean": suspect.spec.mean, "std": suspect.spec.std, "flip": suspect.data.flip}
+    result = defend(suspect.model, clean.images, clean.labels, test=test, **feed, **settings)
+    stored = csv.DictReader((files(recover) / "mask_values.csv").open())
+    assert [float(row["value"]) for row in stored] == flatten(result.mask).tolist()
+    curve = list(csv.DictReader((files(prune) / "pruning_curve.csv").open()))
+    assert [(float(r["acc"]), float(r["asr"]), float(r["val_acc"])) for r in curve] == [
+        (p.scores.acc, p.scores.asr, p.val_acc) for p in result.curve
+    ]
+    weights = load_file(files(prune) / "purified_model/model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in result.model.state_dict().items())
 
 
 def test_a_second_call_takes_what_is_there_and_another_setting_does_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +292,7 @@ def test_changed_data_are_refused_by_a_step_and_told_by_a_rerun(npz: Path, capsy
 def _forget_loaded_data() -> None:
     from rnp_mlflow.steps import subject
 
-    subject._load_data.cache_clear()
+    subject.load_data.cache_clear()
 
 
 def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:

@@ -175,7 +175,9 @@ def test_arrows_form_no_circle_and_every_room_is_listed() -> None:
 def test_nothing_unpickles() -> None:
     for file in (ROOT / "rnp_mlflow").rglob("*.py"):
         text = file.read_text()
-        assert not re.search(r"\bpickle\.\w|import pickle|joblib|cloudpickle|export\.load|load_model\(|yaml\.load", text), file
+        assert not re.search(
+            r"\bpickle\.\w|import pickle|joblib|cloudpickle|export\.load|load_model\(|yaml\.load", text
+        ), file
         loads = re.findall(r"(?:torch|np)\.load\(.*", text)
         assert not loads or file.name == "loading.py", file
         assert all("weights_only=True" in call or "allow_pickle=False" in call for call in loads), file

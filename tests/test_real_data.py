@@ -1,73 +1,77 @@
-"""Against BackdoorBench's own output on its own model (BadNets 10 %, PreActResNet18, CIFAR-10 images)."""
+"""A real BackdoorBench result (BadNets 10 %, PreActResNet18, CIFAR-10), through the project's own commands."""
 
 import csv
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import mlflow
 import pytest
 import torch
-from PIL import Image
+from mlflow.tracking import MlflowClient
 
+from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import TestSet, evaluate
-from rnp_mlflow.core.prune import cuts, sweep
 from rnp_mlflow.data import sources
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.interop import indices, masks
-from rnp_mlflow.models import store
-
-NUMPY = [np._core.multiarray._reconstruct, np._core.multiarray.scalar, np.ndarray, np.dtype,
-         *(type(np.dtype(name)) for name in ("int64", "float64"))]  # fmt: skip
-
-
-def triggered(record: Path, bad: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The PNGs of a BackdoorBench test set, uint8 NCHW, and their true labels."""
-    items = bad["bd_data_container"]["data_dict"]
-    files = [
-        record / "bd_test_dataset" / Path(item["path"]).parent.name / Path(item["path"]).name for item in items.values()
-    ]
-    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(images.copy()), torch.tensor([int(item["other_info"][1]) for item in items.values()])
+from rnp_mlflow.interop import backdoorbench
+from rnp_mlflow.models.registry import build
 
 
 @pytest.fixture(scope="module")
-def case(request: pytest.FixtureRequest) -> tuple[Path, torch.nn.Module, TestSet, Preprocess]:
-    root = request.getfixturevalue("shared") / "backdoorbench-badnet"
-    record = root / "record/badnet_0_1"
-    with torch.serialization.safe_globals(NUMPY):
-        result = torch.load(record / "attack_result.pt", weights_only=True)
-    mean, std = sources.NORMALISATION["cifar10"]
-    spec = store.ModelSpec("preactresnet18", 64, tuple(map(str, range(10))), (3, 32, 32), mean, std)
-    model = store.with_weights(spec, result["model"])
-    clean = sources.load("npz", str(root / "clean.npz")).test
-    bad, truth = triggered(record, result["bd_test"])
-    return root, model, TestSet(clean.images, clean.labels, bad, truth, torch.zeros_like(truth)), Preprocess(mean, std)
+def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the archive lies; the model in it is imported into a store of its own."""
+    root, home, here = (
+        request.getfixturevalue("shared") / "backdoorbench-badnet",
+        tmp_path_factory.mktemp("real"),
+        Path.cwd(),
+    )
+    os.chdir(home)
+    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+    result = root / "record/badnet_0_1/attack_result.pt"
+    assert main(["import", f"--attack_result={result}", f"--data={root / 'clean.npz'}"]) == 0
+    yield root
+    os.chdir(here)
 
 
-def test_their_model_gives_their_figures(case: tuple[Path, torch.nn.Module, TestSet, Preprocess]) -> None:
-    _, model, test, transform = case
-    scores = evaluate(model, test, transform)
-    assert scores.acc == 0.710
-    assert scores.asr == pytest.approx(0.9556, abs=5e-5)
-    assert scores.ra == pytest.approx(0.0333, abs=5e-5)
+def newest(entry: str) -> mlflow.entities.Run:
+    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
 
 
-def test_their_mask_gives_their_curve(case: tuple[Path, torch.nn.Module, TestSet, Preprocess]) -> None:
-    """All 19 points, within one image: ACC 1/500, ASR and RA 1/450."""
-    root, model, test, transform = case
-    wanted = list(csv.DictReader((root / "backdoorbench-output/threshold_df.csv").open()))
-    mask = masks.read(root / "backdoorbench-output/mask_values.txt", model)
-    points = cuts(mask, "threshold", 0.9, 0.05)
-    rows = list(sweep(model, mask, points, lambda m: evaluate(m, test, transform)))[1:]
+def test_their_model_gives_their_figures(archive: Path) -> None:
+    metrics = newest("import").data.metrics
+    assert metrics["acc"] == pytest.approx(0.710, abs=1e-9)
+    assert metrics["asr"] == pytest.approx(0.9556, abs=5e-5)
+    assert metrics["ra"] == pytest.approx(0.0333, abs=5e-5)
+
+
+def test_their_mask_gives_their_curve_and_their_tools_read_ours(archive: Path) -> None:
+    """All 19 points, within one image: ACC 1/500, ASR and RA 1/450. The export is their operating point."""
+    theirs = archive / "backdoorbench-output"
+    imported = newest("import").info.run_id
+    arguments = [f"--model_run_id={imported}", f"--mask_file={theirs / 'mask_values.txt'}", "--bn_stats=keep",
+                 f"--index={theirs / 'defence_index.txt'}", "--clean_views=0", "--holdout=0.02",
+                 "--select_by=number", "--export=backdoorbench"]  # fmt: skip
+    assert main(["prune", *arguments]) == 0
+    run = newest("prune")
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    wanted = list(csv.DictReader((theirs / "threshold_df.csv").open()))
+    rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))[1:]
     assert len(rows) == len(wanted) == 19
-    for (cut, scores), row in zip(rows, wanted, strict=True):
-        assert cut.at == pytest.approx(float(row["threshold"]))
-        assert scores.acc == pytest.approx(float(row["test_acc"]), abs=1 / 500 + 1e-9), cut
-        assert scores.asr == pytest.approx(float(row["test_asr"]), abs=1 / 450 + 1e-9), cut
-        assert scores.ra == pytest.approx(float(row["test_ra"]), abs=1 / 450 + 1e-9), cut
+    for row, right in zip(rows, wanted, strict=True):
+        assert float(row["threshold"]) == pytest.approx(float(right["threshold"]))
+        assert float(row["acc"]) == pytest.approx(float(right["test_acc"]), abs=1 / 500 + 1e-9), row
+        assert float(row["asr"]) == pytest.approx(float(right["test_asr"]), abs=1 / 450 + 1e-9), row
+        assert float(row["ra"]) == pytest.approx(float(right["test_ra"]), abs=1 / 450 + 1e-9), row
 
-
-def test_their_defence_indices_are_taken(case: tuple[Path, torch.nn.Module, TestSet, Preprocess]) -> None:
-    root = case[0]
-    labels = sources.load("npz", str(root / "clean.npz")).train.labels
-    assert len(indices.read(root / "backdoorbench-output/defence_index.txt", labels)) == 500
+    content = torch.load(folder / "defense_result.pt", weights_only=True)
+    assert (content["model_name"], content["num_classes"]) == ("preactresnet18", 10)
+    fresh = build("preactresnet18", 10, 3)
+    fresh.load_state_dict(content["model"], strict=True)
+    clean = sources.load("npz", str(archive / "clean.npz")).test
+    bad = backdoorbench.read(archive / "record/badnet_0_1/attack_result.pt").triggered
+    assert clean is not None
+    assert bad is not None
+    test = TestSet(clean.images, clean.labels, bad.images, bad.true_labels, bad.target_labels)
+    scores = evaluate(fresh, test, Preprocess(*sources.NORMALISATION["cifar10"]))
+    assert (scores.acc, scores.asr, scores.ra) == tuple(run.data.metrics[name] for name in ("acc", "asr", "ra"))

@@ -20,6 +20,8 @@ RESULTS = {
     "prune": ("pruning_curve.csv", "purified_model/model.safetensors"),
     "main": ("pruning_curve.csv",),
 }
+# Parameters that change no figure: where things are computed, lie, or go besides.
+NO_FIGURE = ("threads", "device", "data_dir", "data", "export", "register_as")
 ORIGIN = ("data", "code", "threads", "device", *VERSIONS)
 
 
@@ -52,7 +54,7 @@ def settings(old_id: str, new_id: str) -> list[str]:
     lines = []
     for name, before in old["settings"].get(old["entry"], {}).items():
         now = new["settings"][new["entry"]].get(name)
-        if name not in ("threads", "device", "data_dir") and not name.endswith("_run_id") and before != now:
+        if name not in NO_FIGURE and not name.endswith("_run_id") and before != now:
             lines.append(f"parameter {name} was {before}, is {now}")
     return lines
 

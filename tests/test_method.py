@@ -1,0 +1,101 @@
+"""`from rnp_mlflow import defend`: any module with BatchNorm, no MLflow, the caller's model untouched."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import outside_files as files
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnp_mlflow import defend
+from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.prune import keep_vector
+from rnp_mlflow.errors import ConfigError, DataError, ModelError
+
+QUICK: dict[str, Any] = {
+    "unlearning_epochs": 1, "recovering_epochs": 1, "clean_views": 1, "select_by": "number", "pruning_by": "number",
+    "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1,
+}  # fmt: skip
+
+
+def network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "timm":
+        import timm
+
+        return timm.create_model("resnet10t", num_classes=4)
+    from torchvision import models
+
+    return models.get_model(kind, weights=None, num_classes=4, **({"init_weights": False} if "google" in kind else {}))
+
+
+def pixels(side: int = 32) -> tuple[Tensor, Tensor]:
+    images = torch.randint(256, (24, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return images, torch.arange(24) % 4
+
+
+@pytest.mark.parametrize("kind", ["mobilenet_v3_small", "vgg11_bn", "googlenet", "timm"])
+def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: str) -> None:
+    """vgg11_bn has dropout, whose draws must come from the seed; googlenet gives three outputs in training."""
+    model = network(kind).train()
+    before, flags = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
+    images, labels = pixels()
+    drawn = torch.get_rng_state()
+    first = defend(model, images, labels, mean=files.MEAN, std=files.STD, seed=3, **QUICK)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == flags
+    torch.rand(5)
+    again = defend(model, images, labels, mean=files.MEAN, std=files.STD, seed=3, **QUICK)
+    assert all(torch.equal(first.mask[name], again.mask[name]) for name in first.mask)
+    assert first.curve == again.curve
+    kept = keep_vector(first.mask, first.chosen.pruned)
+    assert int((kept == 0).sum()) == first.chosen.pruned > 0
+    scales_before, scales_after = (torch.cat([v.weight for v in norm_layers(m).values()]) for m in (model, first.model))
+    assert torch.equal(scales_after, scales_before * kept)
+    assert type(first.model) is type(model)
+    assert not first.model.training
+
+
+def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:
+    images, labels = pixels()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (files.MEAN, files.STD))
+    floats = (images.float() / 255 - mean) / std
+    model = network("mobilenet_v3_small")
+    # Without crops and mirroring the two ways see the very same numbers.
+    one = defend(model, images, labels, mean=files.MEAN, std=files.STD, flip=False, **QUICK | {"clean_views": 0})
+    two = defend(model, floats.numpy(), labels.numpy(), flip=False, **QUICK | {"clean_views": 0})
+    assert one.curve[0] == two.curve[0]
+
+
+def test_what_cannot_be_defended_says_why() -> None:
+    images, labels = pixels()
+    model = network("mobilenet_v3_small")
+    with pytest.raises(ConfigError, match="mean and std"):
+        defend(model, images, labels)
+    with pytest.raises(ConfigError, match="no setting alhpa"):
+        defend(model, images.float(), labels, alhpa=1)
+    with pytest.raises(ConfigError, match="alpha=-1"):
+        defend(model, images.float(), labels, alpha=-1)
+    with pytest.raises(ConfigError, match="triggered"):
+        defend(model, images.float(), labels, **QUICK | {"select_by": "asr"})
+    with pytest.raises(DataError, match="as many whole labels"):
+        defend(model, images.float(), labels[:-1])
+    with pytest.raises(DataError, match="int32"):
+        defend(model, images.int(), labels)
+    with pytest.raises(ModelError, match="no BatchNorm"):
+        defend(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), images.float(), labels)
+
+
+def test_defend_needs_no_mlflow() -> None:
+    asked = (
+        "import sys; from rnp_mlflow import defend; print([m for m in ('mlflow', 'torchvision') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[]"
