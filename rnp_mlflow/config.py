@@ -150,13 +150,13 @@ class Prune(Common):
     clean_views: int = Field(
         5,
         ge=0,
-        description="random crops of each clean image for held-out accuracy and bn_stats; 0: the image as it is",
+        description="random crops of each held-out image for its accuracy; 0: the image as it is",
     )
     select_by: Literal["clean_acc", "number", "asr"] = Field(
         "clean_acc", description="without trigger; at pruning_number; or the oracle, which sees test ASR"
     )
-    bn_stats: Literal["reestimate", "keep"] = Field(
-        "reestimate", description="BatchNorm statistics of a pruned model: from the clean images, or the old ones"
+    bn_stats: Literal["shift", "reestimate", "keep"] = Field(
+        "shift", description="BatchNorm statistics of a pruned model: moved as the clean images say, from them, or kept"
     )
     export: Literal["none", "backdoorbench"] = Field("none", description="also write BackdoorBench's defense_result.pt")
     register_as: Text = Field(

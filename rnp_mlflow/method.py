@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rnp_mlflow.config import Prune, Recover, Settings, Unlearn, parse
 from rnp_mlflow.core import select
 from rnp_mlflow.core.batches import OnEpoch
-from rnp_mlflow.core.curve import Point, refit_from, trace
+from rnp_mlflow.core.bn_stats import reestimate_, shift_from
+from rnp_mlflow.core.curve import Point, trace
 from rnp_mlflow.core.evaluate import TestSet
 from rnp_mlflow.core.neurons import Mask, norm_layers
 from rnp_mlflow.core.prune import Cut, Refit, cut_at, cuts, pruned_copy
@@ -64,6 +65,16 @@ class Traced:
     refit: Refit | None = field(repr=False)
 
 
+def refit_by(settings: Prune, model: nn.Module, used: Images, feed: Preprocess) -> Refit | None:
+    """What `bn_stats` does to a pruned copy of `model`, with these clean images."""
+    if settings.bn_stats == "shift":
+        return shift_from(model, used[0], feed)
+    if settings.bn_stats == "reestimate":
+        crops, _ = feed.views(*used, settings.clean_views, generator(settings.seed, "crops"))
+        return lambda pruned: reestimate_(pruned, crops, feed)
+    return None
+
+
 def trace_by(
     settings: Prune,
     model: nn.Module,
@@ -81,8 +92,7 @@ def trace_by(
     """
     draws = generator(settings.seed, "views")
     held = feed.views(*held, settings.clean_views, draws)
-    crops, _ = feed.views(*used, settings.clean_views, draws)
-    refit = refit_from(crops, feed) if settings.bn_stats == "reestimate" else None
+    refit = refit_by(settings, model, used, feed)
     found = trace(model, mask, points_of(settings, mask), test, held, feed, refit, on_point)
     return Traced(found[:-1], found[-1], refit)
 

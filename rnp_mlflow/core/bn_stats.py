@@ -1,14 +1,19 @@
-"""BatchNorm statistics of a pruned model, estimated anew from a few clean images.
+"""BatchNorm statistics of a pruned model, corrected with a few clean images.
 
 Pruning shifts what every later layer sees; the stored running statistics then no longer fit
 (as in 'BatchNorm calibration' after pruning: Li et al., EagleEye, ECCV 2020).
 """
+
+import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import norm_layers
+
+Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
 
 
 @torch.no_grad()
@@ -30,3 +35,36 @@ def reestimate_(model: nn.Module, images: Tensor, transform: Transform, batch_si
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     return model.eval()
+
+
+def statistics(model: nn.Module) -> Statistics:
+    """A copy of the running mean and variance of every layer that has them."""
+    layers = norm_layers(model).values()
+    return [(x.running_mean.clone(), x.running_var.clone()) for x in layers if x.track_running_stats]  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def shift_from(model: nn.Module, images: Tensor, transform: Transform) -> Callable[[nn.Module], nn.Module]:
+    """A function that moves a pruned copy's statistics by as much as pruning moved them on `images`.
+
+    With (m, v) estimated on the images for the unpruned model, (m', v') for the pruned one, and (M, V)
+    stored, the pruned model gets variance V · v'/v and mean m' + (M - m) · √(v'/v): the stored mean stays
+    as many standard deviations from the estimated one as it was. What a few hundred images say wrongly
+    is in both estimates and cancels; a model that is not pruned keeps its own statistics.
+
+    images: uint8 (N, C, H, W) on the model's device; a few hundred clean ones.
+    """
+    stored = statistics(model)
+    before = statistics(reestimate_(copy.deepcopy(model), images, transform))
+
+    @torch.no_grad()
+    def shift(pruned: nn.Module) -> nn.Module:
+        after = statistics(reestimate_(pruned, images, transform))
+        layers = [layer for layer in norm_layers(pruned).values() if layer.track_running_stats]
+        for layer, (mean, var), (m, v), (m_new, v_new) in zip(layers, stored, before, after, strict=True):
+            ratio = torch.where(v > 0, v_new / v, 1.0)
+            layer.running_mean.copy_(m_new + (mean - m) * ratio.sqrt())  # type: ignore[union-attr]
+            layer.running_var.copy_(var * ratio)  # type: ignore[union-attr]
+        return pruned
+
+    return shift

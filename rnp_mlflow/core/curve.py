@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.bn_stats import reestimate_
 from rnp_mlflow.core.evaluate import Scores, TestSet, Transform, accuracy, evaluate, predict
 from rnp_mlflow.core.prune import Cut, Refit, sweep
 
@@ -46,8 +45,3 @@ def trace(
         points.append(Point(cut.at, cut.pruned, scores, val_acc))
         on_point()
     return points
-
-
-def refit_from(images: Tensor, transform: Transform) -> Refit:
-    """A refit that takes BatchNorm statistics anew from these clean images, uint8 (N, C, H, W)."""
-    return lambda pruned: reestimate_(pruned, images, transform)
