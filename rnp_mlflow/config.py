@@ -121,6 +121,9 @@ class Unlearn(Common):
     unlearning_stop: Literal["step", "epoch"] = Field(
         "step", description="check after every step, or once an epoch as the reference does"
     )
+    unlearning_views: Literal["plain", "augmented"] = Field(
+        "plain", description="unlearn on the images as they are, or cropped and mirrored as the reference does"
+    )
     clip: float = Field(20.0, ge=0, description="bound on the gradient's norm; 0 for none, as the reference")
 
 
@@ -131,6 +134,9 @@ class Recover(Common):
     alpha: float = Field(0.2, gt=0, description="weight of the cross-entropy that the mask minimises")
     recovering_lr: float = Field(0.2, gt=0, description="learning rate of the mask")
     recovering_epochs: int = Field(20, ge=1, description="epochs of recovery")
+    recovering_views: Literal["plain", "augmented"] = Field(
+        "plain", description="recover on the images as they are, or cropped and mirrored as the reference does"
+    )
 
 
 class Prune(Common):

@@ -32,7 +32,7 @@ def unlearn_by(
     """Step 1 (`core.unlearn`) as the settings say."""
     with seeded(settings.seed, "unlearn") as draws:
         return unlearn(
-            model, *clean, feed, draws,
+            model, *clean, feed.seen(settings.unlearning_views), draws,
             lr=settings.unlearning_lr, epochs=settings.unlearning_epochs, clean_threshold=settings.clean_threshold,
             schedule=settings.schedule, batch_size=settings.batch_size, clip=settings.clip,
             stop=settings.unlearning_stop, on_epoch=on_epoch,
@@ -45,8 +45,9 @@ def recover_by(
     """Step 2 (`core.recover`) as the settings say."""
     with seeded(settings.seed, "recover") as draws:
         return recover(
-            model, *clean, feed, draws, alpha=settings.alpha, lr=settings.recovering_lr,
-            epochs=settings.recovering_epochs, batch_size=settings.batch_size, on_epoch=on_epoch,
+            model, *clean, feed.seen(settings.recovering_views), draws,
+            alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
+            batch_size=settings.batch_size, on_epoch=on_epoch,
         )  # fmt: skip
 
 

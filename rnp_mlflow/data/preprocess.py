@@ -1,6 +1,6 @@
 """Normalisation and augmentation of whole batches, on the device the images are on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -49,6 +49,10 @@ class Preprocess:
             mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
+
+    def seen(self, views: str) -> "Preprocess":
+        """The same for 'augmented'; for 'plain' one that never crops or mirrors."""
+        return self if views == "augmented" else replace(self, crop=0, flip=False)
 
     def views(self, images: Tensor, labels: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Each image in `count` random crops, as models are trained on, and the labels; as it is for 0.
