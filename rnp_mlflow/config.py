@@ -134,6 +134,7 @@ class Recover(Common):
     alpha: float = Field(0.2, gt=0, description="weight of the cross-entropy that the mask minimises")
     recovering_lr: float = Field(0.2, gt=0, description="learning rate of the mask")
     recovering_epochs: int = Field(20, ge=1, description="epochs of recovery")
+    recovering_batch_size: int = Field(32, ge=2, description="images a batch of recovery, at most")
     recovering_views: Literal["plain", "augmented"] = Field(
         "plain", description="recover on the images as they are, or cropped and mirrored as the reference does"
     )
@@ -152,6 +153,9 @@ class Prune(Common):
     pruning_number: float = Field(0.7, ge=0, description="the fixed operating point (by number: a count or share)")
     acc_ratio: float = Field(
         0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's"
+    )
+    refine: int = Field(
+        4, ge=0, description="bisections between the last point that keeps accuracy and the next; 0: the sweep's alone"
     )
     clean_views: int = Field(
         5,

@@ -11,7 +11,7 @@ from rnp_mlflow.config import Prune, Recover, Settings, Unlearn, parse
 from rnp_mlflow.core import select
 from rnp_mlflow.core.batches import OnEpoch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
-from rnp_mlflow.core.curve import Point, trace
+from rnp_mlflow.core.curve import Point, refined, trace
 from rnp_mlflow.core.evaluate import TestSet
 from rnp_mlflow.core.neurons import Mask, norm_layers
 from rnp_mlflow.core.prune import Cut, Refit, cut_at, cuts, pruned_copy
@@ -47,7 +47,7 @@ def recover_by(
         return recover(
             model, *clean, feed.seen(settings.recovering_views), draws,
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
-            batch_size=settings.batch_size, on_epoch=on_epoch,
+            batch_size=settings.recovering_batch_size, on_epoch=on_epoch,
         )  # fmt: skip
 
 
@@ -95,7 +95,10 @@ def trace_by(
     held = feed.views(*held, settings.clean_views, draws)
     refit = refit_by(settings, model, used, feed)
     found = trace(model, mask, points_of(settings, mask), test, held, feed, refit, on_point)
-    return Traced(found[:-1], found[-1], refit)
+    points, fixed = found[:-1], found[-1]
+    if settings.select_by == "clean_acc" and settings.refine:
+        points = refined(model, mask, points, settings.acc_ratio, settings.refine, test, held, feed, refit)
+    return Traced(points, fixed, refit)
 
 
 @dataclass(frozen=True)

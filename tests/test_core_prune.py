@@ -7,7 +7,7 @@ import torch
 from conftest import scaled
 from torch import nn
 
-from rnp_mlflow.core.bn_stats import reestimate_
+from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.evaluate import Scores, TestSet, accuracy, der, evaluate, predict
 from rnp_mlflow.core.neurons import Mask, ones_mask
 from rnp_mlflow.core.prune import as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
@@ -171,3 +171,37 @@ def test_authors_curve_without_trigger_gives_their_best_point() -> None:
     assert der(scores[0], scores[index]) == pytest.approx(0.988, abs=5e-4)
     assert oracle(scores) == 6
     assert oracle([Scores(a) for a in acc]) is None
+
+
+def test_shift_moves_statistics_as_pruning_moved_them_and_leaves_a_whole_model_alone(images: torch.Tensor) -> None:
+    """Against the batch statistics written out by hand: norm, 1 × 1 convolution, norm."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+    first, conv, second = net
+    for layer in (first, second):  # stored statistics that a few images would not give
+        layer.running_mean.uniform_(-1, 1)
+        layer.running_var.uniform_(0.5, 2)
+        nn.init.uniform_(layer.weight, 0.5, 1.5)
+        nn.init.uniform_(layer.bias, -1, 1)
+    x = scaled(images, None)
+
+    def seen_by_second(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        hat = (x - mean.view(1, 2, 1, 1)) / (var.view(1, 2, 1, 1) + first.eps).sqrt()
+        out = conv(hat * scale.view(1, 2, 1, 1) + first.bias.view(1, 2, 1, 1))
+        return out.mean((0, 2, 3)), out.var((0, 2, 3))
+
+    shift = shift_from(net.eval(), images, scaled)
+    whole = shift(copy.deepcopy(net))
+    for mine, own in zip((whole[0], whole[2]), (first, second), strict=True):
+        torch.testing.assert_close(mine.running_mean, own.running_mean)
+        torch.testing.assert_close(mine.running_var, own.running_var)
+    pruned = copy.deepcopy(net)
+    with torch.no_grad():
+        pruned[0].weight[1] = 0
+    (m, v), (m_new, v_new) = seen_by_second(first.weight), seen_by_second(pruned[0].weight)
+    shift(pruned)
+    torch.testing.assert_close(pruned[2].running_var, second.running_var * v_new / v)
+    wanted = m_new + (second.running_mean - m) * (v_new / v).sqrt()
+    torch.testing.assert_close(pruned[2].running_mean, wanted)
+    torch.testing.assert_close(pruned[0].running_mean, first.running_mean)

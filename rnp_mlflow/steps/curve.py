@@ -51,11 +51,13 @@ def write(run: StepRun, rows: list[Point], summary: dict[str, Any], title: str, 
 
 def log_curve(run: StepRun, rows: list[Point]) -> None:
     """`curve/…` metrics over integer steps; the threshold itself beside them."""
-    history = []
+    history: list[tuple[str, float | None, int]] = []
+    step = -2
     for row in rows:
+        step = max(step + 1, step_of(row))  # a refined point may lie within a thousandth of another
         names = {"acc": row.scores.acc, "asr": row.scores.asr, "ra": row.scores.ra}
         names |= {"val_acc": row.val_acc, "pruned": row.pruned, "at": row.at}
-        history += [(f"curve/{name}", value, step_of(row)) for name, value in names.items()]
+        history += [(f"curve/{name}", value, step) for name, value in names.items()]
     run.history(history)
 
 

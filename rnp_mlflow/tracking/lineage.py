@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
@@ -112,14 +113,22 @@ def require(run_id: str, *entries: str) -> Run:
     return run
 
 
+@lru_cache
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Where this process keeps what it fetched; removed when it ends."""
+    return tempfile.TemporaryDirectory(prefix="rnp-fetched-")
+
+
 def fetch(run_id: str, path: str) -> Path:
-    """An artifact, or a folder of them, as a local path.
+    """An artifact, or a folder of them, as a local copy that lives as long as this process.
 
     Raises:
         LineageError: it is not there or cannot be read.
     """
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+        place = Path(scratch().name, run_id)
+        place.mkdir(exist_ok=True)
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(place)))
     except (mlflow.MlflowException, OSError) as error:
         reason = str(error).splitlines()[0][:160]
         raise LineageError(f"artifact {path} of run {run_id} cannot be read: {reason}") from None

@@ -142,6 +142,7 @@ def prepare_store() -> None:
     Raises:
         LineageError: the store cannot be reached.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar a file, between our lines
     uri = mlflow.get_tracking_uri()
     try:
         if uri.startswith("sqlite:///"):
