@@ -1,16 +1,18 @@
 """Pruning, sweeps, and the choice of a point, against hand-made cases."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from conftest import scaled
 from torch import nn
 
+from rnp_mlflow.core import curve
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.evaluate import Scores, TestSet, accuracy, der, evaluate, predict
 from rnp_mlflow.core.neurons import Mask, ones_mask
-from rnp_mlflow.core.prune import as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
+from rnp_mlflow.core.prune import Cut, as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
 from rnp_mlflow.core.select import by_clean_accuracy, oracle
 from rnp_mlflow.errors import ConfigError, MaskError
 
@@ -205,3 +207,28 @@ def test_shift_moves_statistics_as_pruning_moved_them_and_leaves_a_whole_model_a
     wanted = m_new + (second.running_mean - m) * (v_new / v).sqrt()
     torch.testing.assert_close(pruned[2].running_mean, wanted)
     torch.testing.assert_close(pruned[0].running_mean, first.running_mean)
+
+
+@pytest.mark.parametrize(("bisections", "found"), [(1, 6), (2, 7), (3, 7), (9, 7)])
+def test_refining_finds_the_last_count_that_keeps_accuracy(
+    bisections: int, found: int, monkeypatch: pytest.MonkeyPatch, small_net: nn.Sequential, images: torch.Tensor
+) -> None:
+    """Accuracy here depends on the count alone: kept to 7 neurons of 10. The sweep knows 4 and 8."""
+    mask = {"1": torch.tensor([0.1, 0.2, 0.3, 0.4]), "4": torch.tensor([0.45, 0.5, 0.6, 0.7, 0.8, 0.9])}
+    labels = torch.zeros(len(images), dtype=torch.int64)
+
+    def answers(model: nn.Module, *rest: object) -> torch.Tensor:
+        pruned = int((model[1].weight == 0).sum() + (model[4].weight == 0).sum())
+        return labels if pruned <= 7 else labels + 1
+
+    monkeypatch.setattr(curve, "predict", answers)
+    test, held = TestSet(images, labels), (images, labels)
+    points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8)], test, held, scaled)
+    refined = curve.refined(small_net, mask, points, 0.95, bisections, test, held, scaled)
+    assert [(p.at, p.pruned) for p in refined] == [
+        (None, 0), (0.4, 4), (pytest.approx({6: 0.5, 7: 0.6}[found]), found), (0.7, 8),
+    ]  # fmt: skip
+    assert by_clean_accuracy([p.val_acc for p in refined], 0.95) == 2
+    assert curve.refined(small_net, mask, points[:2], 0.95, bisections, test, held, scaled) == points[:2]
+    by_number = [dataclasses.replace(p, at=p.pruned) for p in points]
+    assert curve.refined(small_net, mask, by_number, 0.95, 9, test, held, scaled)[2].at == 7

@@ -26,7 +26,7 @@ from rnp_mlflow.steps.plan import make_plan
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,
-    "recovering_epochs": 2, "pruning_step": 0.3, "clean_views": 1, "threads": 2, "device": "cpu",
+    "recovering_epochs": 2, "pruning_step": 0.3, "clean_views": 1, "refine": 0, "threads": 2, "device": "cpu",
 }  # fmt: skip
 
 
@@ -148,7 +148,10 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     assert bad is not None
     assert suspect.data.test is not None
     test = TestSet(suspect.data.test.images, suspect.data.test.labels, *vars(bad).values())
-    settings = {name: SMALL[name] for name in ("unlearning_epochs", "recovering_epochs", "pruning_step", "clean_views")}
+    settings = {
+        name: SMALL[name]
+        for name in ("unlearning_epochs", "recovering_epochs", "pruning_step", "clean_views", "refine")
+    }
     torch.set_num_threads(2)
     feed = {"mean": suspect.spec.mean, "std": suspect.spec.std, "flip": suspect.data.flip}
     result = defend(suspect.model, clean.images, clean.labels, test=test, **feed, **settings)
