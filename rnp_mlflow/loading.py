@@ -9,7 +9,6 @@ import math
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,34 +23,83 @@ from rnp_mlflow.errors import DataError, ModelError, RnpError
 
 GIB = 2**30
 WAY_OUT = "save its weights alone, torch.save(model.state_dict(), FILE) or safetensors, and give that"
-# The numpy types in BackdoorBench's files; numpy 1 wrote their functions under another name.
-_NUMPY: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("int64", "float64"))]
-for _name, _value in (("_reconstruct", np.zeros(1)), ("scalar", np.float64(0))):
-    _NUMPY += [(_value.__reduce__()[0], f"numpy.{core}.multiarray.{_name}") for core in ("_core", "core")]
 # torch/_export/serde/schema.py, ScalarType
 _PT2_TYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16,
               7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16}  # fmt: skip
 
 
+class Array:
+    """Stands in for a numpy array while a torch file is read: it keeps what the file says and calls nothing.
+
+    numpy's own types are not safe to hand to an unpickler: an object array over given bytes is a pointer.
+    """
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, self.shape, self.kind, self.fortran, self.raw = state
+
+    def decode(self) -> np.ndarray:
+        """The array.
+
+        Raises:
+            ValueError: not int64 or float64, or its bytes are not those of its shape.
+        """
+        return np.frombuffer(self.raw, self.kind.decode()).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+class Kind:
+    """Stands in for a numpy dtype; only those of BackdoorBench's files are known."""
+
+    def __init__(self, code: str, *rest: Any):
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def decode(self) -> str:
+        """Its code, with the byte order."""
+        if self.code not in ("i8", "f8"):
+            raise ValueError(f"an array of kind {str(self.code)[:20]!r}")
+        return f"{'>' if getattr(self, 'order', '<') == '>' else '<'}{self.code}"
+
+
+def _reconstruct(*ignored: Any) -> Array:
+    return Array()
+
+
+def _scalar(kind: Kind, raw: bytes) -> Any:
+    return np.frombuffer(raw, kind.decode(), count=1)[0].item()
+
+
+_NUMPY: list[Any] = [(Array, "numpy.ndarray"), (Kind, "numpy.dtype")]
+for _core in ("_core", "core"):  # numpy 1 wrote `core`
+    _NUMPY += [(_reconstruct, f"numpy.{_core}.multiarray._reconstruct"), (_scalar, f"numpy.{_core}.multiarray.scalar")]
+
+
 def check_zip(file: Path, stored: bool, error: type[RnpError]) -> None:
     """Refuse an archive whose entries declare more than it can hold.
 
-    stored: entries must be uncompressed, as torch writes them, and not overlap. Else they may grow, but
-    neither beyond half this machine's memory nor, above 1 GiB, beyond 200 times the file.
+    stored: entries must be uncompressed, as torch writes them, and not overlap, and nothing may follow the
+    directory, so that other readers find the same one. Else they may grow, but neither beyond half this
+    machine's memory nor, above 1 GiB, beyond 200 times the file.
 
     Raises:
         error: it declares more, or is no whole archive.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as broken:
-        raise error(f"{file} is no whole archive: {broken}") from None
+            entries, comment = archive.infolist(), archive.comment
+        with file.open("rb") as stream:
+            stream.seek(-22, os.SEEK_END)
+            at_end = stream.read(4) == b"PK\5\6" and not comment
+    except Exception as broken:  # whatever a broken file makes of the reader
+        raise error(f"{file} is no whole archive: {str(broken)[:160]}") from None
     declared, held = sum(entry.file_size for entry in entries), file.stat().st_size
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     bomb = declared > held if stored else declared > memory / 2 or (declared > GIB and declared > 200 * held)
     if bomb:
         raise error(f"{file} is refused: its {held:,} bytes declare {declared:,} of content")
+    if stored and (not at_end or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)):
+        raise error(f"{file} is refused: it is no archive as torch writes them (compressed, or something follows it)")
 
 
 def read_torch(file: Path) -> Any:
@@ -62,7 +110,9 @@ def read_torch(file: Path) -> Any:
     """
     if not file.is_file():
         raise ModelError(f"{file} does not exist or is no file")
-    if zipfile.is_zipfile(file):
+    with file.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\3\4"  # torch's own rule
+    if is_zip:
         check_zip(file, stored=True, error=ModelError)
     try:
         with torch.serialization.safe_globals(_NUMPY):
@@ -82,7 +132,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{file} is no safetensors file: {error}") from None
 
 
@@ -102,8 +152,10 @@ def read_pt2(file: Path) -> dict[str, Tensor]:
             config = json.loads(archive.read(table))["config"]
             folder = table.rpartition("/")[0]
             return {key: _pt2_tensor(archive, folder, entry) for key, entry in config.items()}
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
-        raise ModelError(f"{file} cannot be read as a torch.export archive: {error}") from None
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a broken or hostile file makes of the reader
+        raise ModelError(f"{file} cannot be read as a torch.export archive: {str(error)[:160]}") from None
 
 
 def _pt2_tensor(archive: zipfile.ZipFile, folder: str, entry: Mapping[str, Any]) -> Tensor:
@@ -116,7 +168,7 @@ def _pt2_tensor(archive: zipfile.ZipFile, folder: str, entry: Mapping[str, Any])
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     if min([*sizes, *strides, offset, 0]) < 0 or math.prod(sizes) > len(held) or last >= len(held):
         raise ValueError("a tensor in it is larger than its bytes")
-    return held.as_strided(sizes, strides, offset).clone()
+    return held.as_strided(sizes, strides, offset)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -130,7 +182,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         return plain_keys(read_safetensors(file))
     if file.suffix == ".pt2":
-        return plain_keys(read_pt2(file))
+        return plain_keys(_held(read_pt2(file), file))
     return state_dict(read_torch(file), file)
 
 
@@ -151,7 +203,14 @@ def state_dict(content: Any, file: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{file}: entry {str(wrong[0])[:60]!r} is no plain tensor, so this is no state dict; {WAY_OUT}"
         )
-    return plain_keys(content)
+    return plain_keys(_held(content, file))
+
+
+def _held(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Tensor]:
+    declared, held = sum(value.numel() * value.element_size() for value in weights.values()), file.stat().st_size
+    if declared > held:
+        raise ModelError(f"{file} is refused: its {held:,} bytes declare {declared:,} of weights")
+    return weights
 
 
 def _is_plain(value: Any) -> bool:
@@ -186,8 +245,9 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
                 _check_npy(archive, entry)
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} is no .npz file that can be read without pickle: {error}") from None
+    except Exception as error:  # whatever a broken or hostile file makes of the reader
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(f"{file} is no .npz file that can be read without pickle: {reason}") from None
 
 
 def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:

@@ -1,5 +1,6 @@
 """The three steps as settings describe them, and all of them in one call: tensors in, tensors out, no MLflow."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from rnp_mlflow.core import select
 from rnp_mlflow.core.batches import OnEpoch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.curve import Point, refined, trace
-from rnp_mlflow.core.evaluate import TestSet
+from rnp_mlflow.core.evaluate import TestSet, logits_of
 from rnp_mlflow.core.neurons import Mask, norm_layers
 from rnp_mlflow.core.prune import Cut, Refit, cut_at, cuts, pruned_copy
 from rnp_mlflow.core.recover import Recovered, recover
@@ -140,10 +141,15 @@ def defend(
         ModelError: the model has no BatchNorm layer with a scale, or unlearning diverged.
     """
     plans = _settings(settings)
+    model = copy.deepcopy(model)
     device = next(iter(norm_layers(model).values())).weight.device
     images, labels = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
     images, labels = images.to(device), labels.to(device)
     feed = Preprocess(mean or (), std or (), images.shape[-1] // CROP_SHARE, flip)
+    with torch.inference_mode():
+        classes = logits_of(model.eval()(feed(images[:2], None))).shape[-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"labels must be from 0 to {classes - 1}, as the model has {classes} classes")
     start = plans["unlearn"]
     kept = hold_out(labels.cpu(), start.holdout, generator(start.seed, "holdout"))
     free = torch.ones(len(labels), dtype=torch.bool)

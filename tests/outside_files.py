@@ -116,6 +116,16 @@ class Evil:
         return os.mkdir, (self.made,)
 
 
+class Call:
+    """Calls something when it is unpickled."""
+
+    def __init__(self, what: Callable[..., Any], arguments: tuple[Any, ...]):
+        self.call = what, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
 def hostile(folder: Path, made: Path) -> dict[str, Path]:
     """Files that would make `made` if they were unpickled, and how torch, numpy and MLflow would meet them."""
     found = {"attack_result": folder / "attack_result.pt", "checkpoint": folder / "evil.pt",

@@ -229,7 +229,7 @@ def test_a_stored_model_comes_back_and_a_broken_one_is_refused(tmp_path: Path) -
             store.with_weights(spec, {k: v for k, v in weights.items() if v is not None})
 
     refused("conv1.weight is missing", **{"conv1.weight": None})
-    refused("extra is not the model's", extra=torch.zeros(1))
+    refused("'extra' is not the model's", extra=torch.zeros(1))
     refused("NaN", **{"bn1.weight": torch.full((4,), float("nan"))})
     refused(r"bn1.weight is \(5,\), not \(4,\)", **{"bn1.weight": torch.ones(5)})
     (tmp_path / store.WEIGHTS).write_bytes(b"\x80\x04broken")

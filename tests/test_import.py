@@ -1,5 +1,6 @@
 """Entry point `import`: from files outside, through the three steps unchanged, and out again."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -214,6 +215,11 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
         shutil.copytree(home / "record/bd_test_dataset", home / name / "bd_test_dataset")
     files.attack_result(home / "zero", num_classes=0)
     files.attack_result(home / "ten", num_classes=10)
+    named = dataclasses.replace(files.spec(), classes=("cat", "bee", "dog", "ape"))
+    model_store.save(home / "named", files.suspect(), named)
+    files.image_folder(home / "numbered")
+    for old, new in zip("0123", sorted(named.classes), strict=True):
+        shutil.copytree(home / "numbered" / old, home / "animals" / new)
     (home / "lost").mkdir()
     shutil.copy(home / "record/attack_result.pt", home / "lost")
     x, y = files.clean_images(40, 1)
@@ -250,6 +256,9 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
         "10 classes": (["--attack_result=ten/attack_result.pt", "--data=clean.npz"], "says 10 classes"),
         "lost images": (["--attack_result=lost/attack_result.pt", "--data=clean.npz"], "18 of 18 triggered images"),
         "no result": (["--attack_result=suspect.pt", "--data=clean.npz"], "no BackdoorBench attack result"),
+        "both data": (["--checkpoint=suspect.pt", *known, "--data_dir=images"], "data or data_dir"),
+        "odd mean": (["--checkpoint=suspect.pt", *known[:2], "--mean=nan,0,0", "--std=1,1,1"], "finite"),
+        "other names": (["--checkpoint=named", "--data=animals"], "those of the images, in order, ape"),
         "other size": (["--attack_result=record/attack_result.pt", "--data=large.npz"], "takes images of 8 pixels"),
         "fewer classes": (["--checkpoint=suspect.pt", known[0], "--data=three.npz", known[2]], "4 classes, the images"),
         "no target": (["--checkpoint=suspect.pt", *known, "--triggered=images"], "need target"),
@@ -259,7 +268,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
             ["--checkpoint=suspect.pt", *known, "--triggered=target.npz", "--target=1"],
             "of the target class",
         ),
-        "no norm": (["--checkpoint=suspect.pt", "--model=alexnet", *known[1:]], "not alexnet's"),
+        "no norm": (["--checkpoint=suspect.pt", "--model=alexnet", *known[1:]], "no classifier of alexnet"),
         "attack": (["--checkpoint=suspect.pt", *known, "--attack=badnets"], "--attack"),
     }
 

@@ -1,5 +1,6 @@
 """Files from outside: what they hold is read, nothing in them runs, none is believed about its size."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_an_image_path_of_a_result_leads_nowhere_else(tmp_path: Path, monkeypatc
         backdoorbench.read(result("../secret/1/0.png"))
     with pytest.raises(DataError, match="1 of 1 triggered images are missing"):
         backdoorbench.read(result(str(secret)))
+    short = Path("/tmp", f"{tmp_path.name}.png")
+    shutil.copy(secret, short)
+    try:
+        with pytest.raises(DataError, match="1 of 1 triggered images are missing"):
+            backdoorbench.read(result(str(short)))
+    finally:
+        short.unlink()
+    (record / "bd_test_dataset/1/99.png").symlink_to(secret)
+    with pytest.raises(ModelError, match="leads out of"):
+        backdoorbench.read(result("./x/bd_test_dataset/1/99.png"))
     monkeypatch.chdir(tmp_path)
     assert backdoorbench.read(result("./secret/1/0.png")).triggered is not None
 
@@ -103,6 +114,37 @@ def test_hostile_files_are_refused_and_do_nothing(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+def test_numpy_objects_in_a_file_are_never_made(tmp_path: Path) -> None:
+    """An object array over given bytes would be a pointer of the attacker's; so would other types be."""
+    for arguments in (((1,), "O", b"ABCDEFGH"), ((1,), "i8", b"ABCDEFGH")):
+        forged = files.Call(np.ndarray, arguments)
+        file = files.attack_result(tmp_path, img_size=forged)
+        with pytest.raises(ModelError):
+            backdoorbench.read(file)
+        torch.save(
+            {"state_dict": {"w": torch.zeros(1)}, "epoch": files.Call(np.ndarray, (forged, "i8"))}, tmp_path / "w.pt"
+        )
+        with pytest.raises(ModelError):
+            loading.read_weights(tmp_path / "w.pt")
+    file = files.attack_result(tmp_path, bd_train={"poison_indicator": np.array([None, 1], dtype=object)})
+    with pytest.raises(ModelError, match="no BackdoorBench attack result"):
+        backdoorbench.read(file)
+
+
+def test_ghostscript_is_not_started_for_an_image_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, program = tmp_path / "made", tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {made}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    file = files.attack_result(tmp_path)
+    for image in (tmp_path / "bd_test_dataset").rglob("*.png"):
+        image.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(DataError, match="no image that can be read"):
+        backdoorbench.read(file)
+    assert not made.exists()
+
+
 def test_what_a_file_declares_is_not_believed(tmp_path: Path) -> None:
     for declared in (2 * loading.GIB, 10**15):
         files.bomb_npz(tmp_path / "bomb.npz", declared)
@@ -115,6 +157,14 @@ def test_what_a_file_declares_is_not_believed(tmp_path: Path) -> None:
     files.deflated(tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"refused: its [\d,]+ bytes declare"):
         loading.read_weights(tmp_path / "w.pt")
+    with (tmp_path / "w.pt").open("ab") as stream:
+        stream.write(b"PK\5\6")  # Python then finds no archive here; torch does
+    with pytest.raises(ModelError, match=r"refused|whole archive"):
+        loading.read_weights(tmp_path / "w.pt")
+    shared = torch.zeros(100_000)
+    torch.save({str(k): shared for k in range(100)}, tmp_path / "many.pt")
+    with pytest.raises(ModelError, match="declare 40,000,000 of weights"):
+        loading.read_weights(tmp_path / "many.pt")
     torch.save({"w": torch.zeros(1).expand(10**12)}, tmp_path / "wide.pt")
     with pytest.raises(ModelError, match="'w' is no plain tensor"):
         loading.read_weights(tmp_path / "wide.pt")
@@ -143,17 +193,22 @@ def test_what_is_no_state_dict_says_so(content: object, tmp_path: Path) -> None:
         loading.read_weights(tmp_path / "w.pt")
 
 
-def test_classes_width_and_torchvisions_namesake_are_found_from_the_weights() -> None:
-    shape = (3, 32, 32)
-    classes = tuple("abcd")
-    for kind in ({"architecture": "preactresnet18", "width": 4}, {"architecture": "vgg19_bn", "width": 8},
-                 {"architecture": "mobilenet_v2", "width": 8}):  # fmt: skip
-        weights = dict(
-            files.ModelSpec(kind["architecture"], kind["width"], classes, shape, (), ()).build().state_dict()
-        )
-        assert count_classes(weights) == 4
-        _, spec = fit(kind["architecture"], weights, classes, shape, (), ())
-        assert (spec.architecture, spec.width) == (kind["architecture"], kind["width"])
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("preactresnet18", 4), ("resnet50", 4), ("vgg19_bn", 8), ("mobilenet_v2", 8), ("densenet121", None)],
+)
+def test_classes_and_width_are_found_from_weights_in_any_order(name: str, width: int | None, tmp_path: Path) -> None:
+    """A safetensors file keeps no order."""
+    shape, classes = (3, 32, 32), tuple("abcd")
+    save_file(files.ModelSpec(name, width, classes, shape, (), ()).build().state_dict(), tmp_path / "w.safetensors")
+    weights = loading.read_weights(tmp_path / "w.safetensors")
+    assert count_classes(name, weights) == 4
+    _, spec = fit(name, weights, classes, shape, (), ())
+    assert (spec.architecture, spec.width) == (name, width)
+
+
+def test_torchvisions_namesake_is_found_from_its_keys() -> None:
+    shape, classes = (3, 32, 32), tuple("abcd")
     weights = dict(files.ModelSpec("torchvision/resnet18", None, classes, shape, (), ()).build().state_dict())
     model, spec = fit("resnet18", weights, classes, shape, (), ())
     assert (spec.architecture, spec.width) == ("torchvision/resnet18", None)
@@ -169,9 +224,13 @@ def test_weights_that_do_not_fit_are_listed() -> None:
             fit(name, changed, names, shape, (), ())
 
     refused({k: v for k, v in weights.items() if k != "linear.bias"}, r"linear\.bias is missing")
-    refused(weights | {"extra": torch.zeros(1)}, "extra is not the model's")
+    refused(weights | {"extra": torch.zeros(1)}, "'extra' is not the model's")
     refused(weights | {"linear.bias": torch.zeros(9)}, r"linear\.bias is \(9,\), not \(4,\)")
     refused(weights | {"linear.bias": torch.full((4,), torch.nan)}, "NaN")
+    refused(weights | {"linear.bias": torch.full((4,), 1e300, dtype=torch.float64)}, "infinity")
+    refused(weights | {"linear.bias": torch.zeros(4, dtype=torch.complex64)}, "complex64, not torch.float32")
+    refused(weights | {"layer1.0.bn1.running_var": torch.full((4,), -1.0)}, "negative variance")
+    refused(weights | {"conv1.weight": torch.zeros(2**40, 0, 3, 3)}, r"conv1\.weight")
     refused(weights, r"not resnet50's: .* more\)", "resnet50")
     refused(weights, "unknown model 'lenet'", "lenet")
     refused(weights | {"linear.weight": torch.zeros(0, 32)}, "no classifier")

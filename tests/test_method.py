@@ -42,6 +42,7 @@ def pixels(side: int = 32) -> tuple[Tensor, Tensor]:
 def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: str) -> None:
     """vgg11_bn has dropout, whose draws must come from the seed; googlenet gives three outputs in training."""
     model = network(kind).train()
+    frozen = next(iter(norm_layers(model).values())).eval()
     before, flags = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
     images, labels = pixels()
     drawn = torch.get_rng_state()
@@ -49,6 +50,7 @@ def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: s
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
+    assert not frozen.training
     assert [p.requires_grad for p in model.parameters()] == flags
     torch.rand(5)
     again = defend(model, images, labels, mean=files.MEAN, std=files.STD, seed=3, **QUICK)
@@ -88,6 +90,8 @@ def test_what_cannot_be_defended_says_why() -> None:
         defend(model, images.float(), labels[:-1])
     with pytest.raises(DataError, match="int32"):
         defend(model, images.int(), labels)
+    with pytest.raises(DataError, match="from 0 to 3"):
+        defend(model, images.float(), labels + 1)
     with pytest.raises(ModelError, match="no BatchNorm"):
         defend(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), images.float(), labels)
 

@@ -1,16 +1,19 @@
-"""An image folder: `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*` alone; any format that Pillow reads."""
+"""An image folder: `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*` alone; PNG, JPEG, WebP, TIFF, BMP, GIF or PPM."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Generator, Tensor
 
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.subset import per_class
 from rnp_mlflow.errors import DataError
+
+# Plain raster formats alone: for others Pillow starts programs (Ghostscript for EPS, under any file name).
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
 
 def is_folder(root: Path) -> bool:
@@ -25,8 +28,8 @@ def is_classes(root: Path) -> bool:
 
 
 def is_image(file: Path) -> bool:
-    """Whether the name ends as those of images do that Pillow reads."""
-    return Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN
+    """Whether the name ends as those of images do that are read here."""
+    return file.is_file() and Image.registered_extensions().get(file.suffix.lower()) in FORMATS
 
 
 def read_split(part: Path, classes: tuple[str, ...], size: int | None, count: int | None) -> ImageSet:
@@ -44,24 +47,27 @@ def read_split(part: Path, classes: tuple[str, ...], size: int | None, count: in
     return ImageSet(read_images(files, size), labels)
 
 
-def read_images(files: list[Path], size: int | None, grey: bool = False) -> Tensor:
-    """uint8 (N, C, size, size), C = 3, or 1 for `grey`; size: the first image's for None."""
+def read_images(files: list[Path], size: int | None, grey: bool = False, scale: bool = True) -> Tensor:
+    """uint8 (N, C, size, size), C = 3, or 1 for `grey`; size: the first image's for None.
+
+    scale: whether images of another size are scaled to it, or refused before they are decoded.
+    """
     size = size or read_image(files[0], None).shape[0]
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda file: read_image(file, size, grey), files))
+        images = list(pool.map(lambda file: read_image(file, size, grey, scale), files))
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def class_names(part: Path) -> tuple[str, ...]:
-    """The class folders of `part`, sorted: their order is the label.
+    """The class folders of `part`, sorted (as numbers where all are): their order is the label.
 
     Raises:
         DataError: there is none.
     """
-    names = tuple(sorted(p.name for p in part.iterdir() if p.is_dir())) if part.is_dir() else ()
+    names = sorted(p.name for p in part.iterdir() if p.is_dir()) if part.is_dir() else []
     if not names:
         raise DataError(f"{part} has no class folder: an image folder is train/CLASS/ and test/CLASS/, or CLASS/ alone")
-    return names
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
 
 def list_files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor]:
@@ -78,13 +84,17 @@ def list_files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], Tensor
     return files, torch.tensor(labels)
 
 
-def read_image(file: Path, size: int | None, grey: bool = False) -> np.ndarray:
-    """uint8 (size, size, C); larger or smaller squares are scaled, bilinear; size: its own for None."""
+def read_image(file: Path, size: int | None, grey: bool = False, scale: bool = True) -> np.ndarray:
+    """uint8 (size, size, C); other squares are scaled, bilinear, or refused; size: its own for None."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if not scale and image.size != (size, size):
+                raise DataError(f"{file} is {image.size[0]} × {image.size[1]}, not {size} × {size}")
             picture = image.convert("L" if grey else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is no image that can be read: {error}") from None
+    except DataError:
+        raise
+    except Exception as error:  # whatever a broken file makes of the reader
+        raise DataError(f"{file} is no image that can be read: {str(error)[:160]}") from None
     if picture.size[0] != picture.size[1]:
         raise DataError(f"{file} is {picture.size[0]} × {picture.size[1]}: images must be square")
     if size and picture.size != (size, size):

@@ -3,6 +3,7 @@
 To add one: a file that reads it into `ImageSet`s, and a branch in `_read`.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def load(
     middle, spread = NORMALISATION.get(name) or statistics(train)
     middle, spread = tuple(mean or middle), tuple(std or spread)
     channels = train.images.shape[1]
-    if len(middle) != channels or len(spread) != channels or min(spread) <= 0:
-        raise DataError(f"mean and std need {channels} values each, std above 0: {middle}, {spread}")
+    sound = all(map(math.isfinite, (*middle, *spread))) and all(value > 0 for value in spread)
+    if len(middle) != channels or len(spread) != channels or not sound:
+        raise DataError(f"mean and std need {channels} values each, finite, std above 0: {middle}, {spread}")
     return Dataset(name, train, test, classes, middle, spread, name in KEEPS_LABEL_MIRRORED)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rnp_mlflow.data import folder
 from rnp_mlflow.data.triggered import Triggered
-from rnp_mlflow.errors import DataError, ModelError
+from rnp_mlflow.errors import DataError, ModelError, RnpError
 from rnp_mlflow.loading import read_torch, state_dict
 
 DEFENSE = "defense_result.pt"
@@ -45,17 +45,27 @@ def read(file: Path) -> AttackResult:
     try:
         weights = state_dict(content["model"], file)
         size, grey = int(content["img_size"][0]), int(content["img_size"][2]) == 1
-        items, indicator = _items(content.get("bd_test")), (content.get("bd_train") or {}).get("poison_indicator")
-        poisoned = torch.from_numpy(np.flatnonzero(indicator)) if indicator is not None else torch.empty(0).long()
-        entries = [
-            (_place(file, str(item["path"])), int(item["other_info"][0]), int(item["other_info"][1])) for item in items
-        ]
-        facts = str(content["model_name"]), int(content["num_classes"]), str(content["clean_data"]).lower()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{file} is no BackdoorBench attack result ({type(error).__name__}: {error})") from None
-    if facts[1] < 1 or not 1 <= size <= 4096:
-        raise ModelError(f"{file}: {facts[1]} classes and images of {size} pixels are no BackdoorBench attack result")
-    return AttackResult(facts[0], facts[1], weights, size, facts[2], _triggered(entries, size, grey), poisoned)
+        indicator = (content.get("bd_train") or {}).get("poison_indicator")
+        poisoned = torch.from_numpy(np.flatnonzero(indicator.decode())) if indicator else torch.empty(0).long()
+        entries = [_entry(file, item) for item in _items(content.get("bd_test"))]
+        model_name, dataset, classes = content["model_name"], content["clean_data"], int(content["num_classes"])
+        if not isinstance(model_name, str) or not isinstance(dataset, str):
+            raise TypeError("a name in it is no text")
+        if classes < 1 or not 1 <= size <= 4096:
+            raise ValueError(f"{classes} classes, images of {size} pixels")
+        triggered = _triggered(entries, size, grey)
+    except RnpError:
+        raise
+    except Exception as error:  # whatever a broken or hostile file makes of the reader
+        raise ModelError(f"{file} is no BackdoorBench attack result: {str(error)[:160]}") from None
+    return AttackResult(model_name, classes, weights, size, dataset.lower(), triggered, poisoned)
+
+
+def _entry(file: Path, item: Mapping[str, Any]) -> tuple[Path, int, int]:
+    """(place, target label, true label) of one triggered image."""
+    if not isinstance(item["path"], str):
+        raise TypeError("an image's path is no text")
+    return _place(file, item["path"]), int(item["other_info"][0]), int(item["other_info"][1])
 
 
 def _items(part: Any) -> list[Mapping[str, Any]]:
@@ -69,9 +79,13 @@ def _place(file: Path, said: str) -> Path:
     """
     path = Path(said)
     if ".." in path.parts or path.suffix.lower() != ".png":
-        raise ValueError(f"{said} is no place of a triggered image")
-    beside = file.parent.joinpath(*path.parts[-3:])
-    return beside if beside.is_file() or path.is_absolute() or not path.is_file() else path
+        raise ValueError(f"{said[:80]!r} is no place of a triggered image")
+    beside = file.parent.joinpath(*[part for part in path.parts if part != path.anchor][-3:])
+    place = beside if beside.is_file() or path.is_absolute() or not path.is_file() else path
+    root = file.parent if place is beside else Path.cwd()
+    if not place.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{said[:80]!r} leads out of {root}")
+    return place
 
 
 def _triggered(entries: list[tuple[Path, int, int]], size: int, grey: bool) -> Triggered | None:
@@ -80,8 +94,11 @@ def _triggered(entries: list[tuple[Path, int, int]], size: int, grey: bool) -> T
     if not used:
         return None
     if missing := [str(place) for place, _, _ in used if not place.is_file()]:
-        raise DataError(f"{len(missing)} of {len(used)} triggered images are missing, the first is {missing[0]}")
-    images = folder.read_images([place for place, _, _ in used], size, grey)
+        raise DataError(
+            f"{len(missing)} of {len(used)} triggered images are missing, the first is {missing[0]}; "
+            "put their folder beside the file or, to go without ASR, give checkpoint=FILE and model=NAME"
+        )
+    images = folder.read_images([place for place, _, _ in used], size, grey, scale=False)
     targets, truths = (torch.tensor([entry[k] for entry in used]) for k in (1, 2))
     return Triggered(images, truths, targets)
 

@@ -3,30 +3,46 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models.registry import REGISTRY
+from rnp_mlflow.models.registry import REGISTRY, build
 from rnp_mlflow.models.store import ModelSpec, check_weights, with_weights
 from rnp_mlflow.models.torchvision_nets import is_torchvision
 
 
-def count_classes(weights: Mapping[str, Tensor]) -> int:
-    """Rows of the last weight matrix in `state_dict` order: that of the classifier.
+def landmarks(name: str) -> tuple[str, str]:
+    """The keys of a model's first convolution and of its classifier's weight.
+
+    They are taken from the architecture: a safetensors file keeps no order.
 
     Raises:
-        ModelError: there is none, or it has no row.
+        ModelError: unknown name.
     """
-    sizes = [len(value) for name, value in weights.items() if name.endswith("weight") and value.ndim >= 2]
-    if not sizes or not sizes[-1]:
-        raise ModelError("the weights have no classifier: no weight matrix with a row a class")
-    return sizes[-1]
+    with torch.device("meta"):
+        own = build(name, 2, 3).state_dict()
+    matrices = [key for key, value in own.items() if key.endswith("weight") and value.ndim >= 2]
+    return matrices[0], matrices[-1]
+
+
+def count_classes(name: str, weights: Mapping[str, Tensor]) -> int:
+    """Rows of the classifier's weight.
+
+    Raises:
+        ModelError: unknown name, or the weights lack it, or it has no row.
+    """
+    names = [name, f"torchvision/{name}"] if name in REGISTRY and is_torchvision(name) else [name]
+    for key in (landmarks(each)[1] for each in names):
+        if key in weights and weights[key].ndim >= 2 and len(weights[key]):
+            return len(weights[key])
+    raise ModelError(f"the weights have no classifier of {name}: no {landmarks(name)[1]} with a row a class")
 
 
 def find_width(name: str, weights: Mapping[str, Tensor]) -> int | None:
     """Channels of the first convolution, which is what `width` means for models of ours; else None."""
-    first = next((value for value in weights.values() if value.ndim == 4), None)
-    return len(first) if name in REGISTRY and first is not None else None
+    first = weights.get(landmarks(name)[0]) if name in REGISTRY else None
+    return len(first) if first is not None and first.ndim == 4 and first.numel() else None
 
 
 def fit(
@@ -45,7 +61,7 @@ def fit(
     Raises:
         ModelError: unknown name, or the weights do not fit; what is wrong is listed for the first.
     """
-    found = count_classes(weights)
+    found = count_classes(name, weights)
     if found != len(classes):
         raise ModelError(f"the weights are for {found} classes, the images have {len(classes)}")
     spec = ModelSpec(name, find_width(name, weights), classes, input_shape, mean, std)

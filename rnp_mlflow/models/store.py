@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import PositiveInt, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ class ModelSpec:
     architecture: str
     width: int | None
     classes: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -63,7 +62,12 @@ def save(folder: Path, model: nn.Module, spec: ModelSpec) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    (folder / SPEC).write_text(json.dumps(asdict(spec), indent=2) + "\n")
+    write_spec(folder / SPEC, spec)
+
+
+def write_spec(file: Path, spec: ModelSpec) -> None:
+    """`model.json`."""
+    file.write_text(json.dumps(asdict(spec), indent=2) + "\n")
 
 
 def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
@@ -77,24 +81,15 @@ def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
 
 
 def read_spec(file: Path) -> ModelSpec:
-    """The spec in a `model.json`.
+    """The spec in a `model.json`, with types checked.
 
     Raises:
         ModelError: it is missing or says something else.
     """
     try:
-        return to_spec(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} does not describe a model: {error}") from None
-
-
-def to_spec(raw: Any) -> ModelSpec:
-    """The spec in what JSON gave, with types checked.
-
-    Raises:
-        ValueError: something is missing, foreign, or of another type (pydantic's words).
-    """
-    return TypeAdapter(ModelSpec).validate_python(raw)
+        return TypeAdapter(ModelSpec).validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        raise ModelError(f"{file} does not describe a model: {' '.join(str(error).split())[:200]}") from None
 
 
 def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -105,7 +100,7 @@ def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
             not finite.
     """
     wrong = check_weights(spec, weights)
-    wrong = wrong or [f"{k} holds NaN or infinity" for k, v in weights.items() if not torch.isfinite(v).all()]
+    wrong = wrong or [f"{k} {fault}" for k, v in weights.items() if (fault := _fault(k, v))]
     if wrong:
         more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
         raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:4])}{more}")
@@ -116,13 +111,26 @@ def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
 
 def check_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> list[str]:
     """Every key that is missing, foreign, or of another shape, in words; no memory is taken for a model."""
-    with torch.device("meta"):
-        own = spec.raw().state_dict()
+    try:
+        with torch.device("meta"):
+            own = spec.raw().state_dict()
+    except (RuntimeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{spec.architecture} cannot be built so: {str(error).splitlines()[0][:160]}") from None
     wrong = [f"{k} is missing" for k in own if k not in weights]
-    wrong += [f"{k} is not the model's" for k in weights if k not in own]
-    wrong += [
-        f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in weights and weights[k].shape != own[k].shape
+    wrong += [f"{k[:60]!r} is not the model's" for k in weights if k not in own]
+    both = [(k, weights[k], own[k]) for k in own if k in weights]
+    wrong += [f"{k} is {tuple(v.shape)}, not {tuple(o.shape)}" for k, v, o in both if v.shape != o.shape]
+    return wrong + [
+        f"{k} is {v.dtype}, not {o.dtype}"
+        for k, v, o in both
+        if v.is_complex() or v.is_floating_point() != o.is_floating_point()
     ]
-    return wrong
+
+
+def _fault(name: str, value: Tensor) -> str | None:
+    """What is wrong with a tensor's values, as the float32 that they become."""
+    if not torch.isfinite(value.float()).all():
+        return "holds NaN or infinity"
+    if name.endswith("running_var") and bool((value < 0).any()):
+        return "holds a negative variance"
+    return None

@@ -47,17 +47,22 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     """Take the model in, judge it; leave what `attack` leaves, ASR and RA only where triggered images are known."""
     settings: Import = plan["import"]
     found = find(settings)
-    source = data_source(settings, found)
+    source = data_source(settings, found, plan.repeating)
     data, digest = subject.load_data(source)
-    if source.image_size not in (None, data.train.shape[-1]):
-        raise DataError(f"the model takes images of {source.image_size} pixels, these have {data.train.shape[-1]}")
+    if not settings.image_size and found.image_size not in (None, data.train.shape[-1]):
+        size = found.image_size
+        raise DataError(
+            f"the model takes images of {size} pixels, these have {data.train.shape[-1]}: give image_size={size}"
+        )
     run.dataset(data.name, digest, source.place)
     architecture = settings.model or found.architecture
     if architecture is None:
         raise ConfigError("the weights do not say their architecture: give model=NAME (preactresnet18, say)")
     classes = found.classes or data.classes
-    if len(classes) != len(data.classes):
-        raise ModelError(f"the model has {len(classes)} classes, the images have {len(data.classes)}")
+    numbers = all(name.isdecimal() for name in classes) or all(name.isdecimal() for name in data.classes)
+    if len(classes) != len(data.classes) or (classes != data.classes and not numbers):
+        ours, theirs = (", ".join(names[:8]) for names in (data.classes, classes))
+        raise ModelError(f"the model's {len(classes)} classes are {theirs}; those of the images, in order, {ours}")
     model, spec = fit(architecture, found.weights, classes, data.train.shape, data.mean, data.std)
     norm_layers(model)
     bad = known_triggered(settings, found, data)
@@ -109,7 +114,7 @@ def find(settings: Import) -> Found:
 def from_attack_result(file: Path) -> Found:
     """BackdoorBench's word on its own model."""
     said = backdoorbench.read(file)
-    if (held := count_classes(said.weights)) != said.classes:
+    if (held := count_classes(said.model_name, said.weights)) != said.classes:
         raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
     return Found(
         said.weights, said.model_name, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned
@@ -125,8 +130,7 @@ def from_place(place: Path) -> Found:
     weights, spec = ours(place) if (place / store.SPEC).is_file() else outside.read_folder(place)
     if spec is None:
         return Found(plain_keys(weights))
-    size = spec.input_shape[-1]
-    return Found(plain_keys(weights), spec.architecture, None, size, spec.mean, spec.std, spec.classes)
+    return Found(plain_keys(weights), spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes)
 
 
 def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
@@ -134,7 +138,7 @@ def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
     return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
 
 
-def data_source(settings: Import, found: Found) -> subject.Source:
+def data_source(settings: Import, found: Found, repeating: bool = False) -> subject.Source:
     """Where the clean images are, and the normalisation that the model takes.
 
     The images' own statistics are no substitute for it: the model was trained with one already.
@@ -143,20 +147,24 @@ def data_source(settings: Import, found: Found) -> subject.Source:
         ConfigError: there are no images, or no normalisation.
     """
     named = settings.data if settings.data in DATASETS else None
+    if settings.data and settings.data_dir and not named and not repeating:
+        raise ConfigError(f"give data or data_dir, not both ({settings.data}, {settings.data_dir})")
     place = settings.data_dir or (None if named else settings.data)
     dataset = settings.dataset or named or found.dataset
     if place is None and dataset != "digits":
         raise ConfigError("give the clean images: data=FOLDER or FILE.npz, or data_dir of a dataset by name")
-    mean, std = settings.mean or found.mean, settings.std or found.std
+    by_name = settings.dataset in sources.NORMALISATION
+    mean, std = settings.mean or (None if by_name else found.mean), settings.std or (None if by_name else found.std)
     if dataset not in sources.NORMALISATION and not (mean and std) and dataset != "digits":
         raise ConfigError(
             "the model's normalisation is not known: give dataset=cifar10 or another by name, or mean and std"
         )
     if dataset not in DATASETS:
         dataset = "npz" if place and Path(place).is_file() else "folder"
-    size = settings.image_size or found.image_size
+    if place is not None and not Path(place).exists():
+        raise DataError(f"data={place} does not exist")
     part = {name: getattr(settings, name) for name in ("train_size", "test_size")}
-    return replace(subject.Source(str(dataset), place, size, mean=mean, std=std), **part)
+    return replace(subject.Source(str(dataset), place, settings.image_size, mean=mean, std=std), **part)
 
 
 def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:

@@ -47,6 +47,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     masks.write_csv(run.folder / "pruned_neurons.csv", mask, ranking(mask)[: picked["pruned"]])
     if settings.export == "backdoorbench":
         spec = suspect.spec
+        if spec.width not in (None, 64) or spec.architecture.startswith("resnet"):
+            runtime.say(f"  warning: BackdoorBench has no {spec.architecture} of width {spec.width} to load it into")
         backdoorbench.write_defense(run.folder / backdoorbench.DEFENSE, purified, spec.architecture, len(spec.classes))
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)

@@ -2,10 +2,11 @@
 
 import copy
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.models.served import Served
-from rnp_mlflow.models.store import ModelSpec
+from rnp_mlflow.models.store import SPEC, ModelSpec, write_spec
 from rnp_mlflow.tracking.runs import PREFIX
 
-NAME, ALIAS, SPEC_KEY = "purified", "purified", "rnp_model"
+NAME, ALIAS = "purified", "purified"
+CHATTY = ("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model")  # loggers that warn of pip's version
 PINNED = ("mlflow", "numpy", "torch")
 
 
@@ -31,9 +33,14 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
     served = Served(copy.deepcopy(model).cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
-    with quiet("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model"):
+    with (
+        tempfile.TemporaryDirectory(prefix="rnp-") as folder,
+        quiet("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model"),
+    ):
+        description = Path(folder, SPEC)
+        write_spec(description, spec)
         info = mlflow.pytorch.log_model(
-            served, name=NAME, input_example=example.cpu().numpy(), metadata={SPEC_KEY: asdict(spec)},
+            served, name=NAME, input_example=example.cpu().numpy(), extra_files=[str(description)],
             signature=ModelSignature(Schema([pixels]), Schema([logits])),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
         )  # fmt: skip

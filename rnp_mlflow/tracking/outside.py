@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-from mlflow.models import Model
 from torch import Tensor
 
 from rnp_mlflow.errors import LineageError, ModelError
 from rnp_mlflow.loading import WAY_OUT, read_weights
-from rnp_mlflow.models.store import ModelSpec, to_spec
-from rnp_mlflow.tracking.models import SPEC_KEY
+from rnp_mlflow.models.store import SPEC, ModelSpec, read_spec
 
 READABLE = (".pt2", ".safetensors")
 TORCH = (".pth", ".pt", ".tar")
@@ -51,15 +49,10 @@ def read_folder(place: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
         raise ModelError(f"{place.name} has no file of weights (pt2, safetensors or a state dict); {WAY_OUT}")
     if len(found) > 1:
         raise ModelError(f"{place.name} has {len(found)} files of weights, {found[0].name} and others; name one")
-    return read_weights(found[0]), _spec(place / "MLmodel")
+    return read_weights(found[0]), _spec(place)
 
 
-def _spec(file: Path) -> ModelSpec | None:
-    if not file.is_file():
-        return None
-    try:
-        raw = (Model.load(str(file)).metadata or {}).get(SPEC_KEY)  # plain YAML: safe_load inside
-        return to_spec(raw) if raw else None
-    except Exception as error:  # whatever a broken file makes of the reader
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ModelError(f"the MLmodel file of {file.parent.name} is broken: {reason}") from None
+def _spec(place: Path) -> ModelSpec | None:
+    """Our `model.json` beside the model. MLmodel itself is not looked at: YAML can grow without bound."""
+    file = place / "extra_files" / SPEC
+    return read_spec(file) if file.is_file() else None
