@@ -183,6 +183,13 @@ def test_a_defender_with_clean_images_alone(home: Path, capsys: pytest.CaptureFi
     assert "needs triggered images" in capsys.readouterr().err
 
 
+def test_data_may_be_a_datasets_name_with_its_files_in_data_dir(imported: mlflow.entities.Run) -> None:
+    run = taken_in("--checkpoint=suspect.pt", "--model=preactresnet18", "--data=cifar10", "--data_dir=clean.npz")
+    assert run.data.metrics["acc"] == imported.data.metrics["acc"]
+    spec = model_store.read_spec(artifacts(run) / "model/model.json")
+    assert (spec.mean, spec.std) == (files.MEAN, files.STD)
+
+
 def test_triggered_images_give_asr_from_a_folder_of_names_and_from_npz(home: Path) -> None:
     x, y = files.clean_images(12, 5)
     np.savez(home / "bad.npz", x=x, y=y)
