@@ -24,7 +24,6 @@ from rnp_mlflow.data.subset import hold_out
 from rnp_mlflow.errors import ConfigError, DataError
 
 Images = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), on the model's device
-CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as RNP
 
 
 def unlearn_by(
@@ -145,7 +144,7 @@ def defend(
     device = next(iter(norm_layers(model).values())).weight.device
     images, labels = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
     images, labels = images.to(device), labels.to(device)
-    feed = Preprocess(mean or (), std or (), images.shape[-1] // CROP_SHARE, flip)
+    feed = Preprocess.for_side(images.shape[-1], mean or (), std or (), flip)
     with torch.inference_mode():
         classes = logits_of(model.eval()(feed(images[:2], None))).shape[-1]
     if labels.min() < 0 or labels.max() >= classes:
@@ -158,21 +157,21 @@ def defend(
     unlearned = unlearn_by(start, model, used, feed)
     mask = recover_by(plans["recover"], unlearned.model, used, feed).mask
     traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed)
-    chosen = choose(plans["prune"], traced)
+    chosen = choose(traced, plans["prune"].select_by, plans["prune"].acc_ratio)
     purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
     return Defended(purified, mask, traced.points, chosen, unlearned)
 
 
-def choose(settings: Prune, traced: Traced) -> Point:
+def choose(traced: Traced, select_by: str, acc_ratio: float) -> Point:
     """The operating point that `select_by` means.
 
     Raises:
         ConfigError: it is the oracle, and no triggered images are known.
     """
-    if settings.select_by == "number":
+    if select_by == "number":
         return traced.fixed
-    if settings.select_by == "clean_acc":
-        return traced.points[select.by_clean_accuracy([p.val_acc for p in traced.points], settings.acc_ratio)]
+    if select_by == "clean_acc":
+        return traced.points[select.by_clean_accuracy([p.val_acc for p in traced.points], acc_ratio)]
     best = select.oracle([p.scores for p in traced.points])
     if best is None:
         raise ConfigError("select_by=asr needs triggered images")

@@ -13,6 +13,7 @@ import yaml
 
 from rnp_mlflow import config
 from rnp_mlflow.cli import ENTRIES, command, main
+from rnp_mlflow.data import sources
 from rnp_mlflow.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,11 @@ def test_every_default_survives_being_written_and_read() -> None:
         plain = settings()
         texts = {name: config.text(getattr(plain, name)) for name in settings.model_fields}
         assert config.parse(settings, texts) == plain
+
+
+def test_every_dataset_has_one_list_of_names() -> None:
+    assert set(config.DATASETS) == set(sources.NAMES)
+    assert len(config.DATASETS) == len(sources.NAMES)
 
 
 def test_conda_and_pyproject_pin_the_same_versions() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow import defend
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow import defend, method
+from rnp_mlflow.core.neurons import flatten, norm_layers
 from rnp_mlflow.core.prune import keep_vector
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
@@ -62,6 +62,42 @@ def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: s
     assert torch.equal(scales_after, scales_before * kept)
     assert type(first.model) is type(model)
     assert not first.model.training
+
+
+def test_plain_views_ignore_mirroring_and_augmented_ones_do_not() -> None:
+    images, labels = pixels()
+    model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
+    for step in ("unlearning_views", "recovering_views"):
+        masks = {
+            (views, flip): flatten(defend(model, images, labels, flip=flip, **feed, **QUICK, **{step: views}).mask)
+            for views in ("plain", "augmented") for flip in (True, False)
+        }  # fmt: skip
+        assert torch.equal(masks["plain", True], masks["plain", False])
+        assert not torch.equal(masks["augmented", True], masks["augmented", False])
+
+
+def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_told_not_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, labels = pixels()
+    model, asked = network("mobilenet_v3_small"), []
+    stored = torch.cat([layer.running_mean for layer in norm_layers(model).values()])
+
+    def remembered(*arguments: Any) -> Any:
+        asked.append(arguments[4])
+        return arguments[2]
+
+    monkeypatch.setattr(method, "refined", remembered)
+    for way, moved in (("keep", False), ("shift", True), ("reestimate", True)):
+        changed = {"bn_stats": way, "select_by": "number", "refine": 0 if way == "keep" else 4}
+        result = defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | changed)
+        now = torch.cat([layer.running_mean for layer in norm_layers(result.model).values()])
+        assert torch.equal(now, stored) is not moved
+    assert asked == []
+    for bisections in (0, 3):
+        chosen = {"select_by": "clean_acc", "refine": bisections}
+        defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | chosen)
+    assert asked == [3]
 
 
 def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:

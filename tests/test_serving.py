@@ -28,9 +28,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a model logged as the prune step logs it, in a store of its own."""
     home, before = tmp_path_factory.mktemp("serving"), mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
-    mlflow.create_experiment("serving", artifact_location=(home / "artifacts").as_uri())
-    mlflow.set_experiment("serving")
-    with mlflow.start_run():
+    experiment = mlflow.create_experiment("serving", artifact_location=(home / "artifacts").as_uri())
+    with mlflow.start_run(experiment_id=experiment):  # set_experiment would last beyond this file
         model_id = models.log(files.suspect(), files.spec(), torch.from_numpy(PIXELS[:2].copy()))
     os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
     yield f"models:/{model_id}"

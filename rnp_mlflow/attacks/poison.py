@@ -1,13 +1,13 @@
 """Which training images are poisoned, and the sets that follow from it. All-to-one labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from rnp_mlflow.attacks.trigger import Trigger
 from rnp_mlflow.data.imageset import ImageSet
-from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.data.triggered import Triggered, all_to_one
 from rnp_mlflow.errors import ConfigError
 
 
@@ -51,5 +51,5 @@ def poisoned(clean: ImageSet, poison: PoisonPlan, trigger: Trigger) -> ImageSet:
 
 def triggered(test: ImageSet, target: int, trigger: Trigger) -> Triggered:
     """Test images with the trigger, the target class's own left out."""
-    others = test[(test.labels != target).nonzero().flatten()]
-    return Triggered(trigger(others.images), others.labels, torch.full_like(others.labels, target))
+    others = all_to_one(test, target)
+    return replace(others, images=trigger(others.images))

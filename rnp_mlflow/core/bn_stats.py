@@ -9,11 +9,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import norm_layers
 
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
+
+
+def tracked(model: nn.Module) -> list[_BatchNorm]:
+    """The layers that keep running statistics."""
+    return [layer for layer in norm_layers(model).values() if layer.track_running_stats]
 
 
 @torch.no_grad()
@@ -23,7 +29,7 @@ def reestimate_(model: nn.Module, images: Tensor, transform: Transform, batch_si
     images: uint8 (N, C, H, W) on the model's device, in batches as equal as can be. Dropout and all
     else stay in eval mode. Weights do not change.
     """
-    layers = [layer for layer in norm_layers(model).values() if layer.track_running_stats]
+    layers = tracked(model)
     momenta = [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:
@@ -39,8 +45,7 @@ def reestimate_(model: nn.Module, images: Tensor, transform: Transform, batch_si
 
 def statistics(model: nn.Module) -> Statistics:
     """A copy of the running mean and variance of every layer that has them."""
-    layers = norm_layers(model).values()
-    return [(x.running_mean.clone(), x.running_var.clone()) for x in layers if x.track_running_stats]  # type: ignore[union-attr]
+    return [(x.running_mean.clone(), x.running_var.clone()) for x in tracked(model)]  # type: ignore[union-attr]
 
 
 @torch.no_grad()
@@ -60,8 +65,7 @@ def shift_from(model: nn.Module, images: Tensor, transform: Transform) -> Callab
     @torch.no_grad()
     def shift(pruned: nn.Module) -> nn.Module:
         after = statistics(reestimate_(pruned, images, transform))
-        layers = [layer for layer in norm_layers(pruned).values() if layer.track_running_stats]
-        for layer, (mean, var), (m, v), (m_new, v_new) in zip(layers, stored, before, after, strict=True):
+        for layer, (mean, var), (m, v), (m_new, v_new) in zip(tracked(pruned), stored, before, after, strict=True):
             ratio = torch.where(v > 0, v_new / v, 1.0)
             layer.running_mean.copy_(m_new + (mean - m) * ratio.sqrt())  # type: ignore[union-attr]
             layer.running_var.copy_(var * ratio)  # type: ignore[union-attr]

@@ -34,6 +34,11 @@ class ImageSet:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """(images, labels)."""
+        return self.images, self.labels
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -6,6 +6,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as RNP
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -20,6 +22,11 @@ class Preprocess:
     std: tuple[float, ...]
     crop: int = 0
     flip: bool = False
+
+    @classmethod
+    def for_side(cls, side: int, mean: tuple[float, ...], std: tuple[float, ...], flip: bool) -> "Preprocess":
+        """For images of `side` pixels, with crops as large as RNP's."""
+        return cls(mean, std, side // CROP_SHARE, flip)
 
     def __call__(self, images: Tensor, generator: Generator | None) -> Tensor:
         if generator is not None:

@@ -42,6 +42,16 @@ class Triggered:
             raise DataError(f"a label of the triggered images is not from 0 to {len(classes) - 1}")
 
 
+def all_to_one(images: ImageSet, target: int) -> Triggered:
+    """All of them aimed at one class; those of that class itself are left out.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    others = images[(images.labels != target).nonzero().flatten()]
+    return Triggered(others.images, others.labels, torch.full_like(others.labels, target))
+
+
 def read(place: Path, classes: tuple[str, ...], target: int, shape: tuple[int, int, int]) -> Triggered:
     """A folder `TRUE_CLASS/*` (class names, or labels as numbers) or an npz of `x` and true labels `y`.
 
@@ -53,19 +63,16 @@ def read(place: Path, classes: tuple[str, ...], target: int, shape: tuple[int, i
     if not place.exists():
         raise DataError(f"triggered={place} does not exist")
     found = read_folder(place, classes, shape) if place.is_dir() else npz.read_one(place)
-    rest = found[(found.labels != target).nonzero().flatten()] if (found.labels != target).any() else None
-    if rest is None:
+    if not (found.labels != target).any():
         raise DataError(f"{place}: every image is of the target class; ASR needs images of the others")
-    triggered = Triggered(rest.images, rest.labels, torch.full_like(rest.labels, target))
+    triggered = all_to_one(found, target)
     triggered.check(classes, shape)
     return triggered
 
 
 def read_folder(place: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> ImageSet:
-    names = sorted(p.name for p in place.iterdir() if p.is_dir())
-    if not names:
-        raise DataError(f"{place} has no class folder")
-    files, positions = folder.list_files(place, tuple(names))
+    names = folder.class_names(place)
+    files, positions = folder.list_files(place, names)
     labels = torch.tensor([label_of(name, classes, place) for name in names])
     return ImageSet(folder.read_images(files, shape[-1], grey=shape[0] == 1), labels[positions])
 

@@ -135,18 +135,13 @@ def hold_to_plan(run_id: str, plan: Plan) -> None:
         logged = made["settings"][made["entry"]]
         slot = "attack" if step in lineage.MODEL_RUNS else step
         for name, field in STEPS[slot].model_fields.items():
-            wanted, there = getattr(plan[slot], name), restored(slot, name, logged)
+            wanted, there = getattr(plan[slot], name), logged.get(name)
+            there = tuple(there) if isinstance(there, list) else there  # JSON has no tuples
             if name in Common.model_fields or name in PLACES | OUTPUTS or wanted in (field.default, there):
                 continue
             if made["entry"] == "import":
                 raise ConfigError(f"{name}={wanted} cannot be given with run {step_id}, an imported model")
             raise ConfigError(f"{name}={wanted}, but run {step_id} was made with {name}={there}")
-
-
-def restored(step: str, name: str, logged: dict[str, Any]) -> Any:
-    """A logged value with the type it had (JSON makes lists of tuples)."""
-    value = logged.get(name)
-    return tuple(value) if isinstance(value, list) else value
 
 
 def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:

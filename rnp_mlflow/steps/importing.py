@@ -1,10 +1,10 @@
 """Entry point `import`: a model that we did not train becomes a model run. Nothing in its files is executed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnp_mlflow.config import DATASETS, Import
 from rnp_mlflow.core.evaluate import Scores, evaluate
@@ -15,7 +15,7 @@ from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 from rnp_mlflow.interop import backdoorbench
-from rnp_mlflow.loading import plain_keys, read_safetensors, read_weights
+from rnp_mlflow.loading import read_safetensors, read_weights
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes, fit
 from rnp_mlflow.steps import runtime, subject
@@ -49,22 +49,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     found = find(settings)
     source = data_source(settings, found, plan.repeating)
     data, digest = subject.load_data(source)
-    if not settings.image_size and found.image_size not in (None, data.train.shape[-1]):
-        size = found.image_size
-        raise DataError(
-            f"the model takes images of {size} pixels, these have {data.train.shape[-1]}: give image_size={size}"
-        )
     run.dataset(data.name, digest, source.place)
-    architecture = settings.model or found.architecture
-    if architecture is None:
-        raise ConfigError("the weights do not say their architecture: give model=NAME (preactresnet18, say)")
-    classes = found.classes or data.classes
-    numbers = all(name.isdecimal() for name in classes) or all(name.isdecimal() for name in data.classes)
-    if len(classes) != len(data.classes) or (classes != data.classes and not numbers):
-        ours, theirs = (", ".join(names[:8]) for names in (data.classes, classes))
-        raise ModelError(f"the model's {len(classes)} classes are {theirs}; those of the images, in order, {ours}")
-    model, spec = fit(architecture, found.weights, classes, data.train.shape, data.mean, data.std)
-    norm_layers(model)
+    model, spec = suspect_model(settings, found, data)
     bad = known_triggered(settings, found, data)
     clean = data.test or data.train
     scores = evaluate(model.to(device), subject.test_set(clean, bad, device), subject.preprocess(spec, data))
@@ -75,10 +61,34 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     poisoned = found.poisoned if found.poisoned is not None else torch.empty(0).long()
     made = subject.write_poison(run.folder, "unknown", target, None, poisoned, bad)
     if bad is not None:
-        draw_samples(run.folder / "samples.png", bad, classes)
+        draw_samples(run.folder / "samples.png", bad, spec.classes)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
     return file_digest(run.folder / "model" / store.WEIGHTS, *made)
+
+
+def suspect_model(settings: Import, found: Found, data: Dataset) -> tuple[nn.Module, store.ModelSpec]:
+    """The model that was found, held to the images it is to be judged on.
+
+    Raises:
+        ConfigError: nobody says its architecture.
+        DataError: the images are of another size.
+        ModelError: their classes are others, or the weights do not fit.
+    """
+    size, side = found.image_size, data.train.shape[-1]
+    if not settings.image_size and size not in (None, side):
+        raise DataError(f"the model takes images of {size} pixels, these have {side}: give image_size={size}")
+    architecture = settings.model or found.architecture
+    if architecture is None:
+        raise ConfigError("the weights do not say their architecture: give model=NAME (preactresnet18, say)")
+    classes = found.classes or data.classes
+    numbers = all(name.isdecimal() for name in classes) or all(name.isdecimal() for name in data.classes)
+    if len(classes) != len(data.classes) or (classes != data.classes and not numbers):
+        ours, theirs = (", ".join(names[:8]) for names in (data.classes, classes))
+        raise ModelError(f"the model's {len(classes)} classes are {theirs}; those of the images, in order, {ours}")
+    model, spec = fit(architecture, found.weights, classes, data.train.shape, data.mean, data.std)
+    norm_layers(model)
+    return model, spec
 
 
 def report(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> None:
@@ -129,8 +139,8 @@ def from_place(place: Path) -> Found:
         raise ModelError(f"{place} does not exist")
     weights, spec = ours(place) if (place / store.SPEC).is_file() else outside.read_folder(place)
     if spec is None:
-        return Found(plain_keys(weights))
-    return Found(plain_keys(weights), spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes)
+        return Found(weights)
+    return Found(weights, spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes)
 
 
 def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
@@ -163,8 +173,8 @@ def data_source(settings: Import, found: Found, repeating: bool = False) -> subj
         dataset = "npz" if place and Path(place).is_file() else "folder"
     if place is not None and not Path(place).exists():
         raise DataError(f"data={place} does not exist")
-    part = {name: getattr(settings, name) for name in ("train_size", "test_size")}
-    return replace(subject.Source(str(dataset), place, settings.image_size, mean=mean, std=std), **part)
+    sizes = (settings.image_size, settings.train_size, settings.test_size)
+    return subject.Source(str(dataset), place, *sizes, mean, std)
 
 
 def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rnp_mlflow.config import RUN_ID, Prune
 from rnp_mlflow.core.evaluate import der
@@ -46,28 +47,38 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     store.save(run.folder / "purified_model", purified, suspect.spec)
     masks.write_csv(run.folder / "pruned_neurons.csv", mask, ranking(mask)[: picked["pruned"]])
     if settings.export == "backdoorbench":
-        spec = suspect.spec
-        if spec.width not in (None, 64) or spec.architecture.startswith("resnet"):
-            runtime.say(f"  warning: BackdoorBench has no {spec.architecture} of width {spec.width} to load it into")
-        backdoorbench.write_defense(run.folder / backdoorbench.DEFENSE, purified, spec.architecture, len(spec.classes))
+        export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)
     run.upload()
     if settings.register_as:
-        tags = {"prune_run_id": run.run_id, **{RUN_ID[name]: run_id for name, run_id in upstream.items()}}
-        number = models.register(model_id, settings.register_as, tags | {key: picked[key] for key in curve.FIGURES})
-        run.tags({"registered": f"models:/{settings.register_as}/{number}"})
+        register(run, settings.register_as, model_id, upstream, {key: picked[key] for key in curve.FIGURES})
     curve.tell(run, summary)
     names = ("purified_model/model.safetensors", curve.CSV)
     return lineage.file_digest(*(run.folder / name for name in names))
 
 
+def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:
+    """BackdoorBench's file, with a warning where it has no such model."""
+    if spec.width not in (None, 64) or spec.architecture.startswith("resnet"):
+        runtime.say(f"  warning: BackdoorBench has no {spec.architecture} of width {spec.width} to load it into")
+    backdoorbench.write_defense(file, purified, spec.architecture, len(spec.classes))
+
+
+def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], figures: dict[str, Any]) -> None:
+    """A version of the registered model `name`, tagged with the runs it came from and its figures."""
+    tags = {"prune_run_id": run.run_id, **{RUN_ID[step]: run_id for step, run_id in upstream.items()}}
+    number = models.register(model_id, name, tags | figures)
+    run.tags({"registered": f"models:/{name}/{number}"})
+
+
 def draw(settings: Prune, suspect: subject.Subject, clean: subject.CleanImages, mask: Mask) -> Traced:
     """The curve, with a progress bar."""
-    used, held = ((part.images, part.labels) for part in (clean.used, clean.held))
     test = suspect.judged_by(clean.held)
     with runtime.progress("prune", len(points_of(settings, mask))) as advance:
-        return trace_by(settings, suspect.model, mask, used, held, test, suspect.transform, advance)
+        return trace_by(
+            settings, suspect.model, mask, clean.used.pair, clean.held.pair, test, suspect.transform, advance
+        )
 
 
 def pruned_by_layer(mask: Mask, pruned: int) -> dict[str, list[int]]:
@@ -81,7 +92,7 @@ def summarise(settings: Prune, traced: Traced) -> dict[str, Any]:
     """`summary.json`: the figures before, and those of each operating point."""
     before = traced.points[0]
     ways = {"chosen": "clean_acc", "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
-    points = {name: choose(settings.model_copy(update={"select_by": way}), traced) for name, way in ways.items()}
+    points = {name: choose(traced, way, settings.acc_ratio) for name, way in ways.items()}
     return {
         "before": asdict(before.scores) | {"val_acc": before.val_acc},
         "select_by": settings.select_by,

@@ -23,9 +23,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = stored_clean(upstream["unlearn"], suspect, device)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
-        used = (clean.used.images, clean.used.labels)
         log = on_epoch(run, "recover", advance)
-        result = recover_by(settings, model.to(device), used, suspect.transform, log)
+        result = recover_by(settings, model.to(device), clean.used.pair, suspect.transform, log)
     masks.write_csv(run.folder / "mask_values.csv", result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     write_history(run.folder / "history.csv", result.history)

@@ -21,7 +21,6 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.interop import indices
-from rnp_mlflow.method import CROP_SHARE
 from rnp_mlflow.models import store
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
@@ -74,7 +73,7 @@ def load_data(source: Source) -> tuple[Dataset, str]:
 
 def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
     """The model's normalisation, and the augmentation that suits these images."""
-    return Preprocess(spec.mean, spec.std, data.train.shape[-1] // CROP_SHARE, data.flip)
+    return Preprocess.for_side(data.train.shape[-1], spec.mean, spec.std, data.flip)
 
 
 def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> TestSet:
@@ -101,7 +100,7 @@ def write_poison(
     name = None if known is None else TRIGGER if isinstance(known, Stamp) else TRIGGERED
     content = {"attack": attack, "target": target, "poison_rate": rate, "triggered": name, "indices": poisoned.tolist()}
     (folder / POISON).write_text(json.dumps(content) + "\n")
-    if name and known:
+    if name is not None:
         save_file({key: value.contiguous() for key, value in vars(known).items()}, folder / name)
     return [folder / POISON, *([folder / name] if name else [])]
 

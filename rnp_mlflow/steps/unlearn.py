@@ -21,8 +21,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     clean = subject.draw_clean(suspect.data, settings, device)
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
-        used = (clean.used.images, clean.used.labels)
-        result = unlearn_by(settings, suspect.model, used, suspect.transform, on_epoch(run, "unlearn", advance))
+        log = on_epoch(run, "unlearn", advance)
+        result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, log)
     scores = evaluate(result.model, suspect.judged_by(clean.held), suspect.transform)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     write_history(run.folder / "history.csv", result.history)

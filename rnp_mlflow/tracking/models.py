@@ -33,10 +33,7 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
     served = Served(copy.deepcopy(model).cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
-    with (
-        tempfile.TemporaryDirectory(prefix="rnp-") as folder,
-        quiet("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model"),
-    ):
+    with tempfile.TemporaryDirectory(prefix="rnp-") as folder, quiet(*CHATTY):
         description = Path(folder, SPEC)
         write_spec(description, spec)
         info = mlflow.pytorch.log_model(
