@@ -35,7 +35,7 @@ def unlearn_by(
             model, *clean, feed.seen(settings.unlearning_views), draws,
             lr=settings.unlearning_lr, epochs=settings.unlearning_epochs, clean_threshold=settings.clean_threshold,
             schedule=settings.schedule, batch_size=settings.batch_size, clip=settings.clip,
-            stop=settings.unlearning_stop, on_epoch=on_epoch,
+            stop=settings.unlearning_stop, precision=settings.precision, on_epoch=on_epoch,
         )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def recover_by(
         return recover(
             model, *clean, feed.seen(settings.recovering_views), draws,
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
-            batch_size=settings.recovering_batch_size, on_epoch=on_epoch,
+            batch_size=settings.recovering_batch_size, precision=settings.precision, on_epoch=on_epoch,
         )  # fmt: skip
 
 

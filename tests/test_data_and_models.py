@@ -8,12 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from rnp_mlflow.attacks import badnets, blended, poison, registry
 from rnp_mlflow.core.neurons import norm_layers, ones_mask
 from rnp_mlflow.data import sources, subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.errors import ConfigError, DataError, ModelError
+from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.interop import indices, masks
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import REGISTRY, build
@@ -151,47 +150,6 @@ def test_clean_views_are_crops_with_their_labels_and_none_is_the_image_itself() 
         padded = torch.nn.functional.pad(clean.images[label], (1, 1, 1, 1))
         crops = [padded[:, r : r + 8, c : c + 8] for r in range(3) for c in range(3)]
         assert any(torch.equal(image, crop) for crop in crops)
-
-
-def test_badnets_is_a_white_patch_and_nothing_else() -> None:
-    images = torch.randint(200, (5, 3, 32, 32), dtype=torch.uint8, generator=seeded())
-    out = badnets.make((3, 32, 32), seeded())(images)
-    changed = (out != images).any(0).any(0)
-    rows, cols = changed.nonzero().T
-    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (28, 30, 28, 30)
-    assert out[:, :, 28:31, 28:31].eq(255).all()
-
-
-def test_blended_mixes_a_fifth_of_the_pattern_in() -> None:
-    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8, generator=seeded())
-    trigger = blended.make((3, 8, 8), seeded(3))
-    want = np.rint(0.8 * images.numpy() + 0.2 * trigger.pattern.numpy())
-    assert np.abs(trigger(images).numpy() - want).max() <= 1  # float32 against float64 at .5
-    assert not torch.equal(trigger.pattern, blended.make((3, 8, 8), seeded(4)).pattern)
-    again = registry.restore(registry.tensors(trigger))
-    assert torch.equal(again(images), trigger(images))
-
-
-def test_poison_plan_and_what_follows_from_it() -> None:
-    labels = torch.arange(200) % 4
-    clean = ImageSet(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), labels)
-    plan = poison.plan(labels, target=2, rate=0.1, generator=seeded())
-    assert len(plan.indices) == 20
-    assert (labels[plan.indices] != 2).all()
-    trigger = badnets.make((1, 8, 8), seeded())
-    bad = poison.poisoned(clean, plan, trigger)
-    touched = bad.images.flatten(1).any(1).nonzero().flatten()
-    assert torch.equal(touched, plan.indices)
-    assert (bad.labels[plan.indices] == 2).all()
-    assert torch.equal(clean.labels, labels)
-    test = poison.triggered(clean, 2, trigger)
-    assert len(test.images) == 150
-    assert (test.true_labels != 2).all()
-    assert (test.target_labels == 2).all()
-    with pytest.raises(ConfigError, match="target=4"):
-        poison.plan(labels, 4, 0.1, seeded())
-    with pytest.raises(ConfigError, match=r"at most 0\.75"):
-        poison.plan(labels, 2, 0.8, seeded())
 
 
 @pytest.mark.parametrize("name", [*REGISTRY, "torchvision/resnet18", "densenet121"])

@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
 from rnp_mlflow.core.evaluate import Transform
+from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.data.imageset import ImageSet
 
 
@@ -20,27 +21,32 @@ def train(
     lr: float,
     batch_size: int,
     weight_decay: float = 5e-4,
+    precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> list[EpochRecord]:
     """Train `model` in place: SGD, Nesterov momentum 0.9, one-cycle rate (Smith, 2018) peaking at lr.
 
-    data on the model's device. generator: a CPU one, the source of batch order and augmentation.
+    data: on any device. precision: as `core.precision.forwards` takes it. generator: a CPU one, the source
+    of batch order and augmentation.
     """
     steps = epochs * max(1, -(-len(data) // batch_size))
     optimizer = SGD(model.parameters(), lr, 0.9, weight_decay=weight_decay, nesterov=True)
     rate = OneCycleLR(optimizer, lr, total_steps=steps + 1, cycle_momentum=False)
     model.train()
+    device = next(model.parameters()).device
     history: list[EpochRecord] = []
-    for epoch in range(1, epochs + 1):
-        tally = Tally(epoch)
-        for index in batches(len(data), batch_size, generator):
-            logits = model(transform(data.images[index], generator))
-            loss = cross_entropy(logits, data.labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-            tally.add(loss, logits, data.labels[index])
-        history.append(tally.record())
-        on_epoch(history[-1])
+    with forwards(model, precision) as forward:
+        for epoch in range(1, epochs + 1):
+            tally = Tally(epoch)
+            for index in batches(len(data), batch_size, generator):
+                images, labels = data.images[index].to(device), data.labels[index].to(device)
+                logits = forward(transform(images, generator))
+                loss = cross_entropy(logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                rate.step()
+                tally.add(loss, logits, labels)
+            history.append(tally.record())
+            on_epoch(history[-1])
     return history

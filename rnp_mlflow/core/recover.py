@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
-from rnp_mlflow.core.evaluate import Transform, logits_of
+from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+from rnp_mlflow.core.precision import forwards
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,14 @@ def recover(
     epochs: int = 20,
     batch_size: int = 128,
     momentum: float = 0.9,
+    precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
     """Minimise alpha × cross-entropy over the mask of an unlearned model (left as it was).
 
     images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one,
     the source of batch order and augmentation. BatchNorm runs in train mode, on a copy. The mask is
-    clamped to [0, 1] after every SGD step.
+    clamped to [0, 1] after every SGD step. precision: as `core.precision.forwards` takes it.
 
     Raises:
         ModelError: the model has no BatchNorm layer with a scale.
@@ -52,19 +53,19 @@ def recover(
     mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
     optimizer = torch.optim.SGD(mask.values(), lr, momentum)
     history: list[EpochRecord] = []
-    for epoch in range(1, epochs + 1):
-        tally = Tally(epoch)
-        for index in batches(len(images), batch_size, generator):
-            batch, wanted = transform(images[index], generator), labels[index]
-            logits = logits_of(functional_call(working, masked_scales(working, mask), batch))
-            loss = cross_entropy(logits, wanted)
-            optimizer.zero_grad()
-            (alpha * loss).backward()
-            optimizer.step()
-            with torch.no_grad():
-                for values in mask.values():
-                    values.clamp_(0, 1)
-            tally.add(loss, logits, wanted)
-        history.append(tally.record())
-        on_epoch(history[-1])
+    with forwards(working, precision) as forward:
+        for epoch in range(1, epochs + 1):
+            tally = Tally(epoch)
+            for index in batches(len(images), batch_size, generator):
+                logits = forward(transform(images[index], generator), masked_scales(working, mask))
+                loss = cross_entropy(logits, labels[index])
+                optimizer.zero_grad()
+                (alpha * loss).backward()
+                optimizer.step()
+                with torch.no_grad():
+                    for values in mask.values():
+                        values.clamp_(0, 1)
+                tally.add(loss, logits, labels[index])
+            history.append(tally.record())
+            on_epoch(history[-1])
     return Recovered({name: values.detach().cpu() for name, values in mask.items()}, history)

@@ -14,7 +14,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
-from rnp_mlflow.core.evaluate import Transform, accuracy, logits_of, predict
+from rnp_mlflow.core.evaluate import Transform, accuracy, predict
+from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.errors import ModelError
 
 
@@ -44,6 +45,7 @@ def unlearn(
     weight_decay: float = 5e-4,
     clip: float = 20.0,
     stop: str = "step",
+    precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> Unlearned:
     """Maximise cross-entropy over all weights of a copy of `model`, BatchNorm in train mode.
@@ -63,28 +65,29 @@ def unlearn(
     rate = MultiStepLR(optimizer, list(schedule), 0.1)
     history: list[EpochRecord] = []
     seen = 1.0
-    for epoch in range(1, epochs + 1):
-        tally = Tally(epoch)
-        for index in batches(len(images), batch_size, generator):
-            logits = logits_of(working(transform(images[index], generator)))
-            loss = cross_entropy(logits, labels[index])
-            optimizer.zero_grad()
-            (-loss).backward()
-            if clip:
-                clip_grad_norm_(working.parameters(), clip)
-            optimizer.step()
-            tally.add(loss, logits, labels[index])
-            if stop == "step":
-                seen = accuracy(predict(working, images, transform), labels)
-                if seen <= clean_threshold:
-                    break
-        rate.step()
-        history.append(tally.record())
-        on_epoch(history[-1])
-        if not math.isfinite(history[-1].loss):
-            raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set clip")
-        if stop == "epoch":
-            seen = history[-1].accuracy
-        if seen <= clean_threshold:
-            break
+    with forwards(working, precision) as forward:
+        for epoch in range(1, epochs + 1):
+            tally = Tally(epoch)
+            for index in batches(len(images), batch_size, generator):
+                logits = forward(transform(images[index], generator))
+                loss = cross_entropy(logits, labels[index])
+                optimizer.zero_grad()
+                (-loss).backward()
+                if clip:
+                    clip_grad_norm_(working.parameters(), clip)
+                optimizer.step()
+                tally.add(loss, logits, labels[index])
+                if stop == "step":
+                    seen = accuracy(predict(working, images, transform), labels)
+                    if seen <= clean_threshold:
+                        break
+            rate.step()
+            history.append(tally.record())
+            on_epoch(history[-1])
+            if not math.isfinite(history[-1].loss):
+                raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set clip")
+            if stop == "epoch":
+                seen = history[-1].accuracy
+            if seen <= clean_threshold:
+                break
     return Unlearned(working, seen, seen <= clean_threshold, history)

@@ -42,14 +42,15 @@ class Triggered:
             raise DataError(f"a label of the triggered images is not from 0 to {len(classes) - 1}")
 
 
-def all_to_one(images: ImageSet, target: int) -> Triggered:
-    """All of them aimed at one class; those of that class itself are left out.
+def aimed_at(images: ImageSet, targets: Tensor) -> Triggered:
+    """All of them, each aimed at its target (N,); those whose own label that is are left out.
 
     Raises:
         DataError: nothing is left.
     """
-    others = images[(images.labels != target).nonzero().flatten()]
-    return Triggered(others.images, others.labels, torch.full_like(others.labels, target))
+    kept = (images.labels != targets).nonzero().flatten()
+    others = images[kept]
+    return Triggered(others.images, others.labels, targets[kept])
 
 
 def read(place: Path, classes: tuple[str, ...], target: int, shape: tuple[int, int, int]) -> Triggered:
@@ -65,7 +66,7 @@ def read(place: Path, classes: tuple[str, ...], target: int, shape: tuple[int, i
     found = read_folder(place, classes, shape) if place.is_dir() else npz.read_one(place)
     if not (found.labels != target).any():
         raise DataError(f"{place}: every image is of the target class; ASR needs images of the others")
-    triggered = all_to_one(found, target)
+    triggered = aimed_at(found, torch.full_like(found.labels, target))
     triggered.check(classes, shape)
     return triggered
 

@@ -7,7 +7,10 @@ from rnp_mlflow.models.store import ModelSpec
 
 
 class Served(nn.Module):
-    """uint8 pixels (N, C, H, W) → logits (N, classes). Its only stored weights are those under `model.`."""
+    """Pixels (N, C, H, W), uint8 or floats from 0 to 255, → logits (N, classes).
+
+    Its only stored weights are those under `model.`.
+    """
 
     mean: Tensor
     std: Tensor

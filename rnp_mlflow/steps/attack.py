@@ -1,25 +1,29 @@
 """Entry point `attack`: train a backdoored model, the test subject of all later steps."""
 
+import copy
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from rnp_mlflow.attacks import poison, registry, train
-from rnp_mlflow.attacks.trigger import Stamp
+from rnp_mlflow.attacks.trigger import Material, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch
 from rnp_mlflow.core.evaluate import Scores, evaluate
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
+from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import resolve_width
+from rnp_mlflow.models.served import Served
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures
@@ -31,7 +35,7 @@ PLANTED = 0.5  # an attack with a lower ASR did not plant (BackdoorBench's pract
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that training needs. trigger: None for a clean model."""
+    """All that training needs. attack: None for a clean model."""
 
     source: subject.Source
     data: Dataset
@@ -39,7 +43,7 @@ class Prepared:
     test: ImageSet
     model: nn.Module
     spec: store.ModelSpec
-    trigger: Stamp | None
+    attack: registry.Entry | None
     plan: poison.PoisonPlan
 
 
@@ -55,12 +59,12 @@ def prepare(settings: Attack) -> Prepared:
     torch.manual_seed(generator(settings.seed, "weights").initial_seed())
     model = spec.build()
     norm_layers(model)
-    trigger, rate = None, 0.0
+    attack, plan = None, poison.NOTHING
     if settings.attack != registry.NONE:
-        make = registry.trigger_maker(settings.attack)
-        trigger, rate = make(shape, generator(settings.seed, "trigger")), settings.poison_rate
-    plan = poison.plan(data.train.labels, settings.target, rate, generator(settings.seed, "poison"))
-    return Prepared(source, data, digest, data.test, model, spec, trigger, plan)
+        attack, draws = registry.entry(settings.attack), generator(settings.seed, "poison")
+        how = (settings.target, settings.label_mode, settings.poison_rate)
+        plan = poison.plan(data.train.labels, attack, *how, draws)
+    return Prepared(source, data, digest, data.test, model, spec, attack, plan)
 
 
 def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
@@ -68,27 +72,55 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     settings: Attack = plan["attack"]
     ready = prepare(settings)
     run.dataset(ready.data.name, ready.data_digest, ready.source.place)
-    clean = ready.data.train
-    training = clean if ready.trigger is None else poison.poisoned(clean, ready.plan, ready.trigger)
     model, feed = ready.model.to(device), subject.preprocess(ready.spec, ready.data)
+    training, trigger = planted(settings, ready, feed, device)
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
             model, training.to(device), feed, generator(settings.seed, "training"),
-            epochs=settings.training_epochs, lr=settings.training_lr, batch_size=settings.batch_size,
-            weight_decay=settings.weight_decay, on_epoch=on_epoch(run, "attack", advance),
+            **recipe(settings), on_epoch=on_epoch(run, "attack", advance),
         )  # fmt: skip
-    bad = poison.triggered(ready.test, settings.target, ready.trigger) if ready.trigger else None
+    how = (len(ready.data.classes), settings.target, settings.label_mode)
+    bad = poison.triggered(ready.test, *how, trigger) if trigger else None
     scores = evaluate(model, subject.test_set(ready.test, bad, device), feed)
     write_history(run.folder / "history.csv", history)
     store.save(run.folder / "model", model, ready.spec)
     subject.write_data(run.folder, ready.source)
-    rate = settings.poison_rate if ready.trigger else 0.0
-    made = subject.write_poison(run.folder, settings.attack, settings.target, rate, ready.plan.indices, ready.trigger)
+    said = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
+    chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
+    made = subject.write_poison(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
         draw_samples(run.folder / "samples.png", bad, ready.data.classes, ready.test)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
+    run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
     report(run, scores)
     return file_digest(run.folder / "model" / store.WEIGHTS, *made)
+
+
+def recipe(settings: Attack) -> dict[str, Any]:
+    """The arguments of `train.train` that the settings name."""
+    return {
+        "epochs": settings.training_epochs, "lr": settings.training_lr, "batch_size": settings.batch_size,
+        "weight_decay": settings.weight_decay, "precision": settings.precision,
+    }  # fmt: skip
+
+
+def planted(
+    settings: Attack, ready: Prepared, feed: Preprocess, device: torch.device
+) -> tuple[ImageSet, Trigger | None]:
+    """The training set as the attacker leaves it, and the trigger."""
+    clean = ready.data.train
+    if ready.attack is None:
+        return clean, None
+
+    def surrogate() -> nn.Module:
+        runtime.say(f"  {settings.attack}: training a clean model first, for half of training_epochs")
+        half = recipe(settings) | {"epochs": max(1, settings.training_epochs // 2)}
+        own = copy.deepcopy(ready.model)
+        train.train(own, clean, feed, generator(settings.seed, "surrogate"), **half)
+        return Served(own, ready.spec).to(device).eval().requires_grad_(False)
+
+    made = ready.attack.make(Material(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
+    return poison.poisoned(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
 def report(run: StepRun, scores: Scores) -> None:

@@ -59,7 +59,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     targets = bad.target_labels.unique().tolist() if bad is not None else []
     target = targets[0] if len(targets) == 1 else None
     poisoned = found.poisoned if found.poisoned is not None else torch.empty(0).long()
-    made = subject.write_poison(run.folder, "unknown", target, None, poisoned, bad)
+    known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
+    made = subject.write_poison(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
         draw_samples(run.folder / "samples.png", bad, spec.classes)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})

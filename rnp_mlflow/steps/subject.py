@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rnp_mlflow.attacks import poison, registry
-from rnp_mlflow.attacks.trigger import Stamp
+from rnp_mlflow.attacks.trigger import Trigger
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import TestSet
 from rnp_mlflow.core.seeds import generator
@@ -91,14 +92,15 @@ def write_data(folder: Path, source: Source) -> Path:
 
 
 def write_poison(
-    folder: Path, attack: str, target: int | None, rate: float | None, poisoned: Tensor, known: Stamp | Triggered | None
+    folder: Path, content: dict[str, Any], poisoned: dict[str, Tensor], known: Trigger | Triggered | None
 ) -> list[Path]:
-    """`poison_plan.json`: attack, target, rate, poisoned training indices; and the trigger, or the images with it.
+    """`poison_plan.json`: `content`, and training indices by name; and the trigger, or the images with it.
 
-    The files that it wrote are given back. None stands for what is not known.
+    content: attack, target, label_mode, poison_rate; None stands for what is not known. The files that it
+    wrote are given back.
     """
-    name = None if known is None else TRIGGER if isinstance(known, Stamp) else TRIGGERED
-    content = {"attack": attack, "target": target, "poison_rate": rate, "triggered": name, "indices": poisoned.tolist()}
+    name = None if known is None else TRIGGERED if isinstance(known, Triggered) else TRIGGER
+    content = content | {"triggered": name} | {key: found.tolist() for key, found in poisoned.items()}
     (folder / POISON).write_text(json.dumps(content) + "\n")
     if name is not None:
         save_file({key: value.contiguous() for key, value in vars(known).items()}, folder / name)
@@ -114,7 +116,8 @@ def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
     if plan["triggered"] == TRIGGERED:
         return Triggered(**tensors)
     assert data.test is not None  # attack needs one
-    return poison.triggered(data.test, plan["target"], registry.restore(tensors))
+    trigger = registry.restore(plan["attack"], tensors)
+    return poison.triggered(data.test, len(data.classes), plan["target"], plan.get("label_mode", "all_to_one"), trigger)
 
 
 def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:

@@ -1,0 +1,55 @@
+"""BppAttack (Wang, Zhai & Ma, CVPR 2022, arXiv 2205.13383): fewer colours, with Floyd-Steinberg dithering."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from rnp_mlflow.attacks.trigger import Material, Planted, pixels
+
+LEVELS = 8  # values a channel keeps (the paper's d = 3 bits)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Each channel rounded to `levels` even values, the error handed on. levels: int64 scalar."""
+
+    levels: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return dithered(images, int(self.levels))
+
+    def residue(self, images: Tensor, generator: Generator) -> Tensor:
+        """Each image with the quantisation error of another (the paper's negative samples)."""
+        other = images[torch.randperm(len(images), generator=generator)]
+        return pixels(images.float() + self(other) - other.float()).to(images.dtype)
+
+
+def dithered(images: Tensor, levels: int) -> Tensor:
+    """Floyd & Steinberg (1976): the error of a pixel goes 7/16 right, 3/16, 5/16, 1/16 to the row below.
+
+    images: uint8 (N, C, H, W). Pixel after pixel, all images at once.
+    """
+    height, width = images.shape[2:]
+    work = images.permute(2, 3, 0, 1).float().contiguous()  # (H, W, N, C)
+    unit = 255 / (levels - 1)
+    for row in range(height):
+        for column in range(width):
+            wanted = work[row, column].clone()
+            work[row, column] = (wanted / unit).round().clamp(0, levels - 1) * unit
+            error = wanted - work[row, column]
+            if column + 1 < width:
+                work[row, column + 1] += error * (7 / 16)
+            if row + 1 < height:
+                work[row + 1, column] += error * (5 / 16)
+                if column:
+                    work[row + 1, column - 1] += error * (3 / 16)
+                if column + 1 < width:
+                    work[row + 1, column + 1] += error * (1 / 16)
+    return pixels(work).permute(2, 3, 0, 1).contiguous().to(images.dtype)
+
+
+def make(material: Material) -> Planted:
+    """It has no random part."""
+    trigger = Quantised(torch.tensor(LEVELS))
+    return Planted(trigger, cover=trigger.residue)
