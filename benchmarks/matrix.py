@@ -1,0 +1,87 @@
+"""The matrix: attacks × architectures × seeds, through the project's own entry points. It can be stopped and resumed.
+
+    python -m benchmarks.matrix --data_dir /path/to/cifar10 --part 1/2
+
+What is finished is found in the MLflow experiment by its tags and is not made again.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import mlflow
+from mlflow.tracking import MlflowClient
+
+from benchmarks.rows import Row, rows
+from benchmarks.variants import VARIANTS
+from rnp_mlflow.errors import RnpError
+from rnp_mlflow.steps import chain, runtime
+from rnp_mlflow.steps.plan import make_plan
+
+EXPERIMENT = "matrix"
+RESULTS = Path(__file__).parent / "results"
+ROW, VARIANT = "matrix.row", "matrix.variant"
+
+
+def finished(row: Row, variant: str) -> str | None:
+    """The newest finished run of this cell of the matrix."""
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    rule = f"tags.`{ROW}` = '{row.name}' and tags.`{VARIANT}` = '{variant}' and status = 'FINISHED'"
+    found = MlflowClient().search_runs([experiment.experiment_id], rule, max_results=1, order_by=["start_time DESC"])
+    return found[0].info.run_id if found else None
+
+
+def suspect(row: Row, data_dir: str, threads: int) -> str:
+    """The run ID of the row's model, trained if it is not there."""
+    if run_id := finished(row, "attack"):
+        return run_id
+    runtime.say(f"== {row.name}: attack")
+    run_id = chain.ask("attack", make_plan("attack", row.settings() | {"data_dir": data_dir, "threads": threads}))
+    label(run_id, row, "attack")
+    return run_id
+
+
+def label(run_id: str, row: Row, variant: str) -> None:
+    client = MlflowClient()
+    client.set_tag(run_id, ROW, row.name)
+    client.set_tag(run_id, VARIANT, variant)
+
+
+def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
+    """The row's figures as a file of the repository."""
+    run = MlflowClient().get_run(run_id)
+    tags = {name: run.data.tags.get(f"rnp.{name}") for name in ("machine", "python", "torch", "threads")}
+    planted = {name: run.data.metrics.get(name) for name in ("acc", "asr", "ra")}
+    content = {"row": vars(row), "attack_run": run_id, "before": planted, "machine": tags, "variants": found}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{row.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+@click.command()
+@click.option("--data_dir", required=True, help="CIFAR-10: torchvision's files, an image folder or an npz")
+@click.option("--part", default="1/1", help="K/N: every N-th row from the K-th, for N processes side by side")
+@click.option("--only", default="", help="rows whose name contains this")
+@click.option("--stage", type=click.Choice(["attack", "all"]), default="all", help="train the models, or all")
+@click.option("--again", default="", help="variants to make anew, comma between")
+@click.option("--threads", default=1, help="CPU threads of a process")
+def main(data_dir: str, part: str, only: str, stage: str, again: str, threads: int) -> None:
+    """Make what is missing of the matrix."""
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT
+    mlflow.set_experiment(EXPERIMENT)
+    first, every = (int(word) for word in part.split("/"))
+    for row in [row for row in rows() if only in row.name][first - 1 :: every]:
+        try:
+            run_id = suspect(row, data_dir, threads)
+            if stage == "all":
+                found = {name: make(row, run_id, threads, name in again.split(",")) for name, make in VARIANTS.items()}
+                write(row, run_id, found)
+        except RnpError as error:
+            runtime.say(f"== {row.name}: {error}")
+
+
+if __name__ == "__main__":
+    main()

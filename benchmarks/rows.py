@@ -1,0 +1,44 @@
+"""The rows of the matrix: which suspect models are made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ARCHITECTURES = {"preactresnet18": 12, "vgg19_bn": 20}  # epochs in which BadNets is planted, on 10,000 images
+SLOW = {"wanet": 1.8, "bpp": 1.8}  # these take so many times as many
+SEEDS = (0, 1, 2)
+COMMON = {"dataset": "cifar10", "train_size": 10000, "test_size": 1000, "width": 16, "precision": "bf16"}
+ATTACKS = (
+    "badnets", "blended", "sig", "wanet", "bpp", "label_consistent", "trojannn", "adaptive_blend", "input_aware",
+)  # fmt: skip
+RARE = ("badnets", "blended", "trojannn")  # at 1 % too
+CLEAN = "none"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One suspect model. rate: share of poisoned training images, 0 for a clean model."""
+
+    attack: str
+    rate: float
+    architecture: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.attack}-{self.rate:g}-{self.architecture}-{self.seed}"
+
+    def settings(self) -> dict[str, object]:
+        """Parameters of its `attack` run."""
+        own = {"attack": self.attack, "model": self.architecture, "seed": self.seed}
+        own |= {"poison_rate": self.rate} if self.rate else {}
+        epochs = round(ARCHITECTURES[self.architecture] * SLOW.get(self.attack, 1))
+        return COMMON | own | {"training_epochs": epochs}
+
+
+def rows() -> Iterator[Row]:
+    """All of them, seed by seed, so that a matrix cut short is a smaller one."""
+    kinds = [(CLEAN, 0.0), *((name, 0.1) for name in ATTACKS), *((name, 0.01) for name in RARE)]
+    for seed in SEEDS:
+        for attack, rate in kinds:
+            for architecture in ARCHITECTURES:
+                yield Row(attack, rate, architecture, seed)

@@ -1,0 +1,129 @@
+"""The defences of the matrix, each on the same suspect model and the same clean images."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rnp_mlflow.attacks.train import train
+from rnp_mlflow.config import Unlearn
+from rnp_mlflow.core.evaluate import Scores, der, evaluate
+from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
+from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.interop import masks
+from rnp_mlflow.models import store
+from rnp_mlflow.steps import chain, curve, subject
+from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.tracking import lineage
+
+RATIO = 0.05  # 500 clean images of 10,000
+# What BackdoorBench's rnp.py does, as far as parameters reach it.
+REFERENCE = {
+    "unlearning_stop": "epoch", "clip": 0, "unlearning_views": "augmented", "recovering_views": "augmented",
+    "recovering_batch_size": 128, "bn_stats": "keep", "refine": 0,
+}  # fmt: skip
+FINETUNING = {"epochs": 20, "lr": 0.01, "batch_size": 64}
+
+Figures = dict[str, Any]
+
+
+def figures(run_id: str) -> Figures:
+    """What a prune run says of its points, and where it came from."""
+    summary = json.loads(lineage.fetch(run_id, curve.SUMMARY).read_text())
+    found = {name: {k: v for k, v in point.items() if k != "threshold"} for name, point in summary["points"].items()}
+    tags = lineage.get(run_id).data.tags
+    return {"run": run_id, "seconds": float(tags["rnp.seconds"]), "before": summary["before"], **found}
+
+
+def prune(settings: Figures) -> str:
+    """The ID of a new prune run."""
+    return chain.ask("prune", make_plan("prune", settings))
+
+
+def ours(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+    """The defaults, chosen without the trigger; the unlearned model's verdict beside it."""
+    run_id = prune({"model_run_id": model_run, "seed": seed, "threads": threads, "ratio": RATIO})
+    unlearned = lineage.get(lineage.tag(lineage.get(run_id), "unlearn_run_id") or "")
+    verdict = {k.removeprefix("verdict/"): v for k, v in unlearned.data.metrics.items() if k.startswith("verdict/")}
+    return figures(run_id) | {"unlearn_run": unlearned.info.run_id, "verdict": verdict}
+
+
+def reference(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+    """The reference's own steps on our code; its points are the sweep's alone."""
+    run_id = prune({"model_run_id": model_run, "seed": seed, "threads": threads, "ratio": RATIO} | REFERENCE)
+    return figures(run_id)
+
+
+def by_mask(mask: Mask, model_run: str, seed: int, threads: int, **settings: Any) -> Figures:
+    """A prune run along this mask, by number."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "mask.csv")
+        masks.write_csv(file, mask)
+        plan = {"model_run_id": model_run, "seed": seed, "threads": threads, "ratio": RATIO, "mask_file": str(file)}
+        return figures(prune(plan | {"pruning_by": "number"} | settings))
+
+
+def nwc(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+    """Neurons ranked by how much unlearning moved their weights (TSBD, NeurIPS 2024), chosen as ours is."""
+    before, _ = store.load(lineage.fetch(model_run, "model"))
+    after, _ = store.load(lineage.fetch(earlier["ours"]["unlearn_run"], "unlearned_model"))
+    return by_mask(weight_change(before, after), model_run, seed, threads, pruning_max=0.4, pruning_step=0.02)
+
+
+def random(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+    """As many neurons as ours, at random: a control. `fixed` is the point."""
+    count = earlier["ours"]["chosen"]["pruned"]
+    if not count:
+        return {}
+    model, _ = store.load(lineage.fetch(model_run, "model"))
+    draws = generator(seed, "random")
+    mask = {name: torch.rand(len(values), generator=draws) for name, values in ones_mask(model).items()}
+    points = {"pruning_max": count, "pruning_step": count, "pruning_number": count, "select_by": "number"}
+    return by_mask(mask, model_run, seed, threads, **points)
+
+
+def finetuning(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+    """Plain fine-tuning of all weights on all the clean images."""
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    suspect = subject.load(model_run, make_plan("prune", {"seed": seed}), device)
+    clean = subject.draw_clean(suspect.data, Unlearn(seed=seed, ratio=RATIO), device)
+    test = suspect.judged_by(clean.held)
+    before = evaluate(suspect.model, test, suspect.transform)
+    given = suspect.data.train[clean.indices]
+    train(suspect.model, given, suspect.transform, generator(seed, "finetune"), **FINETUNING)
+    after = evaluate(suspect.model.eval(), test, suspect.transform)
+    return {"chosen": vars(after) | {"der": der(before, after)}, "before": vars(before)}
+
+
+def weight_change(before: nn.Module, after: nn.Module) -> Mask:
+    """Neuron weight change as a mask: 0 for the neuron that unlearning moved most, 1 for one that stood still.
+
+    A neuron's weights are its γ and β, and the filter that makes its channel: that of the nearest convolution
+    before it, in `state_dict` order, with as many output channels. Change: mean absolute difference of the
+    filter, and of γ and β.
+    """
+    filters = dict(after.named_modules())
+    changes: Mask = {}
+    last: dict[int, torch.Tensor] = {}
+    layers = norm_layers(before)
+    for name, module in before.named_modules():
+        if isinstance(module, nn.Conv2d):
+            moved = (filters[name].weight - module.weight).detach().abs()  # type: ignore[operator, union-attr]
+            last[module.out_channels] = moved.flatten(1).mean(1)
+        elif name in layers:
+            other = filters[name]
+            own = (other.weight - module.weight).abs() + (other.bias - module.bias).abs()  # type: ignore[operator, union-attr]
+            changes[name] = own.detach() / 2 + last.get(len(own), torch.zeros_like(own))
+    most = max(float(values.max()) for values in changes.values())
+    return {name: 1 - values / (most or 1.0) for name, values in changes.items()}
+
+
+Variant = Callable[[str, int, int, Figures], Figures]  # (model run, seed, threads, variants made before)
+VARIANTS: dict[str, Variant] = {
+    "ours": ours, "reference": reference, "nwc": nwc, "random": random, "finetuning": finetuning,
+}  # fmt: skip
