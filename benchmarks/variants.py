@@ -11,7 +11,7 @@ from torch import nn
 
 from rnp_mlflow.attacks.train import train
 from rnp_mlflow.config import Unlearn
-from rnp_mlflow.core.evaluate import Scores, der, evaluate
+from rnp_mlflow.core.evaluate import der, evaluate
 from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.interop import masks
