@@ -62,7 +62,7 @@ class Common(Settings):
     batch_size: int = Field(128, ge=2, description="images a training batch, at most")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="number format of training steps: bf16 is two to four times as fast where the CPU or GPU has it",
+        description="number format: fp32, or bf16, two to six times as fast on processors that have it",
     )
 
 
@@ -135,6 +135,9 @@ class Unlearn(Common):
     unlearning_views: Literal["plain", "augmented"] = Field(
         "plain", description="unlearn on the images as they are, or cropped and mirrored as the reference does"
     )
+    proxy_steps: int = Field(
+        100, ge=0, description="steps of looking for a stand-in for the trigger (a proxy); 0: none, as the reference"
+    )
     clip: float = Field(20.0, ge=0, description="bound on the gradient's norm; 0 for none, as the reference")
 
 
@@ -148,6 +151,9 @@ class Recover(Common):
     recovering_batch_size: int = Field(32, ge=2, description="images a batch of recovery, at most")
     recovering_views: Literal["plain", "augmented"] = Field(
         "plain", description="recover on the images as they are, or cropped and mirrored as the reference does"
+    )
+    proxy_share: float = Field(
+        0.5, ge=0, lt=1, description="share of images that carry the proxy in recovery and keep their label; 0: none"
     )
 
 
@@ -166,15 +172,29 @@ class Prune(Common):
         0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's"
     )
     refine: int = Field(
-        4, ge=0, description="bisections between the last point that keeps accuracy and the next; 0: the sweep's alone"
+        4, ge=0, description="bisections between the point chosen and the one beside it; 0: the sweep's points alone"
     )
     clean_views: int = Field(
         5,
         ge=0,
         description="random crops of each held-out image for its accuracy; 0: the image as it is",
     )
-    select_by: Literal["clean_acc", "number", "asr"] = Field(
-        "clean_acc", description="without trigger; at pruning_number; or the oracle, which sees test ASR"
+    proxy_ratio: float = Field(
+        0.05, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
+    )
+    stop_ratio: float = Field(
+        0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"
+    )
+    suspicion: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of images that the unlearned model must call one class; below it, prune nothing",
+    )
+    select_by: Literal["proxy", "clean_acc", "number", "asr"] = Field(
+        "proxy",
+        description="without trigger: once the proxy fails, or as far as accuracy allows; at pruning_number; or the "
+        "oracle, which sees test ASR",
     )
     bn_stats: Literal["shift", "reestimate", "keep"] = Field(
         "shift", description="BatchNorm statistics of a pruned model: moved as the clean images say, from them, or kept"

@@ -12,13 +12,17 @@ from rnp_mlflow.config import Prune, Recover, Settings, Unlearn, parse
 from rnp_mlflow.core import select
 from rnp_mlflow.core.batches import OnEpoch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
-from rnp_mlflow.core.curve import Point, refined, trace
-from rnp_mlflow.core.evaluate import TestSet, logits_of
+from rnp_mlflow.core.curve import Judge, Point, refined, trace
+from rnp_mlflow.core.evaluate import TestSet, predict
 from rnp_mlflow.core.neurons import Mask, norm_layers
+from rnp_mlflow.core.precision import logits_of
+from rnp_mlflow.core.proxy import Proxy, invert
 from rnp_mlflow.core.prune import Cut, Refit, cut_at, cuts, pruned_copy
 from rnp_mlflow.core.recover import Recovered, recover
 from rnp_mlflow.core.seeds import generator, seeded
+from rnp_mlflow.core.select import Rule
 from rnp_mlflow.core.unlearn import Unlearned, unlearn
+from rnp_mlflow.core.verdict import Verdict, suspected
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.subset import hold_out
 from rnp_mlflow.errors import ConfigError, DataError
@@ -39,16 +43,42 @@ def unlearn_by(
         )  # fmt: skip
 
 
+def examine(
+    settings: Unlearn, model: nn.Module, unlearned: nn.Module, clean: Images, feed: Preprocess
+) -> tuple[Verdict, Proxy | None]:
+    """Which class the unlearned model betrays (`core.verdict`), and a proxy to it (`core.proxy`) unless unwanted."""
+    with torch.inference_mode():
+        classes = logits_of(unlearned.eval()(feed(clean[0][:2], None))).shape[-1]
+    verdict = suspected(predict(unlearned, clean[0], feed, settings.precision), clean[1], classes)
+    if not settings.proxy_steps or bool((clean[1] == verdict.target).all()):
+        return verdict, None
+    draws = generator(settings.seed, "proxy")
+    proxy = invert(model, *clean, verdict.target, feed, draws, steps=settings.proxy_steps, precision=settings.precision)
+    return verdict, proxy
+
+
 def recover_by(
-    settings: Recover, model: nn.Module, clean: Images, feed: Preprocess, on_epoch: OnEpoch = lambda record: None
+    settings: Recover,
+    model: nn.Module,
+    clean: Images,
+    feed: Preprocess,
+    proxy: Proxy | None = None,
+    on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
     """Step 2 (`core.recover`) as the settings say."""
     with seeded(settings.seed, "recover") as draws:
         return recover(
             model, *clean, feed.seen(settings.recovering_views), draws,
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
-            batch_size=settings.recovering_batch_size, precision=settings.precision, on_epoch=on_epoch,
+            batch_size=settings.recovering_batch_size, precision=settings.precision,
+            proxy=proxy if settings.proxy_share else None, proxy_share=settings.proxy_share, on_epoch=on_epoch,
         )  # fmt: skip
+
+
+def rule_of(settings: Prune) -> Rule:
+    """The choice without the trigger."""
+    proxy_ratio = settings.proxy_ratio if settings.select_by == "proxy" else None
+    return Rule(settings.acc_ratio, proxy_ratio, settings.stop_ratio)
 
 
 def points_of(settings: Prune, mask: Mask) -> list[Cut]:
@@ -69,10 +99,10 @@ class Traced:
 def refit_by(settings: Prune, model: nn.Module, used: Images, feed: Preprocess) -> Refit | None:
     """What `bn_stats` does to a pruned copy of `model`, with these clean images."""
     if settings.bn_stats == "shift":
-        return shift_from(model, used[0], feed)
+        return shift_from(model, used[0], feed, settings.precision)
     if settings.bn_stats == "reestimate":
         crops, _ = feed.views(*used, settings.clean_views, generator(settings.seed, "crops"))
-        return lambda pruned: reestimate_(pruned, crops, feed)
+        return lambda pruned: reestimate_(pruned, crops, feed, settings.precision)
     return None
 
 
@@ -84,6 +114,7 @@ def trace_by(
     held: Images,
     test: TestSet,
     feed: Preprocess,
+    proxy: Proxy | None = None,
     on_point: Callable[[], object] = lambda: None,
 ) -> Traced:
     """Step 3's curve (`core.curve`) as the settings say.
@@ -94,10 +125,11 @@ def trace_by(
     draws = generator(settings.seed, "views")
     held = feed.views(*held, settings.clean_views, draws)
     refit = refit_by(settings, model, used, feed)
-    found = trace(model, mask, points_of(settings, mask), test, held, feed, refit, on_point)
+    judge = Judge(test, held, feed, proxy, settings.precision)
+    found = trace(model, mask, points_of(settings, mask), judge, refit, on_point)
     points, fixed = found[:-1], found[-1]
-    if settings.select_by == "clean_acc" and settings.refine:
-        points = refined(model, mask, points, settings.acc_ratio, settings.refine, test, held, feed, refit)
+    if settings.select_by in ("proxy", "clean_acc") and settings.refine:
+        points = refined(model, mask, points, rule_of(settings), settings.refine, judge, refit)
     return Traced(points, fixed, refit)
 
 
@@ -110,6 +142,8 @@ class Defended:
     curve: list[Point] = field(repr=False)
     chosen: Point
     unlearned: Unlearned = field(repr=False)
+    verdict: Verdict
+    proxy: Proxy | None = field(repr=False)
 
 
 def defend(
@@ -155,23 +189,26 @@ def defend(
     free[kept] = False
     used, held = (images[free], labels[free]), (images[kept], labels[kept])
     unlearned = unlearn_by(start, model, used, feed)
-    mask = recover_by(plans["recover"], unlearned.model, used, feed).mask
-    traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed)
-    chosen = choose(traced, plans["prune"].select_by, plans["prune"].acc_ratio)
+    verdict, proxy = examine(start, model, unlearned.model, used, feed)
+    mask = recover_by(plans["recover"], unlearned.model, used, feed, proxy).mask
+    traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy)
+    chosen = choose(traced, plans["prune"], verdict)
     purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
-    return Defended(purified, mask, traced.points, chosen, unlearned)
+    return Defended(purified, mask, traced.points, chosen, unlearned, verdict, proxy)
 
 
-def choose(traced: Traced, select_by: str, acc_ratio: float) -> Point:
-    """The operating point that `select_by` means.
+def choose(traced: Traced, settings: Prune, verdict: Verdict | None = None) -> Point:
+    """The operating point that `select_by` means; by proxy, the unpruned model where the verdict is: no sign.
 
     Raises:
         ConfigError: it is the oracle, and no triggered images are known.
     """
-    if select_by == "number":
+    if settings.select_by == "number":
         return traced.fixed
-    if select_by == "clean_acc":
-        return traced.points[select.by_clean_accuracy([p.val_acc for p in traced.points], acc_ratio)]
+    if settings.select_by == "proxy" and verdict and verdict.score < settings.suspicion:
+        return traced.points[0]
+    if settings.select_by != "asr":
+        return traced.points[rule_of(settings).index(traced.points)]
     best = select.oracle([p.scores for p in traced.points])
     if best is None:
         raise ConfigError("select_by=asr needs triggered images")

@@ -12,8 +12,9 @@ from rnp_mlflow.core import curve
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.evaluate import Scores, TestSet, accuracy, der, evaluate, predict
 from rnp_mlflow.core.neurons import Mask, ones_mask
+from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.prune import Cut, as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
-from rnp_mlflow.core.select import by_clean_accuracy, oracle
+from rnp_mlflow.core.select import Rule, oracle
 from rnp_mlflow.errors import ConfigError, MaskError
 
 
@@ -142,7 +143,7 @@ def test_der_by_hand() -> None:
 
 
 def test_figures_count_images(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    answers = predict(small_net, images, scaled, batch_size=7)
+    answers = predict(small_net, images, scaled)
     small_net.eval()
     plain = torch.cat([small_net(scaled(image[None], None)) for image in images]).argmax(1)
     assert torch.equal(answers, plain)
@@ -156,11 +157,30 @@ def test_figures_count_images(small_net: nn.Module, images: torch.Tensor, labels
     assert evaluate(small_net, TestSet(images, labels), scaled).asr is None
 
 
-def test_chosen_point_is_the_last_before_the_first_fall() -> None:
-    assert by_clean_accuracy([1.0, 0.99, 0.96, 0.94, 0.97], 0.95) == 2
-    assert by_clean_accuracy([1.0, 0.5], 0.95) == 0
-    assert by_clean_accuracy([0.8, 0.76, 0.76], 0.95) == 2  # exactly the floor is kept
-    assert by_clean_accuracy([1.0, 0.99], 0.95) == 1
+def seen(val_acc: list[float], proxy: list[float] | None = None) -> list[curve.Point]:
+    """Points of which only what the rule sees is of interest."""
+    rates = proxy or [None] * len(val_acc)
+    return [curve.Point(n, n, Scores(0.0), acc, rate) for n, (acc, rate) in enumerate(zip(val_acc, rates, strict=True))]
+
+
+def test_by_accuracy_the_last_point_before_the_first_fall_is_chosen() -> None:
+    rule = Rule(0.95)
+    assert rule.index(seen([1.0, 0.99, 0.96, 0.94, 0.97])) == 2
+    assert rule.index(seen([1.0, 0.5])) == 0
+    assert rule.index(seen([0.8, 0.76, 0.76])) == 2  # exactly the floor is kept
+    assert rule.index(seen([1.0, 0.99])) == 1
+
+
+def test_by_proxy_the_first_point_that_stops_it_is_chosen_where_accuracy_allows() -> None:
+    rule = Rule(0.95, 0.05)
+    assert rule.index(seen([1.0, 0.99, 0.98, 0.97], [0.8, 0.3, 0.04, 0.0])) == 2  # 0.04 is exactly 0.05 × 0.8
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.97], [0.8, 0.3, 0.02, 0.0])) == 1  # accuracy falls before
+    assert rule.index(seen([1.0, 0.99, 0.98], [0.8, 0.7, 0.6])) == 2  # never stopped: as far as accuracy allows
+    assert rule.index(seen([1.0, 0.99, 0.98])) == 2  # no proxy: likewise
+    assert Rule(0.95).index(seen([1.0, 0.99, 0.98], [0.8, 0.0, 0.0])) == 2
+    further = Rule(0.95, 0.05, 0.85)
+    assert further.index(seen([1.0, 0.99, 0.90, 0.88, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 3  # enough to stop it
+    assert further.index(seen([1.0, 0.99, 0.90, 0.84, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 1  # that would cost too much
 
 
 def test_authors_curve_without_trigger_gives_their_best_point() -> None:
@@ -168,7 +188,7 @@ def test_authors_curve_without_trigger_gives_their_best_point() -> None:
     acc = [.9340, .9347, .9338, .9340, .9280, .9270, .9277, .9094, .9077, .8941, .8201, .8167, .2519]  # fmt: skip
     asr = [1.000, .9986, .9876, .4796, .0661, .0424, .0172, .0112, .0059, .0026, .0021, .0011, 0]  # fmt: skip
     scores = [Scores(*pair) for pair in zip(acc, asr, strict=True)]
-    index = by_clean_accuracy(acc, 0.914 / 0.934)
+    index = Rule(0.914 / 0.934).index(seen(acc))
     assert index == 6
     assert der(scores[0], scores[index]) == pytest.approx(0.988, abs=5e-4)
     assert oracle(scores) == 6
@@ -222,13 +242,34 @@ def test_refining_finds_the_last_count_that_keeps_accuracy(
         return labels if pruned <= 7 else labels + 1
 
     monkeypatch.setattr(curve, "predict", answers)
-    test, held = TestSet(images, labels), (images, labels)
-    points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8)], test, held, scaled)
-    refined = curve.refined(small_net, mask, points, 0.95, bisections, test, held, scaled)
+    judge, rule = curve.Judge(TestSet(images, labels), (images, labels), scaled), Rule(0.95)
+    points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8)], judge)
+    refined = curve.refined(small_net, mask, points, rule, bisections, judge)
     assert [(p.at, p.pruned) for p in refined] == [
         (None, 0), (0.4, 4), (pytest.approx({6: 0.5, 7: 0.6}[found]), found), (0.7, 8),
     ]  # fmt: skip
-    assert by_clean_accuracy([p.val_acc for p in refined], 0.95) == 2
-    assert curve.refined(small_net, mask, points[:2], 0.95, bisections, test, held, scaled) == points[:2]
+    assert rule.index(refined) == 2
+    assert curve.refined(small_net, mask, points[:2], rule, bisections, judge) == points[:2]
     by_number = [dataclasses.replace(p, at=p.pruned) for p in points]
-    assert curve.refined(small_net, mask, by_number, 0.95, 9, test, held, scaled)[2].at == 7
+    assert curve.refined(small_net, mask, by_number, rule, 9, judge)[2].at == 7
+
+
+def test_refining_finds_the_fewest_neurons_that_stop_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, small_net: nn.Sequential, images: torch.Tensor
+) -> None:
+    """The proxy works up to 5 neurons of 10 here, and accuracy is always kept. The sweep knows 4 and 8."""
+    mask = {"1": torch.tensor([0.1, 0.2, 0.3, 0.4]), "4": torch.tensor([0.45, 0.5, 0.6, 0.7, 0.8, 0.9])}
+    labels = torch.ones(len(images), dtype=torch.int64)
+
+    def rate(self: Proxy, model: nn.Module, *rest: object) -> float:
+        return float((model[1].weight == 0).sum() + (model[4].weight == 0).sum() <= 5)
+
+    monkeypatch.setattr(Proxy, "rate", rate)
+    monkeypatch.setattr(curve, "predict", lambda model, *rest: labels)
+    proxy = Proxy(0, torch.ones(2, 6, 6), torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
+    judge, rule = curve.Judge(TestSet(images, labels), (images, labels), scaled, proxy), Rule(0.95, 0.05)
+    points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8)], judge)
+    assert [p.proxy_asr for p in points] == [1.0, 1.0, 0.0]
+    refined = curve.refined(small_net, mask, points, rule, 4, judge)
+    assert [p.pruned for p in refined] == [0, 4, 6, 8]
+    assert rule.index(refined) == 2

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = {
     "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,
     "recovering_epochs": 2, "pruning_step": 0.3, "clean_views": 1, "refine": 0, "threads": 2, "device": "cpu",
+    "proxy_steps": 3,
 }  # fmt: skip
 
 

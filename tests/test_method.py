@@ -18,6 +18,7 @@ from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
 QUICK: dict[str, Any] = {
     "unlearning_epochs": 1, "recovering_epochs": 1, "clean_views": 1, "select_by": "number", "pruning_by": "number",
+    "proxy_steps": 2,
     "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.precision import forwards
 
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
 
@@ -23,7 +24,9 @@ def tracked(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def reestimate_(model: nn.Module, images: Tensor, transform: Transform, batch_size: int = 512) -> nn.Module:
+def reestimate_(
+    model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32", batch_size: int = 512
+) -> nn.Module:
     """Replace running means and variances, in place, by the plain average over `images`; returns model.
 
     images: uint8 (N, C, H, W) on the model's device, in batches as equal as can be. Dropout and all
@@ -36,8 +39,9 @@ def reestimate_(model: nn.Module, images: Tensor, transform: Transform, batch_si
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average
         layer.train()
-    for part in images.tensor_split(max(1, -(-len(images) // batch_size))):
-        model(transform(part, None))
+    with forwards(model, precision) as forward:
+        for part in images.tensor_split(max(1, -(-len(images) // batch_size))):
+            forward(transform(part, None))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     return model.eval()
@@ -49,7 +53,9 @@ def statistics(model: nn.Module) -> Statistics:
 
 
 @torch.no_grad()
-def shift_from(model: nn.Module, images: Tensor, transform: Transform) -> Callable[[nn.Module], nn.Module]:
+def shift_from(
+    model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32"
+) -> Callable[[nn.Module], nn.Module]:
     """A function that moves a pruned copy's statistics by as much as pruning moved them on `images`.
 
     With (m, v) estimated on the images for the unpruned model, (m', v') for the pruned one, and (M, V)
@@ -60,11 +66,11 @@ def shift_from(model: nn.Module, images: Tensor, transform: Transform) -> Callab
     images: uint8 (N, C, H, W) on the model's device; a few hundred clean ones.
     """
     stored = statistics(model)
-    before = statistics(reestimate_(copy.deepcopy(model), images, transform))
+    before = statistics(reestimate_(copy.deepcopy(model), images, transform, precision))
 
     @torch.no_grad()
     def shift(pruned: nn.Module) -> nn.Module:
-        after = statistics(reestimate_(pruned, images, transform))
+        after = statistics(reestimate_(pruned, images, transform, precision))
         for layer, (mean, var), (m, v), (m_new, v_new) in zip(tracked(pruned), stored, before, after, strict=True):
             ratio = torch.where(v > 0, v_new / v, 1.0)
             layer.running_mean.copy_(m_new + (mean - m) * ratio.sqrt())  # type: ignore[union-attr]

@@ -7,44 +7,63 @@ from torch import Tensor, nn
 
 from rnp_mlflow.core.evaluate import Scores, TestSet, Transform, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.prune import Cut, Refit, pruned_copy, ranking, sweep
-from rnp_mlflow.core.select import by_clean_accuracy
+from rnp_mlflow.core.select import Rule
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where (None: unpruned), neurons pruned, test scores, held-out clean accuracy (0 to 1)."""
+    """Where (None: unpruned), neurons pruned, test scores; on held-out clean images accuracy, and the share that
+    the proxy leads to its target where there is a proxy (0 to 1).
+    """
 
     at: float | int | None
     pruned: int
     scores: Scores
     val_acc: float
+    proxy_asr: float | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a pruned model is judged on.
+
+    held: images (N, C, H, W) and labels int64 (N,) that trained nothing, for `val_acc` and `proxy_asr`.
+    """
+
+    test: TestSet
+    held: tuple[Tensor, Tensor]
+    transform: Transform
+    proxy: Proxy | None = None
+    precision: str = "fp32"
+
+    def val_acc(self, model: nn.Module) -> float:
+        return accuracy(predict(model, self.held[0], self.transform, self.precision), self.held[1])
+
+    def proxy_asr(self, model: nn.Module) -> float | None:
+        return self.proxy.rate(model, *self.held, self.transform, self.precision) if self.proxy else None
+
+    def __call__(self, model: nn.Module) -> tuple[Scores, float, float | None]:
+        return evaluate(model, self.test, self.transform, self.precision), self.val_acc(model), self.proxy_asr(model)
 
 
 def trace(
     model: nn.Module,
     mask: Mapping[str, Tensor],
     cuts: Sequence[Cut],
-    test: TestSet,
-    held: tuple[Tensor, Tensor],
-    transform: Transform,
+    judge: Judge,
     refit: Refit | None = None,
     on_point: Callable[[], object] = lambda: None,
 ) -> list[Point]:
     """Judge the pruned model at every cut; `model` stays as it is.
 
-    held: uint8 images (N, C, H, W) and labels int64 (N,) that trained nothing, for `val_acc`.
-
     Raises:
         MaskError: the mask is not this model's.
     """
-
-    def judge(pruned: nn.Module) -> tuple[Scores, float]:
-        return evaluate(pruned, test, transform), accuracy(predict(pruned, held[0], transform), held[1])
-
     points = []
-    for cut, (scores, val_acc) in sweep(model, mask, cuts, judge, refit):
-        points.append(Point(cut.at, cut.pruned, scores, val_acc))
+    for cut, found in sweep(model, mask, cuts, judge, refit):
+        points.append(Point(cut.at, cut.pruned, *found))
         on_point()
     return points
 
@@ -53,34 +72,42 @@ def refined(
     model: nn.Module,
     mask: Mapping[str, Tensor],
     points: list[Point],
-    acc_ratio: float,
+    rule: Rule,
     bisections: int,
-    test: TestSet,
-    held: tuple[Tensor, Tensor],
-    transform: Transform,
+    judge: Judge,
     refit: Refit | None = None,
 ) -> list[Point]:
-    """The curve with one more point: the last that keeps held-out accuracy, found by bisection.
+    """The curve with one more point, nearer to where the rule's condition turns, found by bisection.
 
-    It lies between the point that `by_clean_accuracy` takes and the next, in numbers of neurons. Only
-    the held-out images are looked at until it is found. Its `at` is a count where theirs are, else the
-    mask value of the last neuron that it prunes. Nothing is added where there is no room, or no gain.
+    That is the fewest neurons that stop the proxy or, where no point does, the most that keep held-out
+    accuracy. Only held-out images are looked at until it is found. Its `at` is a count where theirs are,
+    else the mask value of the last neuron that it prunes. Nothing is added where there is no room, or no gain.
     """
-    last = by_clean_accuracy([point.val_acc for point in points], acc_ratio)
-    if last + 1 == len(points):
+    taken = rule.index(points)
+    stops = rule.stops(points[taken], points[0])
+    other = taken - 1 if stops else taken + 1
+    if not 0 <= other < len(points):
         return points
-    low, high, floor = points[last].pruned, points[last + 1].pruned, acc_ratio * points[0].val_acc
-    start = low
-    for _ in range(bisections):
-        if high - low < 2:
+
+    def fits(count: int) -> bool:
+        pruned = pruned_copy(model, mask, count, refit)
+        if stops:
+            return rule.stopped(judge.proxy_asr(pruned), points[0].proxy_asr)
+        return rule.kept(judge.val_acc(pruned), points[0].val_acc)
+
+    count = bisected(fits, points[taken].pruned, points[other].pruned, bisections)
+    if count == points[taken].pruned:
+        return points
+    at = count if isinstance(points[-1].at, int) else float(flatten(mask)[ranking(mask)[count - 1]])
+    between = max(taken, other)
+    return [*points[:between], *trace(model, mask, [Cut(at, count)], judge, refit), *points[between:]]
+
+
+def bisected(fits: Callable[[int], bool], good: int, bad: int, times: int) -> int:
+    """The count nearest to `bad` that fits, found within `times` tries; `good` fits, `bad` does not."""
+    for _ in range(times):
+        if abs(bad - good) < 2:
             break
-        middle = (low + high) // 2
-        pruned = pruned_copy(model, mask, middle, refit)
-        if accuracy(predict(pruned, held[0], transform), held[1]) >= floor:
-            low = middle
-        else:
-            high = middle
-    if low == start:
-        return points
-    at = low if isinstance(points[-1].at, int) else float(flatten(mask)[ranking(mask)[low - 1]])
-    return [*points[: last + 1], *trace(model, mask, [Cut(at, low)], test, held, transform, refit), *points[last + 1 :]]
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good

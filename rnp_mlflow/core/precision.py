@@ -1,14 +1,12 @@
-"""Number formats of training: fp32, or bf16 under autocast in the layout that is fastest with it."""
+"""Number formats of a model's passes: fp32, or bf16 under autocast in the layout that is fastest with it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-
-from rnp_mlflow.core.evaluate import logits_of
 
 NOTHING: Mapping[str, Tensor] = {}
 
@@ -19,6 +17,14 @@ class Forward(Protocol):
     def __call__(self, images: Tensor, scales: Mapping[str, Tensor] = NOTHING, /) -> Tensor: ...
 
 
+def logits_of(output: Any) -> Tensor:
+    """The logits (N, classes): what the model gave, or its `logits` where it gives several things.
+
+    (torchvision's googlenet and inception_v3 in train mode, Hugging Face's classifiers.)
+    """
+    return output if isinstance(output, Tensor) else output.logits
+
+
 def called(model: nn.Module, images: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
     """The model's logits, with `scales` in the place of its own parameters."""
     return logits_of(functional_call(model, dict(scales), (images,)) if scales else model(images))
@@ -26,26 +32,56 @@ def called(model: nn.Module, images: Tensor, scales: Mapping[str, Tensor]) -> Te
 
 @contextmanager
 def forwards(model: nn.Module, precision: str) -> Iterator[Forward]:
-    """The model as a function, for a training loop, while the context lasts.
+    """The model as a function, while the context lasts.
 
-    precision: 'fp32', or 'bf16': convolutions and matrix products in bfloat16, the rest in float32
-    (torch.autocast), weights and images channels last where that is safe. Weights stay float32.
+    precision: 'fp32', or 'bf16': convolutions in bfloat16, linear layers (so the logits) and the rest in
+    float32 (torch.autocast), weights and images channels last where that is safe. Weights stay float32.
     """
     if precision == "fp32":
         yield lambda images, scales=NOTHING: called(model, images, scales)
         return
-    last = channels_last_is_safe(model)
-    if last:
-        model.to(memory_format=torch.channels_last)
+    safe = channels_last_is_safe(model)
 
     def forward(images: Tensor, scales: Mapping[str, Tensor] = NOTHING) -> Tensor:
-        if last:
+        if safe:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16):
             return called(model, images, scales).float()
 
-    try:
+    with linear_in_fp32(model), channels_last(model, safe):
         yield forward
+
+
+@contextmanager
+def linear_in_fp32(model: nn.Module) -> Iterator[None]:
+    """Linear layers leave autocast: bfloat16 logits of about 10 would be multiples of a sixteenth, and tie."""
+
+    def own(layer: nn.Linear) -> Any:
+        def forward(inputs: Tensor) -> Tensor:
+            with torch.autocast(inputs.device.type, enabled=False):
+                return nn.Linear.forward(layer, inputs.float())
+
+        return forward
+
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
+    for layer in layers:
+        layer.forward = own(layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+@contextmanager
+def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """The weights in that layout, and back, unless they are in it already."""
+    if not wanted or any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters()):
+        yield
+        return
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield
     finally:
         model.to(memory_format=torch.contiguous_format)
 

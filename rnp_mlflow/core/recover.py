@@ -15,6 +15,7 @@ from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
 from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.proxy import Proxy
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def recover(
     epochs: int = 20,
     batch_size: int = 128,
     momentum: float = 0.9,
+    proxy: Proxy | None = None,
+    proxy_share: float = 0.5,
     precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
@@ -44,7 +47,8 @@ def recover(
 
     images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one,
     the source of batch order and augmentation. BatchNorm runs in train mode, on a copy. The mask is
-    clamped to [0, 1] after every SGD step. precision: as `core.precision.forwards` takes it.
+    clamped to [0, 1] after every SGD step. proxy: put on `proxy_share` of the images, which keep their label, so
+    that the neurons which it needs are not recovered. precision: as `core.precision.forwards` takes it.
 
     Raises:
         ModelError: the model has no BatchNorm layer with a scale.
@@ -57,7 +61,12 @@ def recover(
         for epoch in range(1, epochs + 1):
             tally = Tally(epoch)
             for index in batches(len(images), batch_size, generator):
-                logits = forward(transform(images[index], generator), masked_scales(working, mask))
+                inputs = transform(images[index], generator)
+                if proxy:
+                    marked = torch.rand(len(index), generator=generator) < proxy_share
+                    marked = marked.to(labels.device) & (labels[index] != proxy.target)
+                    inputs = torch.where(marked[:, None, None, None], proxy(inputs), inputs)
+                logits = forward(inputs, masked_scales(working, mask))
                 loss = cross_entropy(logits, labels[index])
                 optimizer.zero_grad()
                 (alpha * loss).backward()

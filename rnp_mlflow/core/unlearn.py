@@ -78,7 +78,7 @@ def unlearn(
                 optimizer.step()
                 tally.add(loss, logits, labels[index])
                 if stop == "step":
-                    seen = accuracy(predict(working, images, transform), labels)
+                    seen = accuracy(predict(working, images, transform, precision), labels)
                     if seen <= clean_threshold:
                         break
             rate.step()

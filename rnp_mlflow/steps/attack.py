@@ -81,7 +81,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         )  # fmt: skip
     how = (len(ready.data.classes), settings.target, settings.label_mode)
     bad = poison.triggered(ready.test, *how, trigger) if trigger else None
-    scores = evaluate(model, subject.test_set(ready.test, bad, device), feed)
+    scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
     write_history(run.folder / "history.csv", history)
     store.save(run.folder / "model", model, ready.spec)
     subject.write_data(run.folder, ready.source)

@@ -13,7 +13,7 @@ from rnp_mlflow.tracking.runs import StepRun
 
 CSV, SUMMARY = "pruning_curve.csv", "summary.json"
 MEANING = {
-    "chosen": "without trigger: last point that keeps held-out accuracy",
+    "chosen": "without trigger: where the proxy fails, or the last point that keeps held-out accuracy",
     "fixed": "at pruning_number",
     "oracle": "best DER in hindsight, with the trigger",
 }
@@ -23,7 +23,8 @@ FIGURES = ("acc", "asr", "ra", "der")
 def values(point: Point, axis: str) -> dict[str, Any]:
     """The columns of pruning_curve.csv."""
     s = point.scores
-    return {axis: point.at, "pruned": point.pruned, "acc": s.acc, "asr": s.asr, "ra": s.ra, "val_acc": point.val_acc}
+    seen = {"val_acc": point.val_acc, "proxy_asr": point.proxy_asr}
+    return {axis: point.at, "pruned": point.pruned, "acc": s.acc, "asr": s.asr, "ra": s.ra} | seen
 
 
 def step_of(point: Point) -> int:
@@ -56,7 +57,7 @@ def log_curve(run: StepRun, rows: list[Point]) -> None:
     for row in rows:
         step = max(step + 1, step_of(row))  # a refined point may lie within a thousandth of another
         names = {"acc": row.scores.acc, "asr": row.scores.asr, "ra": row.scores.ra}
-        names |= {"val_acc": row.val_acc, "pruned": row.pruned, "at": row.at}
+        names |= {"val_acc": row.val_acc, "proxy_asr": row.proxy_asr, "pruned": row.pruned, "at": row.at}
         history += [(f"curve/{name}", value, step) for name, value in names.items()]
     run.history(history)
 
@@ -65,7 +66,7 @@ def log_figures(run: StepRun, summary: dict[str, Any], model_id: str | None = No
     """The figures before and at the selected point, under the names that others rely on."""
     picked = summary["points"][summary["selected"]]
     run.metrics({f"{name}_before": value for name, value in summary["before"].items()})
-    run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc")}, model_id=model_id)
+    run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc", "proxy_asr")}, model_id=model_id)
     for name, point in summary["points"].items():
         run.metrics({f"{name}/{key}": point[key] for key in (*FIGURES, "pruned")})
 
@@ -73,14 +74,14 @@ def log_figures(run: StepRun, summary: dict[str, Any], model_id: str | None = No
 def tell(run: StepRun, summary: dict[str, Any]) -> None:
     """The result as a table on standard output, the evidence, and where to look."""
     table = Table(title=f"prune run {run.run_id}", title_justify="left")
-    for column in ("point", summary["pruning_by"], "neurons", "held-out ACC", "ACC", "ASR", "RA", "DER"):
+    for column in ("point", summary["pruning_by"], "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER"):
         table.add_column(column, justify="left" if column == "point" else "right")
     before = summary["before"]
-    table.add_row("before", "", "0", *(shown(before[key]) for key in ("val_acc", "acc", "asr", "ra")), "")
+    table.add_row("before", "", "0", *(shown(before[key]) for key in ("val_acc", "proxy_asr", "acc", "asr", "ra")), "")
     for name, point in summary["points"].items():
         mark = " ◀ purified" if name == summary["selected"] else ""
         at = point[summary["pruning_by"]]
-        cells = (shown(point[key]) for key in ("val_acc", *FIGURES))
+        cells = (shown(point[key]) for key in ("val_acc", "proxy_asr", *FIGURES))
         table.add_row(f"{name}{mark}", "none" if at is None else f"{at:g}", str(point["pruned"]), *cells)
     console = Console(width=110)
     console.print(table)
@@ -99,10 +100,24 @@ def evidence(summary: dict[str, Any]) -> list[str]:
     triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
     return [
+        *said(summary),
+        "  proxy: share of held-out images that a stand-in for the trigger leads to the suspected class",
         f"  held-out ACC: random crops of {counts['held_out']} of {counts['clean']} clean images",
         f"  ACC: {tested}{triggered}",
         f"  pruned: {lost or 'nothing'}",
     ]
+
+
+def said(summary: dict[str, Any]) -> list[str]:
+    """The verdict in one line; nothing where there is none."""
+    verdict = summary["verdict"]
+    if verdict is None:
+        return []
+    share = f"the unlearned model calls {verdict['score']:.0%} of other images {verdict['target']!r}"
+    if verdict["backdoor_suspected"]:
+        return [f"  verdict: a backdoor to {verdict['target']!r} is suspected ({share})"]
+    consequence = ", so nothing is pruned" if summary["select_by"] == "proxy" else ""
+    return [f"  verdict: no sign of a backdoor ({share}, suspicion={verdict['suspicion']:g}){consequence}"]
 
 
 def shown(value: float | None) -> str:

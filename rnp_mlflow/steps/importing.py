@@ -53,7 +53,9 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     model, spec = suspect_model(settings, found, data)
     bad = known_triggered(settings, found, data)
     clean = data.test or data.train
-    scores = evaluate(model.to(device), subject.test_set(clean, bad, device), subject.preprocess(spec, data))
+    scores = evaluate(
+        model.to(device), subject.test_set(clean, bad, device), subject.preprocess(spec, data), settings.precision
+    )
     store.save(run.folder / "model", model, spec)
     subject.write_data(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []

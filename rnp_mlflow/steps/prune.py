@@ -10,7 +10,9 @@ from torch import nn
 from rnp_mlflow.config import RUN_ID, Prune
 from rnp_mlflow.core.evaluate import der
 from rnp_mlflow.core.neurons import Mask
+from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.prune import keep_vector, pruned_copy, ranking
+from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
 from rnp_mlflow.method import Traced, choose, points_of, trace_by
@@ -18,6 +20,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.steps import curve, runtime, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.steps.recover import stored_clean
+from rnp_mlflow.steps.unlearn import stored_proxy, stored_verdict
 from rnp_mlflow.tracking import lineage, models
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -35,8 +38,11 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     else:
         clean = stored_clean(upstream["unlearn"], suspect, device)
         mask = masks.read(lineage.fetch(upstream["recover"], "mask_values.csv"), suspect.model)
-    traced = draw(settings, suspect, clean, mask)
-    summary = summarise(settings, traced)
+    proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
+    verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
+    traced = draw(settings, suspect, clean, mask, proxy)
+    summary = summarise(settings, traced, verdict)
+    summary["verdict"] = conclusion(settings, verdict, suspect.spec.classes)
     picked = summary["points"][summary["selected"]]
     summary["layers"] = pruned_by_layer(mask, picked["pruned"])
     summary["images"] = {
@@ -72,12 +78,14 @@ def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], f
     run.tags({"registered": f"models:/{name}/{number}"})
 
 
-def draw(settings: Prune, suspect: subject.Subject, clean: subject.CleanImages, mask: Mask) -> Traced:
+def draw(
+    settings: Prune, suspect: subject.Subject, clean: subject.CleanImages, mask: Mask, proxy: Proxy | None
+) -> Traced:
     """The curve, with a progress bar."""
     test = suspect.judged_by(clean.held)
     with runtime.progress("prune", len(points_of(settings, mask))) as advance:
         return trace_by(
-            settings, suspect.model, mask, clean.used.pair, clean.held.pair, test, suspect.transform, advance
+            settings, suspect.model, mask, clean.used.pair, clean.held.pair, test, suspect.transform, proxy, advance
         )
 
 
@@ -88,18 +96,32 @@ def pruned_by_layer(mask: Mask, pruned: int) -> dict[str, list[int]]:
     return {name: counts for name, counts in lost.items() if counts[0]}
 
 
-def summarise(settings: Prune, traced: Traced) -> dict[str, Any]:
+def conclusion(settings: Prune, verdict: Verdict | None, classes: tuple[str, ...]) -> dict[str, Any] | None:
+    """What the verdict says in words, for `summary.json`; None where the mask came from a file."""
+    if verdict is None:
+        return None
+    return {
+        "backdoor_suspected": verdict.score >= settings.suspicion,
+        "target": classes[verdict.target], "score": verdict.score, "suspicion": settings.suspicion,
+    }  # fmt: skip
+
+
+def summarise(settings: Prune, traced: Traced, verdict: Verdict | None) -> dict[str, Any]:
     """`summary.json`: the figures before, and those of each operating point."""
     before = traced.points[0]
-    ways = {"chosen": "clean_acc", "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
-    points = {name: choose(traced, way, settings.acc_ratio) for name, way in ways.items()}
+    own = settings.select_by if settings.select_by in ("proxy", "clean_acc") else "proxy"
+    ways = {"chosen": own, "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
+    points = {
+        name: choose(traced, settings.model_copy(update={"select_by": way}), verdict) for name, way in ways.items()
+    }
     return {
-        "before": asdict(before.scores) | {"val_acc": before.val_acc},
+        "before": asdict(before.scores) | {"val_acc": before.val_acc, "proxy_asr": before.proxy_asr},
         "select_by": settings.select_by,
         "selected": next(name for name, way in ways.items() if way == settings.select_by),
         "pruning_by": settings.pruning_by,
         "points": {
-            name: {settings.pruning_by: row.at, "pruned": row.pruned, "val_acc": row.val_acc}
+            name: {settings.pruning_by: row.at, "pruned": row.pruned}
+            | {"val_acc": row.val_acc, "proxy_asr": row.proxy_asr}
             | asdict(row.scores) | {"der": der(before.scores, row.scores)}
             for name, row in points.items()
         },

@@ -11,6 +11,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.unlearn import stored_proxy
 from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -22,9 +23,10 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = stored_clean(upstream["unlearn"], suspect, device)
+    proxy = stored_proxy(upstream["unlearn"], device)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
         log = on_epoch(run, "recover", advance)
-        result = recover_by(settings, model.to(device), clean.used.pair, suspect.transform, log)
+        result = recover_by(settings, model.to(device), clean.used.pair, suspect.transform, proxy, log)
     masks.write_csv(run.folder / "mask_values.csv", result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     write_history(run.folder / "history.csv", result.history)

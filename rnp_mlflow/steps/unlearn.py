@@ -1,17 +1,28 @@
 """Entry point `unlearn`: make the suspect model forget its task, and keep what it then is."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import evaluate
+from rnp_mlflow.core.proxy import Proxy
+from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.interop import indices
-from rnp_mlflow.method import unlearn_by
+from rnp_mlflow.method import examine, unlearn_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
+
+PROXY, VERDICT = "proxy.safetensors", "verdict.json"
 
 
 def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
@@ -23,20 +34,51 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = on_epoch(run, "unlearn", advance)
         result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, log)
-    scores = evaluate(result.model, suspect.judged_by(clean.held), suspect.transform)
+    verdict, proxy = examine(settings, suspect.model, result.model, clean.used.pair, suspect.transform)
+    scores = evaluate(result.model, suspect.judged_by(clean.held), suspect.transform, settings.precision)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     write_history(run.folder / "history.csv", result.history)
     indices.write(run.folder / indices.DEFENCE, clean.indices)
     indices.write(run.folder / indices.HELD_OUT, clean.held_indices)
+    if proxy:
+        write_proxy(run.folder, proxy)
+        rate = proxy.rate(suspect.model, *clean.held.pair, suspect.transform, settings.precision)
+        run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.change.norm())})
+    (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
+    run.metrics({"verdict/target": verdict.target, "verdict/score": verdict.score})
+    run.tags({"suspected_target": suspect.spec.classes[verdict.target]})
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
     run.tags({"reached_threshold": result.reached})
     runtime.say(f"  clean accuracy {result.accuracy:.4f} on {len(clean.used)} images after {steps} steps")
+    name = suspect.spec.classes[verdict.target]
+    runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
     if not result.reached:
         runtime.say(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
     names = ("unlearned_model/model.safetensors", indices.DEFENCE, indices.HELD_OUT)
-    return file_digest(*(run.folder / name for name in names))
+    return file_digest(*(run.folder / name for name in (*names, VERDICT, *([PROXY] if proxy else []))))
+
+
+def write_proxy(folder: Path, proxy: Proxy) -> None:
+    """`proxy.safetensors`: the stand-in for the trigger, in the model's input space."""
+    tensors = {name: value.cpu().contiguous() for name, value in vars(proxy).items() if name != "target"}
+    save_file(tensors | {"target": torch.tensor(proxy.target)}, folder / PROXY)
+
+
+def stored_verdict(run_id: str) -> Verdict | None:
+    """The verdict of an unlearn run; None where it left none."""
+    if not lineage.has(run_id, VERDICT):
+        return None
+    return TypeAdapter(Verdict).validate_json(lineage.fetch(run_id, VERDICT).read_text())
+
+
+def stored_proxy(run_id: str, device: torch.device) -> Proxy | None:
+    """The proxy of an unlearn run; None where it left none."""
+    if not lineage.has(run_id, PROXY):
+        return None
+    tensors = load_file(lineage.fetch(run_id, PROXY), str(device))
+    return Proxy(int(tensors.pop("target")), **tensors)

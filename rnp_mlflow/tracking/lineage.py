@@ -70,6 +70,11 @@ def find_finished(entry: str, inputs: str) -> str | None:
     return next((run.info.run_id for run in runs if not missing(run.info.run_id, entry)), None)
 
 
+def has(run_id: str, path: str) -> bool:
+    """Whether a run has this artifact, a file or folder at its top."""
+    return any(item.path == path for item in MlflowClient().list_artifacts(run_id))
+
+
 def missing(run_id: str, entry: str) -> str | None:
     """The first artifact that a run of this entry should have and has not."""
     client, listed = MlflowClient(), {}

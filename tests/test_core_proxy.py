@@ -1,0 +1,137 @@
+"""Verdict, proxy and number formats, on models whose backdoor is known by construction."""
+
+import copy
+
+import pytest
+import torch
+from conftest import scaled
+from torch import Generator, Tensor, nn
+
+from rnp_mlflow.core.evaluate import accuracy, predict
+from rnp_mlflow.core.precision import channels_last_is_safe, forwards
+from rnp_mlflow.core.proxy import Proxy, invert
+from rnp_mlflow.core.recover import recover
+from rnp_mlflow.core.verdict import suspected
+from rnp_mlflow.models.registry import build
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def as_is(images: Tensor, generator: Generator | None) -> Tensor:
+    return images
+
+
+class Shortcut(nn.Module):
+    """Class 1 or 2 by the sign of the first half's mean; class 0 where pixel (0, 0) is above 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sign = x[:, 0, :, :2].mean((1, 2))
+        return torch.stack([8 * (x[:, 0, 0, 0] - 2), sign, -sign], 1)
+
+
+def test_the_class_that_the_unlearned_model_falls_back_on_is_suspected() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])
+    answers = torch.tensor([2, 1, 2, 2, 0, 2, 2, 2])
+    verdict = suspected(answers, labels, 3)  # of four images that are not of class 2, three are called 2
+    assert (verdict.target, verdict.score) == (2, 0.75)
+    assert suspected(labels, labels, 3).score == 0
+    assert suspected(torch.tensor([1, 1]), torch.tensor([0, 0]), 5).target == 1
+
+
+def test_inversion_finds_the_shortcut_with_a_small_change_in_the_range_of_the_images() -> None:
+    model = Shortcut().train()
+    images, labels = torch.randn(60, 1, 4, 4, generator=seeded()), torch.arange(60) % 3
+    model(images)
+    state = copy.deepcopy(model.state_dict())
+    proxy = invert(model, images, labels, 0, as_is, seeded(), steps=200, batch_size=32)
+    assert proxy.rate(model, images, labels, as_is) >= 0.9
+    assert proxy.rate(model, images, torch.zeros(60), as_is) == 0  # no image of another class
+    energy = proxy.change[0] ** 2
+    assert energy[0, 0] > 0.8 * energy.sum()  # the pixel that the shortcut looks at
+    inputs = proxy(images)
+    assert inputs.min() >= images.min()
+    assert inputs.max() <= images.max()
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    again = invert(model, images, labels, 0, as_is, seeded(), steps=200, batch_size=32)
+    assert torch.equal(again.change, proxy.change)
+    for impossible in (1, 2):  # no shortcut leads there: more is needed
+        other = invert(model, images, labels, impossible, as_is, seeded(), steps=200, batch_size=32)
+        assert other.change.flatten().abs().topk(2).values.sum() < 0.7 * other.change.abs().sum()
+
+
+def test_a_proxy_marks_the_images_of_other_classes_and_counts_its_successes() -> None:
+    images, labels = torch.zeros(6, 1, 4, 4), torch.tensor([0, 1, 1, 2, 2, 2])
+    change = torch.zeros(1, 4, 4)
+    change[0, 0, 0] = 5
+    proxy = Proxy(0, change, torch.full((1, 1, 1), -1.0), torch.full((1, 1, 1), 3.0))
+    assert proxy(images)[:, 0, 0, 0].tolist() == [3.0] * 6  # clipped
+    assert proxy.rate(Shortcut(), images, labels, as_is) == 1.0
+    assert proxy.rate(Shortcut(), images - 4, labels, as_is) == 0.0
+
+
+def test_recovery_under_the_proxy_leaves_its_neuron_low() -> None:
+    """Two neurons that serve clean images alike; the proxy speaks through the second alone."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2, affine=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.norm(x).mean((2, 3)).unbind(1)
+            return torch.stack([-(first + second), first + second], 1)
+
+    labels = torch.arange(64) % 2
+    noise = torch.randn(64, 2, 2, 2, generator=seeded())
+    images = (labels * 2.0 - 1).view(-1, 1, 1, 1) + 0.3 * noise
+    change = torch.tensor([0.0, 3.0]).view(2, 1, 1).expand(2, 2, 2)
+    edge = torch.full((2, 1, 1), 9.0)
+    proxy = Proxy(1, change, -edge, edge)
+    settings = {"epochs": 10, "batch_size": 32, "alpha": 1.0}
+    with_it = recover(Two(), images, labels, as_is, seeded(), proxy=proxy, **settings).mask["norm"]
+    without = recover(Two(), images, labels, as_is, seeded(), **settings).mask["norm"]
+    assert torch.equal(without, torch.ones(2))
+    assert with_it[1] < 0.7 < with_it[0]
+    unused = recover(Two(), images, labels, as_is, seeded(), proxy=proxy, proxy_share=0.0, **settings).mask["norm"]
+    assert torch.equal(unused, without)
+
+
+@pytest.mark.parametrize("name", ["preactresnet18", "vgg19_bn"])
+def test_bf16_answers_nearly_as_fp32_and_leaves_the_model_as_it_was(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, 10, 3, 16).eval()
+    images = torch.randn(64, 3, 32, 32, generator=seeded())
+    before = {key: (value.clone(), value.stride()) for key, value in model.state_dict().items()}
+    with torch.inference_mode(), forwards(model, "bf16") as fast, forwards(model, "fp32") as exact:
+        quick, slow = fast(images), exact(images)
+    assert quick.dtype == torch.float32
+    assert (quick - slow).norm() / slow.norm() < 0.05
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) and after[key].stride() == s for key, (value, s) in before.items())
+    assert not any("forward" in vars(layer) for layer in model.modules())
+    assert accuracy(predict(model, images, as_is, "bf16"), predict(model, images, as_is)) > 0.9
+
+
+def test_bf16_logits_are_not_rounded_to_bfloat16() -> None:
+    """Else classes tie, and the first of them wins."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    with torch.inference_mode(), forwards(model, "bf16") as forward:
+        logits = forward(torch.randn(8, 1, 4, 4))
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_channels_last_is_left_out_where_torch_would_corrupt_memory() -> None:
+    assert channels_last_is_safe(build("preactresnet18", 10, 3, 16))
+    assert not channels_last_is_safe(build("preactresnet18", 10, 3, 8))
+    model = build("preactresnet18", 10, 3, 4)
+    with forwards(model, "bf16") as forward:
+        forward(scaled(torch.zeros(2, 3, 32, 32), None)).sum().backward()
+        assert all(p.is_contiguous() for p in model.parameters())
