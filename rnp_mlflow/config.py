@@ -152,6 +152,9 @@ class Recover(Common):
     recovering_views: Literal["plain", "augmented"] = Field(
         "plain", description="recover on the images as they are, or cropped and mirrored as the reference does"
     )
+    mask_averaging: Literal["steps", "none"] = Field(
+        "steps", description="the mask is the mean over all steps of recovery, or the last one as the reference's"
+    )
     proxy_share: float = Field(
         0.5, ge=0, lt=1, description="share of images that carry the proxy in recovery and keep their label; 0: none"
     )

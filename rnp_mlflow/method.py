@@ -70,7 +70,7 @@ def recover_by(
         return recover(
             model, *clean, feed.seen(settings.recovering_views), draws,
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
-            batch_size=settings.recovering_batch_size, precision=settings.precision,
+            batch_size=settings.recovering_batch_size, averaging=settings.mask_averaging, precision=settings.precision,
             proxy=proxy if settings.proxy_share else None, proxy_share=settings.proxy_share, on_epoch=on_epoch,
         )  # fmt: skip
 

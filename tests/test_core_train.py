@@ -102,12 +102,15 @@ def test_the_callers_model_is_left_as_it_was(small_net: nn.Module, images: torch
 def test_recovery_equals_projected_descent_written_out(
     small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    got = recover(small_net, images, labels, scaled, seeded(), alpha=0.5, lr=0.7, epochs=4, batch_size=16).mask
+    settings = {"alpha": 0.5, "lr": 0.7, "epochs": 4, "batch_size": 16}
+    got = recover(small_net, images, labels, scaled, seeded(), averaging="none", **settings).mask
+    mean = recover(small_net, images, labels, scaled, seeded(), **settings).mask
 
     model, generator = copy.deepcopy(small_net).train(), seeded()
     scales = [model[1].weight.detach().clone(), model[4].weight.detach().clone()]
     mask = [torch.ones(4), torch.ones(6)]
     speed = [torch.zeros(4), torch.zeros(6)]
+    passed = []
     for _ in range(4):
         for index in batches(40, 16, generator):
             with torch.no_grad():
@@ -118,6 +121,8 @@ def test_recovery_equals_projected_descent_written_out(
             for k in range(2):  # chain rule: dL/dm = dL/dγ' · γ
                 speed[k] = 0.9 * speed[k] + grads[k] * scales[k]
                 mask[k] = (mask[k] - 0.7 * speed[k]).clamp(0, 1)
+            passed.append(torch.cat(mask))
+    assert torch.allclose(torch.cat([mean["1"], mean["4"]]), torch.stack(passed).mean(0), atol=1e-6)
     assert torch.allclose(got["1"], mask[0], atol=1e-6)
     assert torch.allclose(got["4"], mask[1], atol=1e-6)
     assert got["4"].min() < 1
@@ -131,7 +136,7 @@ def test_recovery_drops_the_neuron_that_does_the_harm_and_keeps_the_one_needed()
         model.linear.weight.copy_(torch.tensor([[-1.0, 3.0], [1.0, -3.0]]))
     values = torch.arange(20, dtype=torch.uint8).repeat_interleave(16).view(20, 1, 4, 4) * 13
     labels = (torch.arange(20) >= 10).long()
-    result = recover(model, values, labels, scaled, seeded(), lr=0.5, epochs=30, batch_size=20)
+    result = recover(model, values, labels, scaled, seeded(), lr=0.5, epochs=30, batch_size=20, averaging="none")
     assert result.mask["norm"].tolist() == [1.0, 0.0]
     assert result.history[0].accuracy == 0.0
     assert result.history[-1].accuracy == 1.0

@@ -108,11 +108,22 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
     assert {"mlflow.source.git.commit", "rnp.dirty", "rnp.torch", "rnp.machine", "rnp.threads"} <= tags.keys()
 
 
+def chosen_row(rows: list[dict[str, str]], score: float) -> int:
+    """The documented rule over a curve's rows: acc_ratio 0.95, stop_ratio 0.85, proxy_ratio 0.05, suspicion 0.5."""
+    acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
+    if score < 0.5:
+        return 0
+    for k in range(len(rows)):
+        if min(acc[: k + 1]) >= 0.85 * acc[0] and proxy[k] <= 0.05 * proxy[0]:
+            return k
+    return max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
+
+
 def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     run = runs(entry="prune")[-1]
     folder = files(run)
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
-    assert list(rows[0]) == ["threshold", "pruned", "acc", "asr", "ra", "val_acc"]
+    assert list(rows[0]) == ["threshold", "pruned", "acc", "asr", "ra", "val_acc", "proxy_asr"]
     assert (rows[0]["threshold"], rows[0]["pruned"]) == ("", "0")
     assert [row["threshold"] for row in rows[1:]] == ["0.0", "0.3", "0.6", "0.9"]
     history = MlflowClient().get_metric_history(run.info.run_id, "curve/acc")
@@ -122,10 +133,10 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
     chosen = summary["points"]["chosen"]
-    floor, kept = 0.95 * float(rows[0]["val_acc"]), 0
-    while kept + 1 < len(rows) and float(rows[kept + 1]["val_acc"]) >= floor:
-        kept += 1
-    assert chosen["pruned"] == int(rows[kept]["pruned"])
+    assert chosen["pruned"] == int(rows[chosen_row(rows, summary["verdict"]["score"])]["pruned"])
+    verdict = json.loads((files(runs(entry="unlearn")[-1]) / "verdict.json").read_text())
+    assert summary["verdict"]["score"] == verdict["score"]
+    assert summary["verdict"]["backdoor_suspected"] is (verdict["score"] >= 0.5)
     assert summary["points"]["fixed"]["threshold"] == 0.7
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)
@@ -151,7 +162,7 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     test = TestSet(suspect.data.test.images, suspect.data.test.labels, *vars(bad).values())
     settings = {
         name: SMALL[name]
-        for name in ("unlearning_epochs", "recovering_epochs", "pruning_step", "clean_views", "refine")
+        for name in ("unlearning_epochs", "recovering_epochs", "pruning_step", "clean_views", "refine", "proxy_steps")
     }
     torch.set_num_threads(2)
     feed = {"mean": suspect.spec.mean, "std": suspect.spec.std, "flip": suspect.data.flip}

@@ -40,6 +40,7 @@ def recover(
     momentum: float = 0.9,
     proxy: Proxy | None = None,
     proxy_share: float = 0.5,
+    averaging: str = "steps",
     precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
@@ -48,7 +49,9 @@ def recover(
     images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one,
     the source of batch order and augmentation. BatchNorm runs in train mode, on a copy. The mask is
     clamped to [0, 1] after every SGD step. proxy: put on `proxy_share` of the images, which keep their label, so
-    that the neurons which it needs are not recovered. precision: as `core.precision.forwards` takes it.
+    that the neurons which it needs are not recovered. averaging: 'steps' gives the mean of the mask over all steps,
+    which ranks neurons by how soon and how surely they fall (many end at 0 alike); 'none' the last mask, as the
+    reference. precision: as `core.precision.forwards` takes it.
 
     Raises:
         ModelError: the model has no BatchNorm layer with a scale.
@@ -57,6 +60,7 @@ def recover(
     mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
     optimizer = torch.optim.SGD(mask.values(), lr, momentum)
     history: list[EpochRecord] = []
+    total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with forwards(working, precision) as forward:
         for epoch in range(1, epochs + 1):
             tally = Tally(epoch)
@@ -72,9 +76,11 @@ def recover(
                 (alpha * loss).backward()
                 optimizer.step()
                 with torch.no_grad():
-                    for values in mask.values():
-                        values.clamp_(0, 1)
+                    for name, values in mask.items():
+                        total[name] += values.clamp_(0, 1)
+                steps += 1
                 tally.add(loss, logits, labels[index])
             history.append(tally.record())
             on_epoch(history[-1])
-    return Recovered({name: values.detach().cpu() for name, values in mask.items()}, history)
+    found = {name: values / steps for name, values in total.items()} if averaging == "steps" else mask
+    return Recovered({name: values.detach().cpu() for name, values in found.items()}, history)
