@@ -183,7 +183,7 @@ class Prune(Common):
         description="random crops of each held-out image for its accuracy; 0: the image as it is",
     )
     proxy_ratio: float = Field(
-        0.05, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
+        0.02, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
     )
     stop_ratio: float = Field(
         0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"

@@ -74,6 +74,9 @@ def test_a_proxy_marks_the_images_of_other_classes_and_counts_its_successes() ->
     assert proxy(images)[:, 0, 0, 0].tolist() == [3.0] * 6  # clipped
     assert proxy.rate(Shortcut(), images, labels, as_is) == 1.0
     assert proxy.rate(Shortcut(), images - 4, labels, as_is) == 0.0
+    already = images.clone()
+    already[3, 0, 0, 0] = 3.0  # of the five images of other classes, one is called 0 without the proxy
+    assert proxy.rate(Shortcut(), already, labels, as_is) == 0.8
 
 
 def test_recovery_under_the_proxy_leaves_its_neuron_low() -> None:

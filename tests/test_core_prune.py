@@ -254,7 +254,7 @@ def test_refining_finds_the_last_count_that_keeps_accuracy(
     assert curve.refined(small_net, mask, by_number, rule, 9, judge)[2].at == 7
 
 
-def test_refining_finds_the_fewest_neurons_that_stop_the_proxy(
+def test_where_the_proxy_decides_nothing_is_refined(
     monkeypatch: pytest.MonkeyPatch, small_net: nn.Sequential, images: torch.Tensor
 ) -> None:
     """The proxy works up to 5 neurons of 10 here, and accuracy is always kept. The sweep knows 4 and 8."""
@@ -268,8 +268,7 @@ def test_refining_finds_the_fewest_neurons_that_stop_the_proxy(
     monkeypatch.setattr(curve, "predict", lambda model, *rest: labels)
     proxy = Proxy(0, torch.ones(2, 6, 6), torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
     judge, rule = curve.Judge(TestSet(images, labels), (images, labels), scaled, proxy), Rule(0.95, 0.05)
-    points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8)], judge)
-    assert [p.proxy_asr for p in points] == [1.0, 1.0, 0.0]
-    refined = curve.refined(small_net, mask, points, rule, 4, judge)
-    assert [p.pruned for p in refined] == [0, 4, 6, 8]
-    assert rule.index(refined) == 2
+    points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8), Cut(0.9, 10)], judge)
+    assert [p.proxy_asr for p in points] == [1.0, 1.0, 0.0, 0.0]
+    assert rule.index(points) == 2
+    assert curve.refined(small_net, mask, points, rule, 4, judge) == points

@@ -45,7 +45,8 @@ class Judge:
         return self.proxy.rate(model, *self.held, self.transform, self.precision) if self.proxy else None
 
     def __call__(self, model: nn.Module) -> tuple[Scores, float, float | None]:
-        return evaluate(model, self.test, self.transform, self.precision), self.val_acc(model), self.proxy_asr(model)
+        scores = evaluate(model, self.test, self.transform, self.precision)
+        return scores, self.val_acc(model), self.proxy_asr(model)
 
 
 def trace(
@@ -77,37 +78,24 @@ def refined(
     judge: Judge,
     refit: Refit | None = None,
 ) -> list[Point]:
-    """The curve with one more point, nearer to where the rule's condition turns, found by bisection.
+    """The curve with one more point: the last that keeps held-out accuracy, found by bisection.
 
-    That is the fewest neurons that stop the proxy or, where no point does, the most that keep held-out
-    accuracy. Only held-out images are looked at until it is found. Its `at` is a count where theirs are,
-    else the mask value of the last neuron that it prunes. Nothing is added where there is no room, or no gain.
+    Only where accuracy decides. A proxy that fails is no finer measure than the sweep's steps: just where it
+    fails, ASR was still 0.16 to 0.37 (digits, seeds 0 to 2), and the sweep's next point is the margin. Only
+    held-out images are looked at until it is found. Its `at` is a count where theirs are, else the mask value
+    of the last neuron that it prunes. Nothing is added where there is no room, or no gain.
     """
-    taken = rule.index(points)
-    stops = rule.stops(points[taken], points[0])
-    other = taken - 1 if stops else taken + 1
-    if not 0 <= other < len(points):
+    last = rule.index(points)
+    if last + 1 == len(points) or rule.stops(points[last], points[0]):
         return points
-
-    def fits(count: int) -> bool:
-        pruned = pruned_copy(model, mask, count, refit)
-        if stops:
-            return rule.stopped(judge.proxy_asr(pruned), points[0].proxy_asr)
-        return rule.kept(judge.val_acc(pruned), points[0].val_acc)
-
-    count = bisected(fits, points[taken].pruned, points[other].pruned, bisections)
-    if count == points[taken].pruned:
-        return points
-    at = count if isinstance(points[-1].at, int) else float(flatten(mask)[ranking(mask)[count - 1]])
-    between = max(taken, other)
-    return [*points[:between], *trace(model, mask, [Cut(at, count)], judge, refit), *points[between:]]
-
-
-def bisected(fits: Callable[[int], bool], good: int, bad: int, times: int) -> int:
-    """The count nearest to `bad` that fits, found within `times` tries; `good` fits, `bad` does not."""
-    for _ in range(times):
-        if abs(bad - good) < 2:
+    low, high = points[last].pruned, points[last + 1].pruned
+    for _ in range(bisections):
+        if high - low < 2:
             break
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return good
+        middle = (low + high) // 2
+        fits = rule.kept(judge.val_acc(pruned_copy(model, mask, middle, refit)), points[0].val_acc)
+        low, high = (middle, high) if fits else (low, middle)
+    if low == points[last].pruned:
+        return points
+    at = low if isinstance(points[-1].at, int) else float(flatten(mask)[ranking(mask)[low - 1]])
+    return [*points[: last + 1], *trace(model, mask, [Cut(at, low)], judge, refit), *points[last + 1 :]]

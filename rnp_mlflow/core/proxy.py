@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rnp_mlflow.core.evaluate import Transform, accuracy, predict
+from rnp_mlflow.core.evaluate import Transform, predict
 from rnp_mlflow.core.precision import forwards
 
 STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
@@ -41,12 +41,16 @@ class Proxy:
     def rate(
         self, model: nn.Module, images: Tensor, labels: Tensor, transform: Transform, precision: str = "fp32"
     ) -> float:
-        """Share of the images of other classes that the model calls `target` with the proxy on them; 0 if none."""
+        """Share of the other classes' images that the proxy turns to `target`, and that are not called so without it.
+
+        0 where there are no such images. images (N, C, H, W), labels (N,), on the model's device.
+        """
         others = images[labels != self.target]
         if not len(others):
             return 0.0
-        answers = predict(model, others, self.after(transform), precision)
-        return accuracy(answers, torch.full_like(answers, self.target))
+        plain = predict(model, others, transform, precision) == self.target
+        turned = predict(model, others, self.after(transform), precision) == self.target
+        return float((turned & ~plain).double().mean())
 
 
 def invert(

@@ -1,0 +1,143 @@
+"""RESULTS.md from the rows' files: `python -m benchmarks.report`. It only reads; no figure is typed by hand."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.rows import ARCHITECTURES, COMMON, rows
+
+HERE = Path(__file__).parent
+PLANTED = 0.5
+Found = dict[str, Any]
+# column → which point of which variant
+COLUMNS = {
+    "ours": ("ours", "chosen"), "oracle": ("ours", "oracle"), "fixed 0.70": ("ours", "fixed"),
+    "reference": ("reference", "fixed"), "reference's oracle": ("reference", "oracle"), "NWC": ("nwc", "chosen"),
+    "random": ("random", "fixed"), "fine-tuning": ("finetuning", "chosen"),
+}  # fmt: skip
+
+MEANING = (
+    "ours: chosen without the trigger. oracle: best DER of the same curve, with the trigger. fixed 0.70: the same mask "
+    "at BackdoorBench's threshold. reference: its steps and its fixed 0.70. NWC: neuron weight change of our unlearned "
+    "model, chosen as ours by accuracy. random: as many neurons as ours. Attacks with an ASR before of less than "
+    f"{PLANTED} are flagged and left out of the means."
+)
+
+
+def read() -> list[Found]:
+    """The finished rows, in the matrix's order."""
+    files = [HERE / "results" / f"{row.name}.json" for row in rows()]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def point(row: Found, column: str) -> Found | None:
+    """The figures under a column; None where that variant has none."""
+    variant, name = COLUMNS[column]
+    return row["variants"].get(variant, {}).get(name)
+
+
+def planted(row: Found) -> bool:
+    return row["before"]["asr"] is not None and row["before"]["asr"] >= PLANTED
+
+
+def spread(values: Iterable[float], form: str = ".3f") -> str:
+    """Mean ± sample standard deviation."""
+    found = list(values)
+    if not found:
+        return ""
+    return f"{mean(found):{form}}" + (f" ± {stdev(found):{form}}" if len(found) > 1 else "")
+
+
+def line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def table(head: list[str], body: Iterable[list[object]]) -> list[str]:
+    return [line(head), line("---" for _ in head), *(line(cells) for cells in body)]
+
+
+def by_row(found: list[Found]) -> list[str]:
+    """One line a model: before, ours, and everyone's DER."""
+    head = ["attack", "rate", "architecture", "seed", "ACC / ASR / RA before", "ours: ACC / ASR / RA", "neurons"]
+    head += [f"DER {name}" for name in COLUMNS] + ["run of ours"]
+    body = []
+    for row in found:
+        what, before, ours = row["row"], row["before"], point(row, "ours") or {}
+        figures = [shown(source, "acc", "asr", "ra") for source in (before, ours)]
+        ders = [shown(point(row, name) or {}, "der") for name in COLUMNS]
+        flag = "" if planted(row) or what["attack"] == "none" else " (not planted)"
+        body.append([what["attack"] + flag, what["rate"], what["architecture"], what["seed"], *figures,
+                     ours.get("pruned", ""), *ders, row["variants"]["ours"]["run"][:8]])  # fmt: skip
+    return table(head, body)
+
+
+def shown(source: Found, *names: str) -> str:
+    return " / ".join("–" if source.get(name) is None else f"{source[name]:.3f}" for name in names)
+
+
+def summary(found: list[Found]) -> list[str]:
+    """Mean and spread over the planted rows, a line a column."""
+    rows_ = [row for row in found if planted(row)]
+    body = []
+    for name in COLUMNS:
+        pairs = [(row, here) for row in rows_ if (here := point(row, name))]
+        loss = spread(row["before"]["acc"] - here["acc"] for row, here in pairs)
+        body.append([name, len(pairs), spread(here["der"] for _, here in pairs), loss,
+                     spread(here["asr"] for _, here in pairs), lowest(pairs)])  # fmt: skip
+    head = ["", "models", "DER", "ACC lost", "ASR left", "lowest DER"]
+    return table(head, body)
+
+
+def lowest(pairs: list[tuple[Found, Found]]) -> str:
+    if not pairs:
+        return ""
+    row, here = min(pairs, key=lambda pair: pair[1]["der"])
+    return f"{here['der']:.3f} ({row['row']['attack']}, {row['row']['architecture']}, seed {row['row']['seed']})"
+
+
+def verdicts(found: list[Found]) -> list[str]:
+    """How often the target was named, and how often a clean model was accused."""
+    bad = [row for row in found if planted(row)]
+    clean = [row for row in found if row["row"]["attack"] == "none"]
+    score: Callable[[Found], float] = lambda row: row["variants"]["ours"]["verdict"]["score"]  # noqa: E731
+    named = [row for row in bad if row["variants"]["ours"]["verdict"]["target"] == 0]
+    alarm = [row for row in bad if score(row) >= PLANTED]
+    false = [row for row in clean if score(row) >= PLANTED]
+    lost = spread(row["before"]["acc"] - (point(row, "ours") or {})["acc"] for row in clean)
+    return [
+        f"* the right target was named in {len(named)} of {len(bad)} backdoored models, and an alarm given in "
+        f"{len(alarm)} (scores {bounds(map(score, bad))});",
+        f"* a clean model was accused in {len(false)} of {len(clean)} (scores {bounds(map(score, clean))});",
+        f"* ACC lost on clean models: {lost}.",
+    ]
+
+
+def bounds(values: Iterable[float]) -> str:
+    found = sorted(values)
+    return f"{found[0]:.2f} to {found[-1]:.2f}" if found else "none"
+
+
+def main() -> None:
+    """Write RESULTS.md."""
+    found = read()
+    machines = sorted({json.dumps(row["machine"]) for row in found})
+    ceiling = spread((row["before"]["asr"] + 1) / 2 for row in found if planted(row))
+    text = [
+        "# The matrix", "",
+        f"{len(found)} of {len(list(rows()))} models. CIFAR-10, {COMMON['train_size']} training and "
+        f"{COMMON['test_size']} test images, width {COMMON['width']}, epochs {ARCHITECTURES}; 500 clean images, of "
+        "which 100 are held out; target 0. Made by `python -m benchmarks.matrix`, written by "
+        "`python -m benchmarks.report` from `results/`. Settings of ours: MLproject's defaults, and ratio=0.05.", "",
+        *(f"Machine: {machine}" for machine in machines), "",
+        f"{MEANING} DER can reach (ASR before + 1) / 2 at most: {ceiling} here.", "",
+        *summary(found), "", "## Verdict", "", *verdicts(found), "", "## Every model", "", *by_row(found), "",
+        "Any line again: `mlflow run . -e rerun -P run_id=RUN` on the store it was made in (the whole IDs are in "
+        "`results/`), or `python -m benchmarks.matrix --only ROW`.", "",
+    ]  # fmt: skip
+    (HERE / "RESULTS.md").write_text("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
