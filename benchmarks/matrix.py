@@ -2,7 +2,7 @@
 
     python -m benchmarks.matrix --data_dir /path/to/cifar10 --part 1/2
 
-What is finished is found in the MLflow experiment by its tags and is not made again.
+Finished models are found in the MLflow experiment by their tags, defences in `results/`; neither is made again.
 """
 
 import json
@@ -51,6 +51,19 @@ def label(run_id: str, row: Row, variant: str) -> None:
     client.set_tag(run_id, VARIANT, variant)
 
 
+def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
+    """Every variant on the row's model that its file does not hold yet; the file is written after each."""
+    file = RESULTS / f"{row.name}.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    found = known.get("variants", {}) if known.get("attack_run") == run_id else {}
+    for name, make in VARIANTS.items():
+        if name in found and name not in again:
+            continue
+        runtime.say(f"== {row.name}: {name}")
+        found[name] = make(run_id, row.seed, threads, found)
+        write(row, run_id, found)
+
+
 def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
     """The row's figures as a file of the repository."""
     run = MlflowClient().get_run(run_id)
@@ -77,8 +90,7 @@ def main(data_dir: str, part: str, only: str, stage: str, again: str, threads: i
         try:
             run_id = suspect(row, data_dir, threads)
             if stage == "all":
-                found = {name: make(row, run_id, threads, name in again.split(",")) for name, make in VARIANTS.items()}
-                write(row, run_id, found)
+                defend(row, run_id, threads, again.split(","))
         except RnpError as error:
             runtime.say(f"== {row.name}: {error}")
 

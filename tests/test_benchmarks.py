@@ -1,0 +1,90 @@
+"""The matrix: its rows and variants are settings that the entry points take, and the report adds up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from benchmarks import matrix, report, rows, variants
+from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.steps.plan import make_plan
+
+
+def test_every_row_is_a_plan_and_has_its_own_name() -> None:
+    found = list(rows.rows())
+    assert len({row.name for row in found}) == len(found)
+    assert len({row.attack for row in found if row.rate == 0.1}) >= 7
+    assert len({row.attack for row in found if row.rate == 0.01}) >= 3
+    assert {row.architecture for row in found if row.attack == rows.CLEAN} == set(rows.ARCHITECTURES)
+    for row in found:
+        assert make_plan("attack", row.settings())["attack"].attack == row.attack
+    make_plan("prune", variants.REFERENCE)
+
+
+def test_weight_change_ranks_the_neuron_that_moved_most_lowest(small_net: nn.Sequential) -> None:
+    torch.manual_seed(0)
+    after = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+    after.load_state_dict(small_net.state_dict())
+    assert torch.equal(flatten(variants.weight_change(small_net, after)), torch.ones(10))
+    with torch.no_grad():
+        after[3].weight[2] += 0.5  # type: ignore[operator]
+        after[1].bias[1] += 0.2  # type: ignore[operator]
+    mask = variants.weight_change(small_net, after)
+    assert mask["4"][2] == 0
+    assert mask["1"][1] == pytest.approx(1 - 0.1 / 0.5)
+    assert int((flatten(mask) == 1).sum()) == 8
+
+
+def figures(acc: float, asr: float | None, der: float | None, pruned: int = 5) -> dict[str, Any]:
+    return {"acc": acc, "asr": asr, "ra": None if asr is None else 1 - asr, "der": der, "pruned": pruned}
+
+
+def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two planted models with DER 0.9 and 0.7, one that was not, one clean."""
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    (tmp_path / "results").mkdir()
+    first = list(rows.rows())[:8]
+    cases = [(None, None, 0.2), (None, None, 0.6), (1.0, 0.9, 0.8), (1.0, 0.7, 0.8), (0.2, 0.5, 0.1)]
+    for row, (asr, der, score) in zip(first, cases, strict=False):
+        ours = {"chosen": figures(0.7, None if asr is None else 0.0, der), "run": "0123456789",
+                "verdict": {"target": 0, "score": score}}  # fmt: skip
+        content = {"row": vars(row), "before": figures(0.72, asr, None), "machine": {}, "variants": {"ours": ours}}
+        (tmp_path / "results" / f"{row.name}.json").write_text(json.dumps(content))
+    report.main()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| ours | 2 | 0.800 ± 0.141 | 0.020 ± 0.000 | 0.000 ± 0.000 | 0.700 (" in text
+    assert "named in 2 of 2 backdoored models, and an alarm given in 2 (scores 0.80 to 0.80)" in text
+    assert "accused in 1 of 2 (scores 0.20 to 0.60)" in text
+    assert text.count("(not planted)") == 1
+
+
+def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row on digits, small, with every variant; then again, when all is there."""
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    small = {"dataset": "digits", "train_size": 600, "test_size": 100, "width": 4, "precision": "fp32"}
+    monkeypatch.setattr(rows, "COMMON", small)
+    monkeypatch.setattr(rows, "ARCHITECTURES", {"resnet18_narrow": 1})
+    monkeypatch.setattr(variants, "RATIO", 0.2)
+    monkeypatch.setattr(variants, "FINETUNING", {"epochs": 1, "lr": 0.01, "batch_size": 64})
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
+    made: list[str] = []
+    monkeypatch.setattr(matrix.runtime, "say", made.append)
+    asked = ["--data_dir", "none", "--only", "badnets-0.1-resnet18_narrow-0"]
+    for _ in range(2):
+        done = CliRunner().invoke(matrix.main, asked, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "results/badnets-0.1-resnet18_narrow-0.json").read_text())
+    assert set(found["variants"]) == set(variants.VARIANTS)
+    assert {"score", "target"} <= found["variants"]["ours"]["verdict"].keys()
+    headlines = [line for line in made if line.startswith("==")]
+    assert headlines == [f"== badnets-0.1-resnet18_narrow-0: {name}" for name in ("attack", *variants.VARIANTS)]
