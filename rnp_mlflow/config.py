@@ -188,6 +188,9 @@ class Prune(Common):
     stop_ratio: float = Field(
         0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"
     )
+    margin_ratio: float = Field(
+        0.98, gt=0, le=1, description="held-out accuracy above which pruning goes on after the proxy has failed"
+    )
     suspicion: float = Field(
         0.5,
         ge=0,

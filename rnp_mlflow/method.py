@@ -78,7 +78,7 @@ def recover_by(
 def rule_of(settings: Prune) -> Rule:
     """The choice without the trigger."""
     proxy_ratio = settings.proxy_ratio if settings.select_by == "proxy" else None
-    return Rule(settings.acc_ratio, proxy_ratio, settings.stop_ratio)
+    return Rule(settings.acc_ratio, proxy_ratio, settings.stop_ratio, settings.margin_ratio)
 
 
 def points_of(settings: Prune, mask: Mask) -> list[Cut]:

@@ -21,13 +21,15 @@ class Rule:
     """Prune until the proxy no longer works, and never past the accuracy to be kept. No trigger is needed.
 
     acc_ratio: held-out clean accuracy to keep; proxy_ratio: share of the proxy's success that may be left;
-    stop_ratio: the lower accuracy that is accepted where it stops the proxy; each as a share of the unpruned
-    model's. Without proxy_ratio: as far as accuracy allows.
+    stop_ratio: the lower accuracy that is accepted where it stops the proxy; margin_ratio: the higher one above
+    which pruning goes on after that, since it costs next to nothing and the trigger may be stronger than the
+    proxy; each as a share of the unpruned model's. Without proxy_ratio: as far as accuracy allows.
     """
 
     acc_ratio: float
     proxy_ratio: float | None = None
     stop_ratio: float = 1.0
+    margin_ratio: float | None = None
 
     def kept(self, val_acc: float, before: float) -> bool:
         """Whether accuracy is high enough, whatever the proxy does."""
@@ -43,21 +45,25 @@ class Rule:
         return self.stopped(point.proxy_asr, before.proxy_asr)
 
     def index(self, points: Sequence[Seen]) -> int:
-        """The first point that stops the proxy; else the last before held-out accuracy first falls too low.
+        """The first point that stops the proxy, and the margin after it; else the last that keeps accuracy.
 
         points: the unpruned model first. A point that stops the proxy is taken only where accuracy has not yet
         fallen below the lower of `acc_ratio` and `stop_ratio`. Index 0 means: prune nothing.
         """
-        before, lower = points[0], min(self.acc_ratio, self.stop_ratio)
-        for index, point in enumerate(points):
-            if point.val_acc < lower * before.val_acc:
-                break
-            if self.stops(point, before):
-                return index
-        for index, point in enumerate(points):
-            if not self.kept(point.val_acc, before.val_acc):
-                return max(0, index - 1)
-        return len(points) - 1
+        accuracies = [point.val_acc for point in points]
+        low = last_above(accuracies, min(self.acc_ratio, self.stop_ratio))
+        for index in range(low + 1):
+            if self.stops(points[index], points[0]):
+                return max(index, last_above(accuracies, self.margin_ratio)) if self.margin_ratio else index
+        return last_above(accuracies, self.acc_ratio)
+
+
+def last_above(values: Sequence[float], ratio: float) -> int:
+    """Index of the last value before one first falls below `ratio` × the first."""
+    for index, value in enumerate(values):
+        if value < ratio * values[0]:
+            return index - 1
+    return len(values) - 1
 
 
 def oracle(scores: Sequence[Scores]) -> int | None:
