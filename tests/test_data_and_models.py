@@ -121,6 +121,13 @@ def test_subsets_are_even_over_the_classes() -> None:
         subset.defence_indices(labels, 0.05, seeded())
 
 
+def test_pixels_are_what_normalisation_came_from() -> None:
+    feed = Preprocess((0.49, 0.2, 0.3), (0.25, 0.3, 0.2), 4, True)
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    assert torch.equal(feed.pixels(feed(images, None)), images)
+    assert feed.pixels(feed(images, None) + 99).eq(255).all()
+
+
 def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
     images = torch.arange(2 * 3 * 6 * 6, dtype=torch.uint8).view(2, 3, 6, 6)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from PIL import Image
 from safetensors.torch import load_file
 
 from rnp_mlflow.cli import main
@@ -134,7 +135,9 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
     chosen = summary["points"]["chosen"]
     assert chosen["pruned"] == int(rows[chosen_row(rows, summary["verdict"]["score"])]["pruned"])
-    verdict = json.loads((files(runs(entry="unlearn")[-1]) / "verdict.json").read_text())
+    unlearned = files(runs(entry="unlearn")[-1])
+    assert Image.open(unlearned / "proxy.png").size[0] > 300
+    verdict = json.loads((unlearned / "verdict.json").read_text())
     assert summary["verdict"]["score"] == verdict["score"]
     assert summary["verdict"]["backdoor_suspected"] is (verdict["score"] >= 0.5)
     assert summary["points"]["fixed"]["threshold"] == 0.7

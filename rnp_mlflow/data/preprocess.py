@@ -37,6 +37,12 @@ class Preprocess:
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
         return (images.float() / 255 - mean) / std
 
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """What normalised inputs (N, C, H, W) look like: the uint8 images that they come from, or would."""
+        mean = torch.tensor(self.mean, device=inputs.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=inputs.device).view(1, -1, 1, 1)
+        return ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
     def augment(self, images: Tensor, generator: Generator) -> Tensor:
         """Each image shifted and mirrored by its own draw; the draws come from the CPU generator."""
         count, channels, height, width = images.shape

@@ -55,6 +55,9 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
+    if verdict:
+        run.tags({"backdoor_suspected": summary["verdict"]["backdoor_suspected"]})
+        run.metrics({"verdict/target": verdict.target, "verdict/score": verdict.score})
     curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)
     run.upload()
     if settings.register_as:

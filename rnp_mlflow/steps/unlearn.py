@@ -12,13 +12,14 @@ from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import evaluate
 from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.verdict import Verdict
+from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.interop import indices
 from rnp_mlflow.method import examine, unlearn_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.tracking import lineage
+from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -42,6 +43,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     indices.write(run.folder / indices.HELD_OUT, clean.held_indices)
     if proxy:
         write_proxy(run.folder, proxy)
+        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held)
         rate = proxy.rate(suspect.model, *clean.held.pair, suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.change.norm())})
     (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
@@ -74,6 +76,15 @@ def stored_verdict(run_id: str) -> Verdict | None:
     if not lineage.has(run_id, VERDICT):
         return None
     return TypeAdapter(Verdict).validate_json(lineage.fetch(run_id, VERDICT).read_text())
+
+
+def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet) -> None:
+    """Up to eight held-out images of other classes, the same with the proxy, and what it changes."""
+    shown = held[(held.labels != proxy.target).nonzero().flatten()[:8]]
+    changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
+    classes = suspect.spec.classes
+    captions = [f"{classes[k]} → {classes[proxy.target]}" for k in shown.labels.tolist()]
+    figures.sample_png(file, shown.images.cpu(), changed, captions, title="with the proxy")
 
 
 def stored_proxy(run_id: str, device: torch.device) -> Proxy | None:

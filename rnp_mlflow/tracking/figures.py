@@ -7,12 +7,14 @@ from typing import Any
 from torch import Tensor
 
 INK, MUTED = "#222222", "#8a8a8a"
-COLOURS = {"acc": "#1668b8", "asr": "#c8342b", "ra": "#3b8f4e", "val_acc": "#7fb2e0"}
+COLOURS = {"acc": "#1668b8", "asr": "#c8342b", "ra": "#3b8f4e", "val_acc": "#7fb2e0", "proxy_asr": "#e59a6f"}
+DASHED = ("val_acc", "proxy_asr")  # what is known without the attacker's trigger
 NAMES = {
     "acc": "ACC (clean images)",
     "asr": "ASR (triggered → target)",
     "ra": "RA (triggered → true label)",
     "val_acc": "ACC on held-out clean images",
+    "proxy_asr": "proxy → suspected class",
 }
 
 
@@ -26,7 +28,7 @@ def _canvas(width: float, height: float, rows: int = 1, cols: int = 1) -> tuple[
 
 
 def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: Mapping[str, Any], title: str) -> None:
-    """ACC, ASR, RA and held-out ACC over the sweep, the chosen point marked.
+    """ACC, ASR, RA, and on held-out images ACC and the proxy's success, over the sweep; the chosen point marked.
 
     rows: of pruning_curve.csv, the unpruned model first (its `axis` is None: drawn at the left edge).
     """
@@ -36,7 +38,7 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: 
     for name, colour in COLOURS.items():
         ys = [row[name] for row in rows]
         if any(y is not None for y in ys):
-            style = "--" if name == "val_acc" else "-"
+            style = "--" if name in DASHED else "-"
             ax.plot(xs, ys, style, color=colour, marker="o", markersize=3, linewidth=1.6, label=NAMES[name])
     at = xs[0] if chosen["at"] is None else chosen["at"]
     ax.axvline(at, color=INK, linewidth=1)
@@ -64,7 +66,7 @@ def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen:
     for name, colour in COLOURS.items():
         ys = [row[name] for row in rows]
         if any(y is not None for y in ys):
-            line = {"color": colour, "dash": "dash" if name == "val_acc" else "solid"}
+            line = {"color": colour, "dash": "dash" if name in DASHED else "solid"}
             figure.add_scatter(
                 x=xs, y=ys, name=NAMES[name], mode="lines+markers", line=line,
                 customdata=[row["pruned"] for row in rows],
@@ -104,17 +106,19 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
     figure.savefig(file, metadata={"Software": None})
 
 
-def sample_png(file: Path, clean: Tensor | None, triggered: Tensor, captions: Sequence[str]) -> None:
+def sample_png(
+    file: Path, clean: Tensor | None, triggered: Tensor, captions: Sequence[str], title: str = "triggered"
+) -> None:
     """Triggered images; where the clean ones are known, these above, and what was added below (5 × as strong).
 
     clean, triggered: uint8 (N, C, H, W), N as many as captions.
     """
-    rows = [("triggered", triggered)]
+    rows = [(title, triggered)]
     if clean is not None:
         added = ((triggered.float() - clean.float()) * 5 + 128).clamp(0, 255).byte()
         rows = [("clean", clean), *rows, ("difference × 5", added)]
     figure, axes = _canvas(1.1 * len(triggered) + 0.9, 1.1 * len(rows) + 0.4, len(rows), len(triggered))
-    for line, (title, images) in enumerate(rows):
+    for line, (name, images) in enumerate(rows):
         for k, image in enumerate(images):
             ax = axes[line][k]
             picture = image.permute(1, 2, 0).numpy()
@@ -124,5 +128,5 @@ def sample_png(file: Path, clean: Tensor | None, triggered: Tensor, captions: Se
             ax.set_yticks([])
             if line == 0:
                 ax.set_title(captions[k], fontsize=7, color=INK)
-        axes[line][0].set_ylabel(title, fontsize=8, color=INK)
+        axes[line][0].set_ylabel(name, fontsize=8, color=INK)
     figure.savefig(file, metadata={"Software": None})
