@@ -39,14 +39,17 @@ class Judge:
     precision: str = "fp32"
 
     def val_acc(self, model: nn.Module) -> float:
+        """Accuracy on the held-out images."""
         return accuracy(predict(model, self.held[0], self.transform, self.precision), self.held[1])
 
-    def proxy_asr(self, model: nn.Module) -> float | None:
-        return self.proxy.rate(model, *self.held, self.transform, self.precision) if self.proxy else None
-
     def __call__(self, model: nn.Module) -> tuple[Scores, float, float | None]:
+        """All that a `Point` says of the model."""
         scores = evaluate(model, self.test, self.transform, self.precision)
-        return scores, self.val_acc(model), self.proxy_asr(model)
+        answers = predict(model, self.held[0], self.transform, self.precision)
+        val_acc = accuracy(answers, self.held[1])
+        if self.proxy is None:
+            return scores, val_acc, None
+        return scores, val_acc, self.proxy.rate(model, *self.held, self.transform, self.precision, answers)
 
 
 def trace(

@@ -39,18 +39,25 @@ class Proxy:
         return lambda images, generator: self(transform(images, generator))
 
     def rate(
-        self, model: nn.Module, images: Tensor, labels: Tensor, transform: Transform, precision: str = "fp32"
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        transform: Transform,
+        precision: str = "fp32",
+        plain: Tensor | None = None,
     ) -> float:
         """Share of the other classes' images that the proxy turns to `target`, and that are not called so without it.
 
-        0 where there are no such images. images (N, C, H, W), labels (N,), on the model's device.
+        0 where there are no such images. images (N, C, H, W), labels (N,), on the model's device. plain: the
+        answers (N,) to the images without it, where they are known.
         """
-        others = images[labels != self.target]
-        if not len(others):
+        others = labels != self.target
+        if not bool(others.any()):
             return 0.0
-        plain = predict(model, others, transform, precision) == self.target
-        turned = predict(model, others, self.after(transform), precision) == self.target
-        return float((turned & ~plain).double().mean())
+        before = predict(model, images[others], transform, precision) if plain is None else plain[others.cpu()]
+        after = predict(model, images[others], self.after(transform), precision)
+        return float(((after == self.target) & (before != self.target)).double().mean())
 
 
 def invert(
