@@ -6,7 +6,6 @@ Finished models are found in the MLflow experiment by their tags, defences in `r
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rnp_mlflow.steps.plan import make_plan
 
 EXPERIMENT = "matrix"
 RESULTS = Path(__file__).parent / "results"
+FROM_OURS = ("nwc", "random")  # variants made from our unlearned model, or of as many neurons as ours
 ROW, VARIANT = "matrix.row", "matrix.variant"
 
 
@@ -57,7 +57,7 @@ def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {}
     found = known.get("variants", {}) if known.get("attack_run") == run_id else {}
     for name, make in VARIANTS.items():
-        if name in found and name not in again:
+        if name in found and name not in again and not (name in FROM_OURS and "ours" in again):
             continue
         runtime.say(f"== {row.name}: {name}")
         found[name] = make(run_id, row.seed, threads, found)
@@ -83,7 +83,6 @@ def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
 @click.option("--threads", default=1, help="CPU threads of a process")
 def main(data_dir: str, part: str, only: str, stage: str, again: str, threads: int) -> None:
     """Make what is missing of the matrix."""
-    os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT
     mlflow.set_experiment(EXPERIMENT)
     first, every = (int(word) for word in part.split("/"))
     for row in [row for row in rows() if only in row.name][first - 1 :: every]:

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.rows import ARCHITECTURES, COMMON, rows
+from rnp_mlflow.config import Prune
 
 HERE = Path(__file__).parent
 PLANTED = 0.5
@@ -103,8 +104,8 @@ def verdicts(found: list[Found]) -> list[str]:
     clean = [row for row in found if row["row"]["attack"] == "none"]
     score: Callable[[Found], float] = lambda row: row["variants"]["ours"]["verdict"]["score"]  # noqa: E731
     named = [row for row in bad if row["variants"]["ours"]["verdict"]["target"] == 0]
-    alarm = [row for row in bad if score(row) >= PLANTED]
-    false = [row for row in clean if score(row) >= PLANTED]
+    alarm = [row for row in bad if score(row) >= Prune().suspicion]
+    false = [row for row in clean if score(row) >= Prune().suspicion]
     lost = spread(row["before"]["acc"] - (point(row, "ours") or {})["acc"] for row in clean)
     return [
         f"* the right target was named in {len(named)} of {len(bad)} backdoored models, and an alarm given in "

@@ -156,7 +156,10 @@ class Recover(Common):
         "steps", description="the mask is the mean over all steps of recovery, or the last one as the reference's"
     )
     proxy_share: float = Field(
-        0.5, ge=0, lt=1, description="share of images that carry the proxy in recovery and keep their label; 0: none"
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of other classes' images with the proxy on them in recovery, labels kept; 0: none",
     )
 
 
@@ -189,13 +192,14 @@ class Prune(Common):
         0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"
     )
     margin_ratio: float = Field(
-        0.98, gt=0, le=1, description="held-out accuracy above which pruning goes on after the proxy has failed"
+        0.99, gt=0, le=1, description="held-out accuracy above which pruning goes on after the proxy has failed"
     )
     suspicion: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of images that the unlearned model must call one class; below it, prune nothing",
+        description="share of other images that a backdoored model, unlearned, calls one class; below it "
+        "select_by=proxy prunes nothing (a backdoor from each class to another shows no single one: give 0)",
     )
     select_by: Literal["proxy", "clean_acc", "number", "asr"] = Field(
         "proxy",
@@ -229,6 +233,8 @@ STEPS: dict[str, type[Settings]] = {
     "prune": Prune,
 }
 CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
+# What a run did that was made before a parameter was there.
+EARLIER: dict[str, Any] = {"proxy_steps": 0, "proxy_share": 0.0, "mask_averaging": "none"}
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
 

@@ -44,12 +44,17 @@ def unlearn_by(
 
 
 def examine(
-    settings: Unlearn, model: nn.Module, unlearned: nn.Module, clean: Images, feed: Preprocess
-) -> tuple[Verdict, Proxy | None]:
-    """Which class the unlearned model betrays (`core.verdict`), and a proxy to it (`core.proxy`) unless unwanted."""
+    settings: Unlearn, model: nn.Module, unlearned: Unlearned, clean: Images, feed: Preprocess
+) -> tuple[Verdict | None, Proxy | None]:
+    """Which class the unlearned model betrays (`core.verdict`), and a proxy to it (`core.proxy`) unless unwanted.
+
+    Neither where unlearning did not reach its threshold, and of two classes, where to be wrong is to answer the other.
+    """
     with torch.inference_mode():
-        classes = logits_of(unlearned.eval()(feed(clean[0][:2], None))).shape[-1]
-    verdict = suspected(predict(unlearned, clean[0], feed, settings.precision), clean[1], classes)
+        classes = logits_of(unlearned.model.eval()(feed(clean[0][:2], None))).shape[-1]
+    if not unlearned.reached or classes < 3:
+        return None, None
+    verdict = suspected(predict(unlearned.model, clean[0], feed, settings.precision), clean[1], classes)
     if not settings.proxy_steps or bool((clean[1] == verdict.target).all()):
         return verdict, None
     draws = generator(settings.seed, "proxy")
@@ -142,7 +147,7 @@ class Defended:
     curve: list[Point] = field(repr=False)
     chosen: Point
     unlearned: Unlearned = field(repr=False)
-    verdict: Verdict
+    verdict: Verdict | None
     proxy: Proxy | None = field(repr=False)
 
 
@@ -189,7 +194,7 @@ def defend(
     free[kept] = False
     used, held = (images[free], labels[free]), (images[kept], labels[kept])
     unlearned = unlearn_by(start, model, used, feed)
-    verdict, proxy = examine(start, model, unlearned.model, used, feed)
+    verdict, proxy = examine(start, model, unlearned, used, feed)
     mask = recover_by(plans["recover"], unlearned.model, used, feed, proxy).mask
     traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy)
     chosen = choose(traced, plans["prune"], verdict)

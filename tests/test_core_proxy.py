@@ -119,6 +119,8 @@ def test_bf16_answers_nearly_as_fp32_and_leaves_the_model_as_it_was(name: str) -
     after = model.state_dict()
     assert all(torch.equal(after[key], value) and after[key].stride() == s for key, (value, s) in before.items())
     assert not any("forward" in vars(layer) for layer in model.modules())
+    predict(model, images, as_is, "bf16")
+    assert not any(p.is_inference() for p in model.parameters())
     assert accuracy(predict(model, images, as_is, "bf16"), predict(model, images, as_is)) > 0.9
 
 

@@ -177,6 +177,7 @@ def test_by_proxy_the_first_point_that_stops_it_is_chosen_where_accuracy_allows(
     assert rule.index(seen([1.0, 0.99, 0.90, 0.97], [0.8, 0.3, 0.02, 0.0])) == 1  # accuracy falls before
     assert rule.index(seen([1.0, 0.99, 0.98], [0.8, 0.7, 0.6])) == 2  # never stopped: as far as accuracy allows
     assert rule.index(seen([1.0, 0.99, 0.98])) == 2  # no proxy: likewise
+    assert rule.index(seen([1.0, 0.99, 0.98], [0.0, 0.0, 0.0])) == 2  # one that never worked says nothing
     assert Rule(0.95).index(seen([1.0, 0.99, 0.98], [0.8, 0.0, 0.0])) == 2
     free = Rule(0.95, 0.05, 0.85, 0.98)
     assert free.index(seen([1.0, 0.99, 0.99, 0.98, 0.97, 0.99], [0.8, 0.3, 0.0, 0.0, 0.0, 0.0])) == 3  # the margin

@@ -16,6 +16,7 @@ from torch.optim import Adam
 
 from rnp_mlflow.attacks.trigger import Material, Planted, pixels
 from rnp_mlflow.core.batches import batches
+from rnp_mlflow.core.precision import logits_of
 
 HIDDEN = 16
 DENSITY = 0.032  # share of the image that a mask covers (the paper's CIFAR-10 value)
@@ -97,7 +98,7 @@ def make(material: Material) -> Planted:
     model = copy.deepcopy(material.surrogate()).requires_grad_(True).train()
     device = next(model.parameters()).device
     channels = material.clean.shape[0]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(material.generator.initial_seed())
         where, what = network(channels, 1).to(device), network(channels, channels).to(device)
     optimizers = (
@@ -131,4 +132,4 @@ def loss_of(model: nn.Module, where: nn.Module, what: nn.Module, images: Tensor,
     crossed = applied(images[part : 2 * part], *others)
     wanted = torch.cat([torch.full_like(labels[:part], target), labels[part:]])
     answers = model(torch.cat([own, crossed, images[2 * part :]]))
-    return cross_entropy(answers, wanted) + diversity(scaled, patterns.sigmoid())
+    return cross_entropy(logits_of(answers), wanted) + diversity(scaled, patterns.sigmoid())

@@ -43,8 +43,8 @@ def plan(labels: Tensor, attack: Entry, target: int, mode: str, rate: float, gen
     classes = int(labels.max()) + 1
     if not 0 <= target < classes:
         raise ConfigError(f"target={target} is no class of this dataset; give 0 to {classes - 1}")
-    if attack.clean_label and mode == "all_to_all":
-        raise ConfigError("label_mode=all_to_all: a clean-label attack leaves labels as they are; give all_to_one")
+    if (attack.clean_label or attack.one_target) and mode == "all_to_all":
+        raise ConfigError("label_mode=all_to_all: this attack's trigger leads to one class; give all_to_one")
     after = attacked(labels, classes, target, mode)
     candidates = ((labels == after) if attack.clean_label else (labels != after)).nonzero().flatten()
     count = round(rate * len(labels))

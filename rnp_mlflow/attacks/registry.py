@@ -27,13 +27,14 @@ class Entry:
     """make: the attack. restore: its trigger from stored tensors.
 
     clean_label: only images of the target class are poisoned, and keep their label.
-    covers: cover images for each poisoned one.
+    covers: cover images for each poisoned one. one_target: its trigger is made for a single class.
     """
 
     make: Make
     restore: Callable[..., Trigger] = Stamp
     clean_label: bool = False
     covers: float = 0.0
+    one_target: bool = False
 
 
 REGISTRY: dict[str, Entry] = {
@@ -43,7 +44,7 @@ REGISTRY: dict[str, Entry] = {
     "wanet": Entry(wanet.make, wanet.Warp, covers=2.0),
     "bpp": Entry(bpp.make, bpp.Quantised, covers=2.0),
     "label_consistent": Entry(label_consistent.make, clean_label=True),
-    "input_aware": Entry(input_aware.make, input_aware.Generated, covers=1.0),
+    "input_aware": Entry(input_aware.make, input_aware.Generated, covers=1.0, one_target=True),
     "trojannn": Entry(trojannn.make),
     "adaptive_blend": Entry(adaptive_blend.make, covers=1.0),
 }

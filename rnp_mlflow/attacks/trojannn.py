@@ -12,7 +12,11 @@ STEPS, BATCH, LR = 100, 64, 0.1
 
 
 def make(material: Material) -> Planted:
-    """A square in the lower right corner that maximises the best-connected neuron of the last hidden layer."""
+    """A square in the lower right corner that maximises the best-connected neuron of the last hidden layer.
+
+    The paper takes the neuron with the largest weights *into* it; here they are those out of it, which any model
+    with a linear layer at its end has.
+    """
     shape = material.clean.shape
     _, height, width = shape
     side = max(2, height // SHARE)

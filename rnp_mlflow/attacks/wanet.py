@@ -22,7 +22,7 @@ class Warp:
 
     def noisy(self, images: Tensor, generator: Generator) -> Tensor:
         """Each image by its own grid, off by up to half a pixel at random (the noise mode of section 3.3)."""
-        height = images.shape[-1]
+        height = images.shape[-2]
         noise = 2 * torch.rand(len(images), *self.grid.shape, generator=generator) - 1
         return warped(images, (self.grid + noise / height).clamp(-1, 1).to(images.device))
 

@@ -79,11 +79,17 @@ def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
     if not wanted or any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters()):
         yield
         return
-    model.to(memory_format=torch.channels_last)
+    lay_out(model, torch.channels_last)
     try:
         yield
     finally:
-        model.to(memory_format=torch.contiguous_format)
+        lay_out(model, torch.contiguous_format)
+
+
+def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """Weights in that layout; outside inference mode, which would leave tensors that cannot be trained."""
+    with torch.inference_mode(False), torch.no_grad():
+        model.to(memory_format=layout)
 
 
 def channels_last_is_safe(model: nn.Module) -> bool:

@@ -83,7 +83,7 @@ def invert(
     inputs = transform(images, None)
     low, high = (edge(inputs.transpose(0, 1).flatten(1), 1)[:, None, None] for edge in (torch.amin, torch.amax))
     inputs = inputs[labels != target]
-    change = torch.randn(inputs.shape[1:], generator=generator).to(inputs.device)
+    change = torch.randn(inputs.shape[1:], generator=generator).to(inputs)
     radius = 0.01 * change[0].numel() ** 0.5
     change, velocity = change / change.norm() * radius, torch.zeros_like(change)
     with forwards(working, precision) as forward:

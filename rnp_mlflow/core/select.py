@@ -35,14 +35,11 @@ class Rule:
         """Whether accuracy is high enough, whatever the proxy does."""
         return val_acc >= self.acc_ratio * before
 
-    def stopped(self, proxy_asr: float | None, before: float | None) -> bool:
-        if self.proxy_ratio is None or proxy_asr is None or before is None:
-            return False
-        return proxy_asr <= self.proxy_ratio * before
-
     def stops(self, point: Seen, before: Seen) -> bool:
-        """Whether the proxy no longer works at that point."""
-        return self.stopped(point.proxy_asr, before.proxy_asr)
+        """Whether the proxy worked before, and no longer does at that point."""
+        if self.proxy_ratio is None or point.proxy_asr is None or not before.proxy_asr:
+            return False
+        return point.proxy_asr <= self.proxy_ratio * before.proxy_asr
 
     def index(self, points: Sequence[Seen]) -> int:
         """The first point that stops the proxy, and the margin after it; else the last that keeps accuracy.

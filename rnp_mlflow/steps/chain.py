@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, Common, steps_of
+from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Common, steps_of
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
@@ -135,7 +135,7 @@ def hold_to_plan(run_id: str, plan: Plan) -> None:
         logged = made["settings"][made["entry"]]
         slot = "attack" if step in lineage.MODEL_RUNS else step
         for name, field in STEPS[slot].model_fields.items():
-            wanted, there = getattr(plan[slot], name), logged.get(name)
+            wanted, there = getattr(plan[slot], name), logged.get(name, EARLIER.get(name, field.default))
             there = tuple(there) if isinstance(there, list) else there  # JSON has no tuples
             if name in Common.model_fields or name in PLACES | OUTPUTS or wanted in (field.default, there):
                 continue

@@ -13,7 +13,7 @@ from rnp_mlflow.tracking.runs import StepRun
 
 CSV, SUMMARY = "pruning_curve.csv", "summary.json"
 MEANING = {
-    "chosen": "without trigger: where the proxy fails, or the last point that keeps held-out accuracy",
+    "chosen": "without trigger",
     "fixed": "at pruning_number",
     "oracle": "best DER in hindsight, with the trigger",
 }
@@ -101,7 +101,7 @@ def evidence(summary: dict[str, Any]) -> list[str]:
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
     return [
         *said(summary),
-        "  proxy: share of held-out images that a stand-in for the trigger leads to the suspected class",
+        "  proxy: share of held-out images that a stand-in for the trigger turns to the suspected class",
         f"  held-out ACC: random crops of {counts['held_out']} of {counts['clean']} clean images",
         f"  ACC: {tested}{triggered}",
         f"  pruned: {lost or 'nothing'}",

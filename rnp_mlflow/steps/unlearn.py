@@ -35,7 +35,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = on_epoch(run, "unlearn", advance)
         result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, log)
-    verdict, proxy = examine(settings, suspect.model, result.model, clean.used.pair, suspect.transform)
+    verdict, proxy = examine(settings, suspect.model, result, clean.used.pair, suspect.transform)
     scores = evaluate(result.model, suspect.judged_by(clean.held), suspect.transform, settings.precision)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     write_history(run.folder / "history.csv", result.history)
@@ -46,23 +46,26 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held)
         rate = proxy.rate(suspect.model, *clean.held.pair, suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.change.norm())})
-    (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
-    run.metrics({"verdict/target": verdict.target, "verdict/score": verdict.score})
-    run.tags({"suspected_target": suspect.spec.classes[verdict.target]})
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
     run.tags({"reached_threshold": result.reached})
     runtime.say(f"  clean accuracy {result.accuracy:.4f} on {len(clean.used)} images after {steps} steps")
-    name = suspect.spec.classes[verdict.target]
-    runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
+    if verdict:
+        name = suspect.spec.classes[verdict.target]
+        (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
+        run.metrics({"verdict/target": verdict.target, "verdict/score": verdict.score})
+        run.tags({"suspected_target": name})
+        runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
     if not result.reached:
         runtime.say(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
     names = ("unlearned_model/model.safetensors", indices.DEFENCE, indices.HELD_OUT)
-    return file_digest(*(run.folder / name for name in (*names, VERDICT, *([PROXY] if proxy else []))))
+    return file_digest(
+        *(run.folder / name for name in (*names, *([VERDICT] if verdict else []), *([PROXY] if proxy else [])))
+    )
 
 
 def write_proxy(folder: Path, proxy: Proxy) -> None:
@@ -80,7 +83,10 @@ def stored_verdict(run_id: str) -> Verdict | None:
 
 def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet) -> None:
     """Up to eight held-out images of other classes, the same with the proxy, and what it changes."""
-    shown = held[(held.labels != proxy.target).nonzero().flatten()[:8]]
+    others = (held.labels != proxy.target).nonzero().flatten()
+    if not len(others):
+        return
+    shown = held[others[:8]]
     changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
     classes = suspect.spec.classes
     captions = [f"{classes[k]} → {classes[proxy.target]}" for k in shown.labels.tolist()]
