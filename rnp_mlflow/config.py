@@ -192,7 +192,7 @@ class Prune(Common):
         0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"
     )
     margin_ratio: float = Field(
-        0.99, gt=0, le=1, description="held-out accuracy above which pruning goes on after the proxy has failed"
+        0.985, gt=0, le=1, description="held-out accuracy above which pruning goes on after the proxy has failed"
     )
     suspicion: float = Field(
         0.5,

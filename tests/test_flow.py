@@ -110,13 +110,13 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
 
 
 def chosen_row(rows: list[dict[str, str]], score: float) -> int:
-    """The documented rule: acc_ratio 0.95, stop_ratio 0.85, proxy_ratio 0.02, margin_ratio 0.99, suspicion 0.5."""
+    """The documented rule: acc_ratio 0.95, stop_ratio 0.85, proxy_ratio 0.02, margin_ratio 0.985, suspicion 0.5."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if score < 0.5:
         return 0
     for k in range(len(rows)):
         if min(acc[: k + 1]) >= 0.85 * acc[0] and proxy[k] <= 0.02 * proxy[0] != 0:
-            return max(k, max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.99 * acc[0]))
+            return max(k, max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.985 * acc[0]))
     return max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
 
 
