@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow import defend, method
+from rnp_mlflow.config import Prune
+from rnp_mlflow.core.curve import Point
+from rnp_mlflow.core.evaluate import Scores
 from rnp_mlflow.core.neurons import flatten, norm_layers
 from rnp_mlflow.core.prune import keep_vector
+from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
 QUICK: dict[str, Any] = {
@@ -99,6 +103,34 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
         chosen = {"select_by": "clean_acc", "refine": bisections}
         defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | chosen)
     assert asked == [3]
+
+
+def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> None:
+    images, labels = pixels()
+    model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
+    kept = defend(model, images, labels, **feed, **QUICK | {"unlearning_lr": 1e-9, "clean_threshold": 0.0})
+    assert (kept.unlearned.reached, kept.verdict, kept.proxy) == (False, None, None)
+    lost = defend(model, images, labels, **feed, **QUICK | {"clean_threshold": 0.99})
+    assert lost.unlearned.reached
+    assert lost.verdict is not None
+    assert lost.proxy is not None
+    assert lost.proxy.target == lost.verdict.target
+    two = defend(model, images, labels % 2, **feed, **QUICK | {"clean_threshold": 0.99, "proxy_steps": 0})
+    assert two.proxy is None
+
+
+def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
+    rows = [Point(n, n, Scores(0.9), 1.0 - n / 100, rate) for n, rate in ((0, 0.9), (1, 0.0), (2, 0.0), (9, 0.0))]
+    traced = method.Traced(rows, rows[3], None)
+    chosen = {
+        (way, score): method.choose(traced, Prune(select_by=way), score and Verdict(0, score)).pruned
+        for way in ("proxy", "clean_acc", "number") for score in (None, 0.49, 0.5)
+    }  # fmt: skip
+    assert chosen == {
+        ("proxy", None): 1, ("proxy", 0.49): 0, ("proxy", 0.5): 1,
+        **{("clean_acc", score): 2 for score in (None, 0.49, 0.5)},
+        **{("number", score): 9 for score in (None, 0.49, 0.5)},
+    }  # fmt: skip
 
 
 def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:
