@@ -82,11 +82,11 @@ def stored_verdict(run_id: str) -> Verdict | None:
 
 
 def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet) -> None:
-    """Up to eight held-out images of other classes, the same with the proxy, and what it changes."""
-    others = (held.labels != proxy.target).nonzero().flatten()
-    if not len(others):
+    """A held-out image of up to eight other classes, the same with the proxy, and what it changes."""
+    others = [k for k in held.labels.unique() if k != proxy.target][:8]
+    if not others:
         return
-    shown = held[others[:8]]
+    shown = held[torch.stack([(held.labels == k).nonzero()[0, 0] for k in others])]
     changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
     classes = suspect.spec.classes
     captions = [f"{classes[k]} → {classes[proxy.target]}" for k in shown.labels.tolist()]
