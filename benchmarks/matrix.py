@@ -22,33 +22,27 @@ from rnp_mlflow.steps.plan import make_plan
 EXPERIMENT = "matrix"
 RESULTS = Path(__file__).parent / "results"
 FROM_OURS = ("nwc", "random")  # variants made from our unlearned model, or of as many neurons as ours
-ROW, VARIANT = "matrix.row", "matrix.variant"
+ROW = "matrix.row"  # the tag of an attack run that says which row it is
 
 
-def finished(row: Row, variant: str) -> str | None:
-    """The newest finished run of this cell of the matrix."""
+def finished(row: Row) -> str | None:
+    """The newest finished attack run of this row."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return None
-    rule = f"tags.`{ROW}` = '{row.name}' and tags.`{VARIANT}` = '{variant}' and status = 'FINISHED'"
+    rule = f"tags.`{ROW}` = '{row.name}' and status = 'FINISHED'"
     found = MlflowClient().search_runs([experiment.experiment_id], rule, max_results=1, order_by=["start_time DESC"])
     return found[0].info.run_id if found else None
 
 
 def suspect(row: Row, data_dir: str, threads: int) -> str:
     """The run ID of the row's model, trained if it is not there."""
-    if run_id := finished(row, "attack"):
+    if run_id := finished(row):
         return run_id
     runtime.say(f"== {row.name}: attack")
     run_id = chain.ask("attack", make_plan("attack", row.settings() | {"data_dir": data_dir, "threads": threads}))
-    label(run_id, row, "attack")
+    MlflowClient().set_tag(run_id, ROW, row.name)
     return run_id
-
-
-def label(run_id: str, row: Row, variant: str) -> None:
-    client = MlflowClient()
-    client.set_tag(run_id, ROW, row.name)
-    client.set_tag(run_id, VARIANT, variant)
 
 
 def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:

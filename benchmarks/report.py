@@ -7,10 +7,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.rows import ARCHITECTURES, COMMON, rows
+from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import Prune
+from rnp_mlflow.steps.attack import PLANTED
 
 HERE = Path(__file__).parent
-PLANTED = 0.5
 Found = dict[str, Any]
 # column → which point of which variant
 COLUMNS = {
@@ -68,7 +69,7 @@ def by_row(found: list[Found]) -> list[str]:
         what, before, ours = row["row"], row["before"], point(row, "ours") or {}
         figures = [shown(source, "acc", "asr", "ra") for source in (before, ours)]
         ders = [shown(point(row, name) or {}, "der") for name in COLUMNS]
-        flag = "" if planted(row) or what["attack"] == "none" else " (not planted)"
+        flag = "" if planted(row) or what["attack"] == NONE else " (not planted)"
         body.append([what["attack"] + flag, what["rate"], what["architecture"], what["seed"], *figures,
                      ours.get("pruned", ""), *ders, row["variants"]["ours"]["run"][:8]])  # fmt: skip
     return table(head, body)
@@ -101,7 +102,7 @@ def lowest(pairs: list[tuple[Found, Found]]) -> str:
 def verdicts(found: list[Found]) -> list[str]:
     """How often the target was named, and how often a clean model was accused."""
     bad = [row for row in found if planted(row)]
-    clean = [row for row in found if row["row"]["attack"] == "none"]
+    clean = [row for row in found if row["row"]["attack"] == NONE]
     score: Callable[[Found], float] = lambda row: row["variants"]["ours"]["verdict"]["score"]  # noqa: E731
     named = [row for row in bad if row["variants"]["ours"]["verdict"]["target"] == 0]
     alarm = [row for row in bad if score(row) >= Prune().suspicion]

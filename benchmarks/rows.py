@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rnp_mlflow.attacks.registry import NONE
+from rnp_mlflow.config import ATTACKS
+
 ARCHITECTURES = {"preactresnet18": 12, "vgg19_bn": 20}  # epochs in which BadNets is planted, on 10,000 images
 SLOW = {"wanet": 1.8, "bpp": 1.8}  # these take so many times as many
 SEEDS = (0, 1, 2)
 COMMON = {"dataset": "cifar10", "train_size": 10000, "test_size": 1000, "width": 16, "precision": "bf16"}
-ATTACKS = (
-    "badnets", "blended", "sig", "wanet", "bpp", "label_consistent", "trojannn", "adaptive_blend", "input_aware",
-)  # fmt: skip
 RARE = ("badnets", "blended", "trojannn")  # at 1 % too
-CLEAN = "none"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """All of them, seed by seed, so that a matrix cut short is a smaller one."""
-    kinds = [(CLEAN, 0.0), *((name, 0.1) for name in ATTACKS), *((name, 0.01) for name in RARE)]
+    kinds = [(NONE, 0.0), *((name, 0.1) for name in ATTACKS), *((name, 0.01) for name in RARE)]
     for seed in SEEDS:
         for attack, rate in kinds:
             for architecture in ARCHITECTURES:

@@ -43,6 +43,12 @@ def unlearn_by(
         )  # fmt: skip
 
 
+@torch.inference_mode()
+def class_count(model: nn.Module, images: Tensor, feed: Preprocess) -> int:
+    """How many classes the model answers with; it is left in eval mode."""
+    return logits_of(model.eval()(feed(images[:2], None))).shape[-1]
+
+
 def examine(
     settings: Unlearn, model: nn.Module, unlearned: Unlearned, clean: Images, feed: Preprocess
 ) -> tuple[Verdict | None, Proxy | None]:
@@ -50,8 +56,7 @@ def examine(
 
     Neither where unlearning did not reach its threshold, and of two classes, where to be wrong is to answer the other.
     """
-    with torch.inference_mode():
-        classes = logits_of(unlearned.model.eval()(feed(clean[0][:2], None))).shape[-1]
+    classes = class_count(unlearned.model, clean[0], feed)
     if not unlearned.reached or classes < 3:
         return None, None
     verdict = suspected(predict(unlearned.model, clean[0], feed, settings.precision), clean[1], classes)
@@ -184,8 +189,7 @@ def defend(
     images, labels = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
     images, labels = images.to(device), labels.to(device)
     feed = Preprocess.for_side(images.shape[-1], mean or (), std or (), flip)
-    with torch.inference_mode():
-        classes = logits_of(model.eval()(feed(images[:2], None))).shape[-1]
+    classes = class_count(model, images, feed)
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"labels must be from 0 to {classes - 1}, as the model has {classes} classes")
     start = plans["unlearn"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 
 from rnp_mlflow.data.imageset import ImageSet
@@ -63,6 +64,14 @@ class Stamp:
 
     def __call__(self, images: Tensor) -> Tensor:
         return mix(images, self.pattern.to(images.device), self.opacity.to(images.device))
+
+
+def corner(shape: tuple[int, int, int], side: int) -> Tensor:
+    """Opacity (1, H, W) of a square in the lower right corner, one pixel off the border."""
+    _, height, width = shape
+    opacity = torch.zeros(1, height, width)
+    opacity[:, height - side - 1 : height - 1, width - side - 1 : width - 1] = 1
+    return opacity
 
 
 def mix(images: Tensor, pattern: Tensor, opacity: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from rnp_mlflow.attacks.trigger import Material, Planted, Stamp, pixels
+from rnp_mlflow.attacks.trigger import Material, Planted, Stamp, corner, pixels
 from rnp_mlflow.errors import ModelError
 
 SHARE = 4  # the patch's side is the image's divided by this
@@ -18,12 +18,8 @@ def make(material: Material) -> Planted:
     with a linear layer at its end has.
     """
     shape = material.clean.shape
-    _, height, width = shape
-    side = max(2, height // SHARE)
-    opacity = torch.zeros(1, height, width)
-    opacity[:, height - side - 1 : height - 1, width - side - 1 : width - 1] = 1
-    pattern = excite(material, opacity)
-    return Planted(Stamp(pattern, opacity))
+    opacity = corner(shape, max(2, shape[1] // SHARE))
+    return Planted(Stamp(excite(material, opacity), opacity))
 
 
 def excite(material: Material, opacity: Tensor) -> Tensor:

@@ -33,14 +33,16 @@ class Preprocess:
             images = self.augment(images, generator)
         if images.is_floating_point():
             return images
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        mean, std = self._statistics(images.device)
         return (images.float() / 255 - mean) / std
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return mean, std
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """What normalised inputs (N, C, H, W) look like: the uint8 images that they come from, or would."""
-        mean = torch.tensor(self.mean, device=inputs.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=inputs.device).view(1, -1, 1, 1)
+        mean, std = self._statistics(inputs.device)
         return ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def augment(self, images: Tensor, generator: Generator) -> Tensor:

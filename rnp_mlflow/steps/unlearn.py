@@ -20,7 +20,6 @@ from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures, lineage
-from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
 
 PROXY, VERDICT = "proxy.safetensors", "verdict.json"
@@ -63,7 +62,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
             "separate: raise unlearning_epochs or unlearning_lr"
         )
     names = ("unlearned_model/model.safetensors", indices.DEFENCE, indices.HELD_OUT)
-    return file_digest(
+    return lineage.file_digest(
         *(run.folder / name for name in (*names, *([VERDICT] if verdict else []), *([PROXY] if proxy else [])))
     )
 
