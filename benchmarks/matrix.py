@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from benchmarks.rows import Row, rows
 from benchmarks.variants import VARIANTS
+from rnp_mlflow.config import text
 from rnp_mlflow.errors import RnpError
 from rnp_mlflow.steps import chain, runtime
 from rnp_mlflow.steps.plan import make_plan
@@ -26,11 +27,13 @@ ROW = "matrix.row"  # the tag of an attack run that says which row it is
 
 
 def finished(row: Row) -> str | None:
-    """The newest finished attack run of this row."""
+    """The newest finished attack run of this row, as its settings are now."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return None
-    rule = f"tags.`{ROW}` = '{row.name}' and status = 'FINISHED'"
+    wanted = {f"tags.`{ROW}`": row.name, "status": "FINISHED"}
+    wanted |= {f"params.{name}": text(value) for name, value in row.settings().items()}
+    rule = " and ".join(f"{name} = '{value}'" for name, value in wanted.items())
     found = MlflowClient().search_runs([experiment.experiment_id], rule, max_results=1, order_by=["start_time DESC"])
     return found[0].info.run_id if found else None
 
