@@ -60,9 +60,10 @@ class Common(Settings):
     device: Text = Field(None, description="cpu, cuda or cuda:N; auto takes CUDA where it is")
     threads: Count = Field(None, description="CPU threads of torch; auto leaves torch's own choice")
     batch_size: int = Field(128, ge=2, description="images a training batch, at most")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32",
-        description="number format: fp32, or bf16, two to six times as fast on processors that have it",
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="number format: fp32, or bf16, two to six times as fast on processors that have it; auto takes "
+        "bf16 there for a model that predicts the same with it (and trains one in fp32)",
     )
 
 
@@ -234,7 +235,7 @@ STEPS: dict[str, type[Settings]] = {
 }
 CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # What a run did that was made before a parameter was there.
-EARLIER: dict[str, Any] = {"proxy_steps": 0, "proxy_share": 0.0, "mask_averaging": "none"}
+EARLIER: dict[str, Any] = {"precision": "fp32", "proxy_steps": 0, "proxy_share": 0.0, "mask_averaging": "none"}
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
 

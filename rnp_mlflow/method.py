@@ -3,17 +3,17 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.config import Prune, Recover, Settings, Unlearn, parse
+from rnp_mlflow.config import Common, Prune, Recover, Settings, Unlearn, parse
 from rnp_mlflow.core import select
 from rnp_mlflow.core.batches import OnEpoch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.curve import Judge, Point, refined, trace
-from rnp_mlflow.core.evaluate import TestSet, predict
+from rnp_mlflow.core.evaluate import TestSet, predict, settled
 from rnp_mlflow.core.neurons import Mask, norm_layers
 from rnp_mlflow.core.precision import logits_of
 from rnp_mlflow.core.proxy import Proxy, invert
@@ -28,6 +28,12 @@ from rnp_mlflow.data.subset import hold_out
 from rnp_mlflow.errors import ConfigError, DataError
 
 Images = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), on the model's device
+S = TypeVar("S", bound=Common)
+
+
+def settle(settings: S, model: nn.Module, images: Tensor, feed: Preprocess) -> S:
+    """The settings with the precision that `auto` means for this model and these clean images (`core.evaluate`)."""
+    return settings.model_copy(update={"precision": settled(settings.precision, model, images, feed)})
 
 
 def unlearn_by(
@@ -197,6 +203,8 @@ def defend(
     free = torch.ones(len(labels), dtype=torch.bool)
     free[kept] = False
     used, held = (images[free], labels[free]), (images[kept], labels[kept])
+    plans = {step: settle(plan, model, used[0], feed) for step, plan in plans.items()}
+    start = plans["unlearn"]
     unlearned = unlearn_by(start, model, used, feed)
     verdict, proxy = examine(start, model, unlearned, used, feed)
     mask = recover_by(plans["recover"], unlearned.model, used, feed, proxy).mask

@@ -7,6 +7,7 @@ import torch
 from conftest import scaled
 from torch import Generator, Tensor, nn
 
+from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.core.precision import channels_last_is_safe, forwards
 from rnp_mlflow.core.proxy import Proxy, invert
@@ -131,6 +132,38 @@ def test_bf16_logits_are_not_rounded_to_bfloat16() -> None:
     with torch.inference_mode(), forwards(model, "bf16") as forward:
         logits = forward(torch.randn(8, 1, 4, 4))
     assert not torch.equal(logits, logits.bfloat16().float())
+
+
+class Near(nn.Module):
+    """Logits (0, x, -4): nearly a tie at x = ±0.004, which bfloat16 rounds the wrong way where `off` says so."""
+
+    def __init__(self, off: float):
+        super().__init__()
+        self.norm, self.off = nn.BatchNorm2d(1), off
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((1, 2, 3)) + (self.off if torch.is_autocast_enabled("cpu") else 0.0)
+        return torch.stack([torch.zeros_like(x), x, torch.full_like(x, -4.0)], 1)
+
+
+def test_what_is_close_in_bf16_is_settled_in_fp32() -> None:
+    images = torch.tensor([-1.0, -0.004, 0.004, 1.0]).view(4, 1, 1, 1)
+    assert predict(Near(0.0), images, as_is).tolist() == [0, 0, 1, 1]
+    assert predict(Near(0.01), images, as_is, "bf16").tolist() == [0, 0, 1, 1]
+    assert predict(Near(0.1), images, as_is, "bf16").tolist() == [0, 1, 1, 1], (
+        "what is not close is not looked at again"
+    )
+    assert predict(Near(0.0), images[:0], as_is, "bf16").tolist() == []
+
+
+def test_auto_is_bf16_only_where_it_is_at_home_and_answers_as_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.tensor([-1.0, -0.004, 0.004, 1.0]).view(4, 1, 1, 1)
+    monkeypatch.setattr(evaluate, "has_bf16", lambda device: True)
+    assert evaluate.settled("auto", Near(0.01), images, as_is) == "bf16"
+    assert evaluate.settled("auto", Near(0.1), images, as_is) == "fp32"
+    assert evaluate.settled("bf16", Near(0.1), images, as_is) == "bf16"
+    monkeypatch.setattr(evaluate, "has_bf16", lambda device: False)
+    assert evaluate.settled("auto", Near(0.01), images, as_is) == "fp32"
 
 
 def test_channels_last_is_left_out_where_torch_would_corrupt_memory() -> None:

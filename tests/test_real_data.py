@@ -11,7 +11,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.cli import main
-from rnp_mlflow.core.evaluate import TestSet, evaluate
+from rnp_mlflow.core.evaluate import TestSet, evaluate, predict
+from rnp_mlflow.core.neurons import ones_mask
+from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.data import sources
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.interop import backdoorbench
@@ -43,6 +45,22 @@ def test_their_model_gives_their_figures(archive: Path) -> None:
     assert metrics["acc"] == pytest.approx(0.710, abs=1e-9)
     assert metrics["asr"] == pytest.approx(0.9556, abs=5e-5)
     assert metrics["ra"] == pytest.approx(0.0333, abs=5e-5)
+
+
+def test_bf16_calls_at_most_2_of_1000_images_otherwise_than_fp32(archive: Path) -> None:
+    """Of the suspect, and of it without 5 % of its neurons, drawn at random."""
+    result = backdoorbench.read(archive / "record/badnet_0_1/attack_result.pt")
+    model, clean = build("preactresnet18", 10, 3).eval(), sources.load("npz", str(archive / "clean.npz")).test
+    model.load_state_dict(result.weights)
+    assert clean is not None
+    assert result.triggered is not None
+    images = torch.cat([clean.images, result.triggered.images])
+    draws = torch.Generator().manual_seed(0)
+    mask = {name: torch.rand(len(values), generator=draws) for name, values in ones_mask(model).items()}
+    feed = Preprocess(*sources.NORMALISATION["cifar10"])
+    for subject in (model, pruned_copy(model, mask, 170)):
+        quick, exact = (predict(subject, images, feed, kind) for kind in ("bf16", "fp32"))
+        assert int((quick != exact).sum()) <= len(images) * 0.002
 
 
 def test_their_mask_gives_their_curve_and_their_tools_read_ours(archive: Path) -> None:

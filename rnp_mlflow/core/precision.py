@@ -11,6 +11,14 @@ from torch.func import functional_call
 NOTHING: Mapping[str, Tensor] = {}
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself (AMX, AVX-512 BF16; Ampere and later)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
 class Forward(Protocol):
     """(images, parameters put in the place of the model's own) → logits, float32."""
 

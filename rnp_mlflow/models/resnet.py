@@ -6,7 +6,7 @@ like BackdoorBench's model, the pre-activated net has no norm after its last blo
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, relu
+from torch.nn.functional import adaptive_avg_pool2d, relu_
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -27,8 +27,8 @@ class BasicBlock(nn.Module):
         self.shortcut = projection(inputs, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
-        return relu(out + self.shortcut(x))
+        out = self.bn2(self.conv2(relu_(self.bn1(self.conv1(x)))))
+        return relu_(out + self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -48,8 +48,8 @@ class Bottleneck(nn.Module):
         self.shortcut = projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
-        return relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+        out = relu_(self.bn2(self.conv2(relu_(self.bn1(self.conv1(x))))))
+        return relu_(self.bn3(self.conv3(out)) + self.shortcut(x))
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -73,9 +73,9 @@ class PreActBlock(nn.Module):
         self.shortcut = preact_projection(inputs, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = relu(self.bn1(x))
+        out = relu_(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(out)
-        return self.conv2(relu(self.bn2(self.conv1(out)))) + skip
+        return self.conv2(relu_(self.bn2(self.conv1(out)))) + skip
 
 
 class PreActBottleneck(nn.Module):
@@ -95,10 +95,10 @@ class PreActBottleneck(nn.Module):
         self.shortcut = preact_projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = relu(self.bn1(x))
+        out = relu_(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(out)
-        out = self.conv2(relu(self.bn2(self.conv1(out))))
-        return self.conv3(relu(self.bn3(out))) + skip
+        out = self.conv2(relu_(self.bn2(self.conv1(out))))
+        return self.conv3(relu_(self.bn3(out))) + skip
 
 
 def preact_projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
@@ -148,6 +148,6 @@ class SmallImageResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         if self.bn1 is not None:
-            x = relu(self.bn1(x))
+            x = relu_(self.bn1(x))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))

@@ -70,6 +70,8 @@ def prepare(settings: Attack) -> Prepared:
 def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
     """Train, judge, and leave model, poison plan, trigger and sample picture."""
     settings: Attack = plan["attack"]
+    if settings.precision == "auto":  # there is no model yet to hold bf16 to
+        settings = settings.model_copy(update={"precision": "fp32"})
     ready = prepare(settings)
     run.dataset(ready.data.name, ready.data_digest, ready.source.place)
     model, feed = ready.model.to(device), subject.preprocess(ready.spec, ready.data)
@@ -91,6 +93,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if bad is not None:
         draw_samples(run.folder / "samples.png", bad, ready.data.classes, ready.test)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
+    run.tags({"precision": settings.precision})
     run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
     report(run, scores)
     return file_digest(run.folder / "model" / store.WEIGHTS, *made)

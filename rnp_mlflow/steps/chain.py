@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Common, steps_of
+from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
@@ -155,6 +156,7 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
         "code": lineage.code_digest(),
         "device": device.type,
         "threads": torch.get_num_threads(),
+        "bf16": has_bf16(device),
     }
     for name in FILES:
         place = getattr(settings, name, None)

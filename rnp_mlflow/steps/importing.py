@@ -16,6 +16,7 @@ from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 from rnp_mlflow.interop import backdoorbench
 from rnp_mlflow.loading import read_safetensors, read_weights
+from rnp_mlflow.method import settle
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes, fit
 from rnp_mlflow.steps import runtime, subject
@@ -53,9 +54,9 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     model, spec = suspect_model(settings, found, data)
     bad = known_triggered(settings, found, data)
     clean = data.test or data.train
-    scores = evaluate(
-        model.to(device), subject.test_set(clean, bad, device), subject.preprocess(spec, data), settings.precision
-    )
+    test, feed = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
+    settings = settle(settings, model.to(device), test.images, feed)
+    scores = evaluate(model, test, feed, settings.precision)
     store.save(run.folder / "model", model, spec)
     subject.write_data(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
@@ -65,6 +66,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     made = subject.write_poison(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
         draw_samples(run.folder / "samples.png", bad, spec.classes)
+    run.tags({"precision": settings.precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
     return file_digest(run.folder / "model" / store.WEIGHTS, *made)

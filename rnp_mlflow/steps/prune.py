@@ -38,6 +38,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     else:
         clean = stored_clean(upstream["unlearn"], suspect, device)
         mask = masks.read(lineage.fetch(upstream["recover"], "mask_values.csv"), suspect.model)
+    settings = suspect.settle(run, settings, clean)
     proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
     verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
     traced = draw(settings, suspect, clean, mask, proxy)

@@ -24,6 +24,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = stored_clean(upstream["unlearn"], suspect, device)
     proxy = stored_proxy(upstream["unlearn"], device)
+    settings = suspect.settle(run, settings, clean)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
         log = on_epoch(run, "recover", advance)
         result = recover_by(settings, model.to(device), clean.used.pair, suspect.transform, proxy, log)

@@ -1,10 +1,12 @@
 """The process around a step: device, threads, determinism, progress bars."""
 
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from rich.console import Console
@@ -14,6 +16,8 @@ from rnp_mlflow.config import Common
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.tracking.runs import Stopped
 
+MALLOPT = {-3: 32 << 20, -1: 2**31 - 1, -2: 64 << 20}  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+
 
 def prepare(settings: Common) -> torch.device:
     """Set threads and determinism for this process; the device to work on.
@@ -22,12 +26,25 @@ def prepare(settings: Common) -> torch.device:
         ConfigError: there is no such device here.
     """
     device = pick_device(settings.device)
+    keep_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's condition for determinism
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     return device
+
+
+@lru_cache
+def keep_memory() -> None:
+    """Have glibc keep the memory of activations instead of giving it back after every layer.
+
+    Fresh pages for each cost a tenth to a quarter of the time of a pass on the CPU. Nothing where there is no glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for option, value in MALLOPT.items():
+        if mallopt:
+            mallopt(option, value)
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -22,9 +22,11 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.interop import indices
+from rnp_mlflow.method import S, settle
 from rnp_mlflow.models import store
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
+from rnp_mlflow.tracking.runs import StepRun
 
 DATA, POISON = "data.json", "poison_plan.json"
 TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"
@@ -62,6 +64,12 @@ class Subject:
     def judged_by(self, held: ImageSet) -> TestSet:
         """What the model is tested on: the data's test part or, where there is none, `held`."""
         return test_set(self.data.test or held, self.triggered, held.images.device)
+
+    def settle(self, run: StepRun, settings: S, clean: "CleanImages") -> S:
+        """The settings with the precision that `auto` means here, which the run is tagged with."""
+        found = settle(settings, self.model, clean.used.images, self.transform)
+        run.tags({"precision": found.precision})
+        return found
 
 
 @lru_cache(maxsize=1)

@@ -31,6 +31,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     clean = subject.draw_clean(suspect.data, settings, device)
+    settings = suspect.settle(run, settings, clean)
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = on_epoch(run, "unlearn", advance)
         result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, log)
