@@ -148,7 +148,7 @@ class Recover(Common):
     unlearn_run_id: Text = Field(None, description="run that holds the unlearned model; auto finds or makes it")
     alpha: float = Field(0.2, gt=0, description="weight of the cross-entropy that the mask minimises")
     recovering_lr: float = Field(0.2, gt=0, description="learning rate of the mask")
-    recovering_epochs: int = Field(20, ge=1, description="epochs of recovery")
+    recovering_epochs: int = Field(10, ge=1, description="epochs of recovery")
     recovering_batch_size: int = Field(32, ge=2, description="images a batch of recovery, at most")
     recovering_views: Literal["plain", "augmented"] = Field(
         "plain", description="recover on the images as they are, or cropped and mirrored as the reference does"
@@ -187,7 +187,7 @@ class Prune(Common):
         description="random crops of each held-out image for its accuracy; 0: the image as it is",
     )
     proxy_ratio: float = Field(
-        0.02, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
+        0.01, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
     )
     stop_ratio: float = Field(
         0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"
@@ -235,7 +235,13 @@ STEPS: dict[str, type[Settings]] = {
 }
 CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # What a run did that was made before a parameter was there.
-EARLIER: dict[str, Any] = {"precision": "fp32", "proxy_steps": 0, "proxy_share": 0.0, "mask_averaging": "none"}
+EARLIER: dict[str, Any] = {
+    "precision": "fp32",
+    "recovering_epochs": 20,
+    "proxy_steps": 0,
+    "proxy_share": 0.0,
+    "mask_averaging": "none",
+}
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
 

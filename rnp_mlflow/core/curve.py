@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rnp_mlflow.core.evaluate import Scores, TestSet, Transform, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.core.precision import laid_out
 from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.prune import Cut, Refit, pruned_copy, ranking, sweep
 from rnp_mlflow.core.select import Rule
@@ -66,9 +67,10 @@ def trace(
         MaskError: the mask is not this model's.
     """
     points = []
-    for cut, found in sweep(model, mask, cuts, judge, refit):
-        points.append(Point(cut.at, cut.pruned, *found))
-        on_point()
+    with laid_out(model, judge.precision):
+        for cut, found in sweep(model, mask, cuts, judge, refit):
+            points.append(Point(cut.at, cut.pruned, *found))
+            on_point()
     return points
 
 

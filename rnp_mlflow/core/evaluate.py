@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from rnp_mlflow.core.precision import forwards, has_bf16
+from rnp_mlflow.core.precision import forwards, has_bf16, laid_out
 
 # (images uint8 NCHW, generator) -> float NCHW. Without a generator: normalise only.
 # With one: also augment, with draws from that generator alone.
@@ -29,10 +29,11 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, precision: s
     was_training = model.training
     model.eval()
     try:
-        answers, margins, ranges = _answers(model, images, transform, precision)
-        if precision == "bf16" and len(images):
-            close = (margins < CLOSE * ranges.mean()).nonzero()[:, 0]
-            answers[close] = _answers(model, images[close], transform, "fp32")[0]
+        with laid_out(model, precision):
+            answers, margins, ranges = _answers(model, images, transform, precision)
+            if precision == "bf16" and len(images):
+                close = (margins < CLOSE * ranges.mean()).nonzero()[:, 0]
+                answers[close] = _answers(model, images[close], transform, "fp32")[0]
     finally:
         model.train(was_training)
     return answers.cpu()

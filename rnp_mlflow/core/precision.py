@@ -45,7 +45,7 @@ def forwards(model: nn.Module, precision: str) -> Iterator[Forward]:
     precision: 'fp32', or 'bf16': convolutions in bfloat16, linear layers (so the logits) and the rest in
     float32 (torch.autocast), weights and images channels last where that is safe. Weights stay float32.
     """
-    if precision == "fp32":
+    if precision != "bf16":
         yield lambda images, scales=NOTHING: called(model, images, scales)
         return
     safe = channels_last_is_safe(model)
@@ -56,7 +56,7 @@ def forwards(model: nn.Module, precision: str) -> Iterator[Forward]:
         with torch.autocast(images.device.type, torch.bfloat16):
             return called(model, images, scales).float()
 
-    with linear_in_fp32(model), channels_last(model, safe):
+    with linear_in_fp32(model), laid_out(model, precision):
         yield forward
 
 
@@ -82,8 +82,12 @@ def linear_in_fp32(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """The weights in that layout, and back, unless they are in it already."""
+def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
+    """The weights channels last for bf16 where that is safe, and back, unless they are so already.
+
+    `forwards` does it; who runs many of them does it once around them.
+    """
+    wanted = precision == "bf16" and channels_last_is_safe(model)
     if not wanted or any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters()):
         yield
         return

@@ -69,7 +69,7 @@ def invert(
     generator: Generator,
     *,
     steps: int = 100,
-    batch_size: int = 64,
+    batch_size: int = 32,
     success: float = 0.9,
     precision: str = "fp32",
 ) -> Proxy:
