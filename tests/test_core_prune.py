@@ -122,7 +122,7 @@ def test_keep_vector_of_nothing_pruned_is_all_ones(small_net: nn.Module) -> None
 
 def test_reestimated_statistics_are_the_batch_moments(small_net: nn.Sequential, images: torch.Tensor) -> None:
     weights = copy.deepcopy(dict(small_net.named_parameters()))
-    reestimate_(small_net, images, scaled, batch_size=len(images))
+    reestimate_(small_net, images, scaled)
     first = small_net[0](scaled(images, None))
     assert torch.allclose(small_net[1].running_mean, first.mean((0, 2, 3)), atol=1e-6)
     assert torch.allclose(small_net[1].running_var, first.var((0, 2, 3)), atol=1e-5)
@@ -130,7 +130,7 @@ def test_reestimated_statistics_are_the_batch_moments(small_net: nn.Sequential, 
     assert not any(module.training for module in small_net.modules())
     assert all(torch.equal(weights[k], v) for k, v in small_net.named_parameters())
     once = copy.deepcopy(small_net.state_dict())
-    reestimate_(small_net, images, scaled, batch_size=len(images))
+    reestimate_(small_net, images, scaled)
     assert all(torch.equal(once[k], v) for k, v in small_net.state_dict().items())
 
 

@@ -1,6 +1,8 @@
 """Datasets, splits, preprocessing, attacks, architectures and files, against hand-made cases."""
 
 import csv
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from rnp_mlflow.core.neurons import norm_layers, ones_mask
-from rnp_mlflow.data import sources, subset
+from rnp_mlflow.data import sources, spill, subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import DataError, ModelError
@@ -231,3 +233,31 @@ def test_index_files_round_trip(tmp_path: Path) -> None:
         (tmp_path / "i.txt").write_text(text)
         with pytest.raises(DataError, match=message):
             indices.read(tmp_path / "i.txt", labels)
+
+
+def test_many_images_lie_on_disk_and_leave_memory_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 MiB of pixels read through a mapping of which little stays resident; small ones are plain memory."""
+    monkeypatch.setattr(spill, "PAUSE", 0.01)
+    assert spill.room(2, (3, 4, 4)).base is None
+    monkeypatch.setattr(spill, "LIMIT", 1 << 20)
+    threads = threading.active_count()
+    images = spill.room(64, (4, 1024, 1024))
+    for k, image in enumerate(images):
+        image[:] = k
+    assert [int(image.sum(dtype=np.int64)) // image.size for image in images] == list(range(64))
+    time.sleep(0.5)
+    assert resident(images) < 16 << 20
+    assert torch.equal(
+        torch.from_numpy(images)[torch.tensor([63])], torch.full((1, 4, 1024, 1024), 63, dtype=torch.uint8)
+    )
+    del images, image
+    time.sleep(0.2)
+    assert threading.active_count() == threads, "the file goes with the array"
+
+
+def resident(images: np.ndarray) -> int:
+    """Bytes of this mapping that are in memory, as the kernel counts them."""
+    start = f"{images.ctypes.data:x}-"
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    first = next(k for k, line in enumerate(lines) if line.startswith(start))
+    return next(int(line.split()[1]) << 10 for line in lines[first:] if line.startswith("Rss:"))

@@ -11,8 +11,9 @@ from rnp_mlflow.core.precision import forwards, has_bf16, laid_out
 # (images uint8 NCHW, generator) -> float NCHW. Without a generator: normalise only.
 # With one: also augment, with draws from that generator alone.
 Transform = Callable[[Tensor, Generator | None], Tensor]
-# Images at once. Activations of more fall out of a CPU's cache: 512 are half as fast as 128 (PreActResNet18, width 16).
-CPU_BATCH, CUDA_BATCH = 128, 1024
+# Images at once. Activations of more fall out of a CPU's cache: 512 of 32 × 32 are half as fast as 128 (PreActResNet18,
+# width 16). Larger images go in smaller batches, so that memory stays bounded.
+CPU_PIXELS, CUDA_PIXELS = 128 * 32 * 32, 1024 * 32 * 32
 # In bf16, images whose two highest logits lie nearer than this share of the mean range of all logits are looked at
 # again in fp32: 2 % of the images, and without them 0.4 ‰ at most were called otherwise than in fp32 (six models).
 CLOSE = 0.01
@@ -23,8 +24,8 @@ CHECKED = 250  # images on which bf16 has to agree with fp32
 def predict(model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32") -> Tensor:
     """Predicted labels, int64 (N,) on the CPU, with the model in eval mode (mode restored after).
 
-    images: uint8 (N, C, H, W) on the model's device. precision: as `core.precision.forwards` takes it; what is
-    close in bf16 is settled in fp32.
+    images: uint8 (N, C, H, W), batch by batch taken to the model's device. precision: as `core.precision.forwards`
+    takes it; what is close in bf16 is settled in fp32.
     """
     was_training = model.training
     model.eval()
@@ -32,7 +33,7 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, precision: s
         with laid_out(model, precision):
             answers, margins, ranges = _answers(model, images, transform, precision)
             if precision == "bf16" and len(images):
-                close = (margins < CLOSE * ranges.mean()).nonzero()[:, 0]
+                close = (margins < CLOSE * ranges.mean()).nonzero()[:, 0].to(images.device)
                 answers[close] = _answers(model, images[close], transform, "fp32")[0]
     finally:
         model.train(was_training)
@@ -42,15 +43,27 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, precision: s
 def _answers(model: nn.Module, images: Tensor, transform: Transform, precision: str) -> tuple[Tensor, Tensor, Tensor]:
     """Highest logit's index, by how much it is higher than the second, and than the lowest; (N,) on their device."""
     found = []
+    device = device_of(model)
     with forwards(model, precision) as forward:
-        for part in images.split(CUDA_BATCH if images.is_cuda else CPU_BATCH):
-            logits = forward(transform(part, None))
+        for part in images.split(batch_for(images, device)):
+            logits = forward(transform(part.to(device), None))
             first, second = logits.topk(min(2, logits.shape[1]), 1).values[:, [0, -1]].unbind(1)
             found.append((logits.argmax(1), first - second, first - logits.amin(1)))
     if not found:
         return torch.empty(0, dtype=torch.int64), torch.empty(0), torch.empty(0)
     answers, margins, ranges = (torch.cat(column) for column in zip(*found, strict=True))
     return answers, margins, ranges
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its weights are; the CPU for a model without any."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+
+
+def batch_for(images: Tensor, device: torch.device) -> int:
+    """How many of these images (N, C, H, W) to take at once: 8 to 128 on a CPU, 8 to 1024 on a GPU."""
+    pixels = CUDA_PIXELS if device.type == "cuda" else CPU_PIXELS
+    return max(8, pixels // max(32 * 32, images.shape[2] * images.shape[3]))
 
 
 def settled(precision: str, model: nn.Module, images: Tensor, transform: Transform) -> str:
@@ -60,7 +73,7 @@ def settled(precision: str, model: nn.Module, images: Tensor, transform: Transfo
     """
     if precision != "auto":
         return precision
-    if not has_bf16(images.device):
+    if not has_bf16(device_of(model)):
         return "fp32"
     exact, quick = (predict(model, images[:CHECKED], transform, kind) for kind in ("fp32", "bf16"))
     return "bf16" if torch.equal(exact, quick) else "fp32"

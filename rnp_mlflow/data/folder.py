@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.data.spill import room
 from rnp_mlflow.data.subset import per_class
 from rnp_mlflow.errors import DataError
 
@@ -48,14 +49,19 @@ def read_split(part: Path, classes: tuple[str, ...], size: int | None, count: in
 
 
 def read_images(files: list[Path], size: int | None, grey: bool = False, scale: bool = True) -> Tensor:
-    """uint8 (N, C, size, size), C = 3, or 1 for `grey`; size: the first image's for None.
+    """uint8 (N, C, size, size), C = 3, or 1 for `grey`, on disk where they are many; size: the first image's for None.
 
     scale: whether images of another size are scaled to it, or refused before they are decoded.
     """
     size = size or read_image(files[0], None).shape[0]
+    images = room(len(files), (1 if grey else 3, size, size))
+
+    def read(place: int) -> None:
+        images[place] = read_image(files[place], size, grey, scale).transpose(2, 0, 1)
+
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda file: read_image(file, size, grey, scale), files))
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        list(pool.map(read, range(len(files))))
+    return torch.from_numpy(images)
 
 
 def class_names(part: Path) -> tuple[str, ...]:

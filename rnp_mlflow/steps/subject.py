@@ -16,7 +16,7 @@ from rnp_mlflow.attacks.trigger import Trigger
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import TestSet
 from rnp_mlflow.core.seeds import generator
-from rnp_mlflow.data import sources, subset
+from rnp_mlflow.data import sources, spill, subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
@@ -24,6 +24,7 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.interop import indices
 from rnp_mlflow.method import S, settle
 from rnp_mlflow.models import store
+from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
@@ -77,6 +78,9 @@ def load_data(source: Source) -> tuple[Dataset, str]:
     """The dataset, and its digest; read once a process."""
     arguments = asdict(source)
     data = sources.load(arguments.pop("dataset"), arguments.pop("data_dir"), **arguments)
+    for part, images in (("training", data.train), ("test", data.test)):
+        if images is not None and images.images.nbytes > spill.LIMIT:
+            runtime.say(f"  {len(images)} {part} images take {images.images.nbytes / 2**30:.1f} GiB: kept on disk")
     return data, data.digest()
 
 
@@ -86,7 +90,12 @@ def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
 
 
 def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> TestSet:
-    """Clean images and, where there are any, triggered ones with both labels, on the device."""
+    """Clean images and, where there are any, triggered ones with both labels, on the device.
+
+    Images that memory only maps stay where they are; `core.evaluate.predict` fetches them batch by batch.
+    """
+    if clean.images.nbytes > spill.LIMIT:
+        device = clean.images.device
     if triggered is None:
         return TestSet(clean.images.to(device), clean.labels.to(device))
     bad = (triggered.images, triggered.true_labels, triggered.target_labels)
