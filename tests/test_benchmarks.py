@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import matrix, report, rows, variants
+from benchmarks import matrix, report, rows, speed, variants
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.steps.plan import make_plan
@@ -61,6 +61,40 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     assert "named in 2 of 2 backdoored models, and an alarm given in 2 (scores 0.80 to 0.80)" in text
     assert "accused in 1 of 2 (scores 0.20 to 0.60)" in text
     assert text.count("(not planted)") == 1
+
+
+def test_every_phase_is_timed_and_held_against_its_ceiling(tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    small = [
+        "--model",
+        "resnet18_narrow",
+        "--width",
+        "4",
+        "--side",
+        "8",
+        "--images",
+        "40",
+        "--test",
+        "40",
+        "--points",
+        "2",
+    ]
+    asked = [*small, "--precision", "fp32", "--repeats", "1", "--growth", "--threads", "2", "--out", str(out)]
+    before = mlflow.get_tracking_uri()
+    done = CliRunner().invoke(speed.main, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert mlflow.get_tracking_uri() == before
+    found = json.loads(out.read_text())
+    assert found["machine"]["threads"] == 2
+    assert [entry["size"] for entry in found["found"]] == [
+        "",
+        *(f"{n} × 2" for n in ("images", "test", "points", "width", "classes")),
+    ]
+    for entry in found["found"]:
+        assert entry["phases"].keys() == speed.PHASES.keys()
+        assert all(p["seconds"] > 0 and p["MiB"] >= 0 for p in entry["phases"].values())
+        assert all(entry["phases"][name]["share"] > 0 for name in ("recover", "evaluation", "sweep"))
+    assert "| images × 2 | fp32 | recover |" in done.output
 
 
 def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,118 @@
+"""What the phases are held against: plain loops of the same network, and the reference's way of doing the same."""
+
+import copy
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from rnp_mlflow.core.evaluate import batch_for
+from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.data.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed: network, clean images (uint8) and labels, test images and labels, mask, feed, sweep's points."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    mask: Mask
+    feed: Preprocess
+    points: int
+    precision: str
+
+    def draws(self) -> Generator:
+        return Generator().manual_seed(0)
+
+
+def forward_loop(work: Work) -> int:
+    """The ceiling of evaluation: ready inputs through the network, and nothing else."""
+    inputs = work.feed(work.test, None).split(batch_for(work.test, work.test.device))
+    with torch.inference_mode(), forwards(work.model, work.precision) as forward:
+        for part in inputs:
+            forward(part)
+    return len(work.test)
+
+
+def backward_loop(work: Work) -> int:
+    """The ceiling of recovery: ready batches of 32 forwards, and backwards to the mask; no step, no count."""
+    working = copy.deepcopy(work.model).requires_grad_(False).train()
+    mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
+    inputs = work.feed(work.images, None)
+    with forwards(working, work.precision) as forward:
+        for part, labels in zip(inputs.split(32), work.labels.split(32), strict=True):
+            loss = cross_entropy(forward(part, masked_scales(working, mask)), labels)
+            torch.autograd.grad(loss, list(mask.values()))
+    return len(work.images)
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as PNG files in memory, decoded one by one with PIL, as the reference's loaders do from disk."""
+
+    def __init__(self, images: Tensor, labels: Tensor, change: transforms.Compose):
+        self.files, self.labels, self.change = [], labels.tolist(), change
+        for image in images.cpu():
+            file = io.BytesIO()
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
+            self.files.append(file.getvalue())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.change(Image.open(io.BytesIO(self.files[index])).convert("RGB")), self.labels[index]
+
+
+def plain_evaluation(work: Work) -> int:
+    """The reference's way: PIL, a loader, fp32, NCHW, batches of 256."""
+    ready = transforms.Compose([transforms.ToTensor(), transforms.Normalize(work.feed.mean, work.feed.std)])
+    loader = DataLoader(Pictures(work.test, work.test_labels, ready), 256)
+    right = 0
+    with torch.no_grad():
+        for inputs, labels in loader:
+            right += int((work.model(inputs.to(work.test.device)).argmax(1).cpu() == labels).sum())
+    return len(work.test)
+
+
+def plain_recovery(work: Work) -> int:
+    """The reference's way: PIL and augmentation image by image, fp32, batches of 128, gradients of every weight."""
+    side = work.images.shape[-1]
+    change = transforms.Compose([
+        transforms.RandomCrop(side, work.feed.crop), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+        transforms.Normalize(work.feed.mean, work.feed.std),
+    ])  # fmt: skip
+    working = copy.deepcopy(work.model).train()
+    mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
+    for inputs, labels in DataLoader(Pictures(work.images, work.labels, change), 128, shuffle=True):
+        with forwards(working, "fp32") as forward:
+            logits = forward(inputs.to(work.images.device), masked_scales(working, mask))
+        cross_entropy(logits, labels.to(work.images.device)).backward()
+    return len(work.images)
+
+
+def reset_peak() -> None:
+    """Start counting peak memory anew (Linux: /proc; CUDA: its allocator)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> float:
+    """MiB of this process since `reset_peak`, or of its GPU where there is one; 0 where nobody counts."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)

@@ -1,0 +1,202 @@
+"""How fast each phase is beside the machine's own ceiling: `python -m benchmarks.speed --model preactresnet18`.
+
+Generated images, untrained weights: what is timed does not depend on what they show. The ceiling is a plain loop of the
+same network in the same run; every phase and every loop is run in turn, `repeats` times, and medians are taken.
+"""
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import mlflow
+import torch
+from torch import Tensor, nn
+
+from benchmarks.loops import Work, backward_loop, forward_loop, peak, plain_evaluation, plain_recovery, reset_peak
+from rnp_mlflow.config import Common
+from rnp_mlflow.core.curve import Judge, Point, trace
+from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate
+from rnp_mlflow.core.neurons import flatten, ones_mask
+from rnp_mlflow.core.precision import has_bf16
+from rnp_mlflow.core.prune import cuts, keep_vector, prune_, scales
+from rnp_mlflow.core.recover import recover
+from rnp_mlflow.core.unlearn import unlearn
+from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.models.registry import build
+from rnp_mlflow.steps import curve as curves
+from rnp_mlflow.steps import runtime
+from rnp_mlflow.tracking.runs import step_run
+
+Phase = Callable[[Work], int]  # does its part and gives the images that passed through the network
+
+
+def unlearning(work: Work) -> int:
+    """One epoch on all the clean images, forwards and backwards through all weights."""
+    unlearn(work.model, work.images, work.labels, work.feed, work.draws(), epochs=1, clean_threshold=0.0,
+            stop="epoch", precision=work.precision)  # fmt: skip
+    return len(work.images)
+
+
+def recovery(work: Work) -> int:
+    """One epoch on all the clean images, backwards to the mask alone."""
+    recover(work.model, work.images, work.labels, work.feed, work.draws(), epochs=1, batch_size=32,
+            precision=work.precision)  # fmt: skip
+    return len(work.images)
+
+
+def evaluation(work: Work) -> int:
+    """ACC of all test images."""
+    evaluate(work.model, TestSet(work.test, work.test_labels), work.feed, work.precision)
+    return len(work.test)
+
+
+def sweep(work: Work) -> int:
+    """The curve's points on the test images; 2 of them are held out. Only what is judged counts, no point twice."""
+    held = (work.test[:2], work.test_labels[:2])
+    judge = Judge(TestSet(work.test, work.test_labels), held, work.feed, None, work.precision)
+    points = cuts(work.mask, "threshold", 0.05 * work.points, 0.05)
+    trace(work.model, work.mask, points, judge)
+    return len(work.test) * len({point.pruned for point in points})
+
+
+def pruning(work: Work) -> int:
+    """Every point's pruning without any evaluation."""
+    original = scales(work.model)
+    for k in range(work.points):
+        prune_(work.model, original, keep_vector(work.mask, k))
+    prune_(work.model, original, torch.ones(len(flatten(work.mask))))
+    return 0
+
+
+def tracking(work: Work) -> int:
+    """A run opened in a fresh store, a curve logged, its files uploaded, and closed."""
+    rows = [Point(k / 100, k, Scores(0.5, 0.5, 0.5), 0.5) for k in range(work.points)]
+    before = mlflow.get_tracking_uri()
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        with step_run("benchmark") as run:
+            (run.folder / "file.txt").write_text("x")
+            curves.log_curve(run, rows)
+    mlflow.set_tracking_uri(before)
+    return 0
+
+
+# phase → what it is held against
+PHASES: dict[str, tuple[Phase, Phase | None]] = {
+    "unlearn": (unlearning, None),
+    "recover": (recovery, backward_loop),
+    "evaluation": (evaluation, forward_loop),
+    "sweep": (sweep, forward_loop),
+    "pruning alone": (pruning, None),
+    "tracking": (tracking, None),
+    "plain evaluation": (plain_evaluation, forward_loop),
+    "plain recovery": (plain_recovery, backward_loop),
+}
+
+
+def timed(phase: Phase, work: Work) -> tuple[float, float]:
+    """(seconds, images per second)."""
+    if work.images.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    count = phase(work)
+    if work.images.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return seconds, count / seconds
+
+
+def measure(work: Work, repeats: int) -> dict[str, dict[str, float | None]]:
+    """phase → medians of seconds, images/s, share of the ceiling, and peak memory in MiB."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name, (phase, ceiling) in PHASES.items():
+        timed(phase, work)  # kernels are made at their first use
+        runs, limits = [], []
+        reset_peak()
+        for _ in range(repeats):
+            if ceiling:
+                limits.append(timed(ceiling, work)[1])
+            runs.append(timed(phase, work))
+        rate = median(rate for _, rate in runs)
+        share = rate / median(limits) if limits else None
+        found[name] = {"seconds": median(s for s, _ in runs), "images/s": rate or None, "share": share, "MiB": peak()}
+    return found
+
+
+def sizes(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
+    """The size asked for, and each of its numbers doubled."""
+    yield "", base
+    for name in ("images", "test", "points", "width", "classes"):
+        yield f"{name} × 2", base | {name: 2 * base[name]}
+
+
+def made(size: dict[str, int], model: str, side: int, precision: str, device: torch.device) -> Work:
+    """Images, labels, network and mask of that size, from seed 0."""
+    draws = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+
+    def pictures(count: int) -> tuple[Tensor, Tensor]:
+        images = torch.randint(256, (count, 3, side, side), generator=draws, dtype=torch.uint8)
+        return images.to(device), torch.randint(size["classes"], (count,), generator=draws).to(device)
+
+    network: nn.Module = build(model, size["classes"], 3, size["width"]).to(device).eval()
+    mask = {name: torch.rand(len(v), generator=draws) for name, v in ones_mask(network).items()}
+    feed = Preprocess.for_side(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), True)
+    return Work(network, *pictures(size["images"]), *pictures(size["test"]), mask, feed, size["points"], precision)
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: a line each phase, size and precision."""
+    head = "| size | precision | phase | seconds | images/s | share of ceiling | peak MiB |\n" + "|---" * 7 + "|\n"
+    lines = []
+    for entry in found:
+        for phase, values in entry["phases"].items():
+            rate, share = values["images/s"], values["share"]
+            cells = [entry["size"] or "as said", entry["precision"], phase, f"{values['seconds']:.3f}"]
+            cells += [f"{rate:.0f}" if rate else "", f"{share:.0%}" if share else "", f"{values['MiB']:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return head + "\n".join(lines)
+
+
+@click.command()
+@click.option("--model", default="preactresnet18", help="an architecture of ours")
+@click.option("--width", default=64, help="channels of its first stage")
+@click.option("--side", default=32, help="pixels a side of the images")
+@click.option("--classes", default=10)
+@click.option("--images", default=400, help="clean images that the defender trains with")
+@click.option("--test", default=950, help="test images")
+@click.option("--points", default=18, help="points of the sweep")
+@click.option("--precision", default="fp32,bf16", help="number formats, comma between; bf16 only where it is at home")
+@click.option("--repeats", default=3, help="runs of each phase; medians are taken")
+@click.option("--growth/--no-growth", default=False, help="also with each size doubled")
+@click.option("--threads", default="auto", help="CPU threads")
+@click.option("--device", default="auto", help="cpu or cuda")
+@click.option("--out", default="speed.json", help="where the figures go, as JSON")
+def main(
+    model: str, side: int, precision: str, repeats: int, growth: bool, threads: str, device: str, out: str, **base: int
+) -> None:
+    """Time every phase."""
+    where = runtime.prepare(Common(threads=threads, device=device))  # type: ignore[arg-type]
+    kinds = [kind for kind in precision.split(",") if kind == "fp32" or has_bf16(where)]
+    found = []
+    for label, size in list(sizes(base))[: None if growth else 1]:
+        for kind in kinds:
+            phases = measure(made(size, model, side, kind, where), repeats)
+            found.append({"size": label, "precision": kind, **size, "phases": phases})
+    machine = {
+        "machine": f"{platform.machine()}, {platform.system()}", "python": platform.python_version(),
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "repeats": repeats,
+        "model": model, "side": side,
+    }  # fmt: skip
+    Path(out).write_text(json.dumps({"machine": machine, "found": found}, indent=1) + "\n")
+    print(", ".join(f"{name} {value}" for name, value in (machine | base).items()) + "\n\n" + table(found))
+
+
+if __name__ == "__main__":
+    main()
