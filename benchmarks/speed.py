@@ -1,7 +1,8 @@
 """How fast each phase is beside the machine's own ceiling: `python -m benchmarks.speed --model preactresnet18`.
 
-Generated images, untrained weights: what is timed does not depend on what they show. The ceiling is a plain loop of the
-same network in the same run; every phase and every loop is run in turn, `repeats` times, and medians are taken.
+Generated images that the network has learned for some epochs: an untrained one would be undecided, and bf16 looks at
+what is undecided twice. The ceiling is a plain loop of the same network in the same run; every phase and its loop are
+run in turn, `repeats` times, and medians are taken.
 """
 
 import json
@@ -16,9 +17,10 @@ from typing import Any
 import click
 import mlflow
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.loops import Work, backward_loop, forward_loop, peak, plain_evaluation, plain_recovery, reset_peak
+from rnp_mlflow.attacks.train import train
 from rnp_mlflow.config import Common
 from rnp_mlflow.core.curve import Judge, Point, trace
 from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate
@@ -27,6 +29,7 @@ from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.core.prune import cuts, keep_vector, prune_, scales
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.unlearn import unlearn
+from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.models.registry import build
 from rnp_mlflow.steps import curve as curves
@@ -137,18 +140,23 @@ def sizes(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def made(size: dict[str, int], model: str, side: int, precision: str, device: torch.device) -> Work:
-    """Images, labels, network and mask of that size, from seed 0."""
+    """Images (a pattern of their class under noise), labels, network and mask of that size, from seed 0."""
     draws = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
+    patterns = torch.randint(192, (size["classes"], 3, side, side), generator=draws, dtype=torch.uint8)
 
-    def pictures(count: int) -> tuple[Tensor, Tensor]:
-        images = torch.randint(256, (count, 3, side, side), generator=draws, dtype=torch.uint8)
-        return images.to(device), torch.randint(size["classes"], (count,), generator=draws).to(device)
+    def pictures(count: int) -> ImageSet:
+        labels = torch.arange(count) % size["classes"]
+        noise = torch.randint(64, (count, 3, side, side), generator=draws, dtype=torch.uint8)
+        return ImageSet(patterns[labels] + noise, labels).to(device)
 
-    network: nn.Module = build(model, size["classes"], 3, size["width"]).to(device).eval()
-    mask = {name: torch.rand(len(v), generator=draws) for name, v in ones_mask(network).items()}
-    feed = Preprocess.for_side(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), True)
-    return Work(network, *pictures(size["images"]), *pictures(size["test"]), mask, feed, size["points"], precision)
+    network: nn.Module = build(model, size["classes"], 3, size["width"]).to(device)
+    feed = Preprocess.for_side(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
+    images, test = pictures(size["images"]), pictures(size["test"])
+    train(network, images, feed, draws, epochs=6, lr=0.02, batch_size=32, precision=precision)
+    # Half a percent of the neurons more at each point of the sweep, as real masks have it.
+    mask = {name: (10 * torch.rand(len(v), generator=draws)).clamp(max=1) for name, v in ones_mask(network).items()}
+    return Work(network.eval(), *images.pair, *test.pair, mask, feed, size["points"], precision)
 
 
 def table(found: list[dict[str, Any]]) -> str:

@@ -176,7 +176,10 @@ class Prune(Common):
     pruning_step: float = Field(0.05, gt=0, description="step of the sweep (by number: a count, or below 1 a share)")
     pruning_number: float = Field(0.7, ge=0, description="the fixed operating point (by number: a count or share)")
     acc_ratio: float = Field(
-        0.95, gt=0, le=1, description="held-out accuracy to keep, as a share of the unpruned model's"
+        0.95,
+        gt=0,
+        le=1,
+        description="held-out accuracy to keep where it alone decides, as a share of the unpruned model's",
     )
     refine: int = Field(
         4, ge=0, description="bisections between the point chosen and the one beside it; 0: the sweep's points alone"
@@ -190,10 +193,13 @@ class Prune(Common):
         0.01, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
     )
     stop_ratio: float = Field(
-        0.85, gt=0, le=1, description="held-out accuracy that is enough where it stops the proxy, as acc_ratio is"
+        0.85, gt=0, le=1, description="held-out accuracy to keep where the proxy decides, such a share too"
     )
     margin_ratio: float = Field(
-        0.985, gt=0, le=1, description="held-out accuracy above which pruning goes on after the proxy has failed"
+        0.99,
+        gt=0,
+        le=1,
+        description="pruning goes on past that point while this share of its held-out accuracy is kept",
     )
     suspicion: float = Field(
         0.5,
@@ -204,7 +210,7 @@ class Prune(Common):
     )
     select_by: Literal["proxy", "clean_acc", "number", "asr"] = Field(
         "proxy",
-        description="without trigger: once the proxy fails, or as far as accuracy allows; at pruning_number; or the "
+        description="without trigger: where the proxy fails, or as far as accuracy allows; at pruning_number; or the "
         "oracle, which sees test ASR",
     )
     bn_stats: Literal["shift", "reestimate", "keep"] = Field(

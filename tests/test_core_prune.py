@@ -174,18 +174,24 @@ def test_by_accuracy_the_last_point_before_the_first_fall_is_chosen() -> None:
 def test_by_proxy_the_first_point_that_stops_it_is_chosen_where_accuracy_allows() -> None:
     rule = Rule(0.95, 0.05)
     assert rule.index(seen([1.0, 0.99, 0.98, 0.97], [0.8, 0.3, 0.04, 0.0])) == 2  # 0.04 is exactly 0.05 × 0.8
-    assert rule.index(seen([1.0, 0.99, 0.90, 0.97], [0.8, 0.3, 0.02, 0.0])) == 1  # accuracy falls before
-    assert rule.index(seen([1.0, 0.99, 0.98], [0.8, 0.7, 0.6])) == 2  # never stopped: as far as accuracy allows
-    assert rule.index(seen([1.0, 0.99, 0.98])) == 2  # no proxy: likewise
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.88, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 3  # past acc_ratio
+    assert rule.index(seen([1.0, 0.99, 0.98])) == 2  # no proxy: as far as accuracy allows
     assert rule.index(seen([1.0, 0.99, 0.98], [0.0, 0.0, 0.0])) == 2  # one that never worked says nothing
     assert Rule(0.95).index(seen([1.0, 0.99, 0.98], [0.8, 0.0, 0.0])) == 2
-    free = Rule(0.95, 0.05, 0.85, 0.98)
-    assert free.index(seen([1.0, 0.99, 0.99, 0.98, 0.97, 0.99], [0.8, 0.3, 0.0, 0.0, 0.0, 0.0])) == 3  # the margin
-    assert free.index(seen([1.0, 0.99, 0.96, 0.99], [0.8, 0.3, 0.0, 0.0])) == 2  # none left
-    assert free.index(seen([1.0, 0.99, 0.99, 0.94], [0.8, 0.7, 0.6, 0.6])) == 2  # not stopped: acc_ratio alone
-    further = Rule(0.95, 0.05, 0.85)
-    assert further.index(seen([1.0, 0.99, 0.90, 0.88, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 3  # enough to stop it
-    assert further.index(seen([1.0, 0.99, 0.90, 0.84, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 1  # that would cost too much
+
+
+def test_a_proxy_that_is_never_stopped_is_weighed_against_accuracy() -> None:
+    rule = Rule(0.95, 0.05)
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.84, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 2  # 0.375 + 0.01, 0.25 + 0.1
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.88], [0.8, 0.2, 0.16, 0.16])) == 1  # 0.25 + 0.01, 0.2 + 0.1
+    assert rule.index(seen([1.0, 0.99, 0.98], [0.8, 0.8, 0.8])) == 0  # nothing is gained
+
+
+def test_past_the_point_pruning_goes_on_while_it_costs_next_to_nothing() -> None:
+    rule = Rule(0.95, 0.05, margin_ratio=0.98)
+    assert rule.index(seen([1.0, 0.90, 0.89, 0.885, 0.88], [0.8, 0.0, 0.0, 0.0, 0.0])) == 3  # 0.98 × 0.90 = 0.882
+    assert rule.index(seen([1.0, 0.90, 0.88, 0.90], [0.8, 0.0, 0.0, 0.0])) == 1
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.84, 0.83], [0.8, 0.3, 0.2, 0.0, 0.0])) == 2
 
 
 def test_authors_curve_without_trigger_gives_their_best_point() -> None:
@@ -275,5 +281,5 @@ def test_where_the_proxy_decides_nothing_is_refined(
     judge, rule = curve.Judge(TestSet(images, labels), (images, labels), scaled, proxy), Rule(0.95, 0.05)
     points = curve.trace(small_net, mask, [Cut(None, 0), Cut(0.4, 4), Cut(0.7, 8), Cut(0.9, 10)], judge)
     assert [p.proxy_asr for p in points] == [1.0, 1.0, 0.0, 0.0]
-    assert rule.index(points) == 2
+    assert rule.index(points) == 3  # accuracy is still whole there
     assert curve.refined(small_net, mask, points, rule, 4, judge) == points

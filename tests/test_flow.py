@@ -110,14 +110,16 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
 
 
 def chosen_row(rows: list[dict[str, str]], score: float) -> int:
-    """The documented rule: acc_ratio 0.95, stop_ratio 0.85, proxy_ratio 0.02, margin_ratio 0.985, suspicion 0.5."""
+    """The documented rule: acc_ratio 0.95, stop_ratio 0.85, proxy_ratio 0.01, margin_ratio 0.99, suspicion 0.5."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if score < 0.5:
         return 0
-    for k in range(len(rows)):
-        if min(acc[: k + 1]) >= 0.85 * acc[0] and proxy[k] <= 0.02 * proxy[0] != 0:
-            return max(k, max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.985 * acc[0]))
-    return max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
+    if proxy[0] == 0:
+        return max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
+    allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.85 * acc[0]]
+    trade = [proxy[k] / proxy[0] + max(0, acc[0] - acc[k]) / acc[0] for k in allowed]
+    k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), trade.index(min(trade)))
+    return next((j - 1 for j in range(k, len(rows)) if acc[j] < 0.99 * acc[k]), len(rows) - 1)
 
 
 def test_curve_summary_and_purified_model_tell_the_same_story() -> None:

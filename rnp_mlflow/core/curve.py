@@ -85,13 +85,13 @@ def refined(
 ) -> list[Point]:
     """The curve with one more point: the last that keeps held-out accuracy, found by bisection.
 
-    Only where accuracy decides. A proxy that fails is no finer measure than the sweep's steps: just where it
+    Only where accuracy alone decides. A proxy that fails is no finer measure than the sweep's steps: just where it
     fails, ASR was still 0.16 to 0.37 (digits, seeds 0 to 2), and the sweep's next point is the margin. Only
     held-out images are looked at until it is found. Its `at` is a count where theirs are, else the mask value
     of the last neuron that it prunes. Nothing is added where there is no room, or no gain.
     """
     last = rule.index(points)
-    if last + 1 == len(points) or rule.stops(points[last], points[0]):
+    if last + 1 == len(points) or rule.by_proxy(points[0]):
         return points
     low, high = points[last].pruned, points[last + 1].pruned
     for _ in range(bisections):

@@ -18,49 +18,48 @@ class Seen(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """Prune until the proxy no longer works, and never past the accuracy to be kept. No trigger is needed.
+    """Prune until the proxy no longer works, or as far as accuracy allows where there is none. No trigger is needed.
 
-    acc_ratio: held-out clean accuracy to keep; proxy_ratio: share of the proxy's success that may be left;
-    stop_ratio: the lower accuracy that is accepted where it stops the proxy; margin_ratio: the higher one above
-    which pruning goes on after that, since it costs next to nothing and the trigger may be stronger than the
-    proxy; each as a share of the unpruned model's. Without proxy_ratio: as far as accuracy allows.
+    acc_ratio: held-out accuracy to keep without a proxy, as a share of the unpruned model's. proxy_ratio: share of
+    the proxy's success that may be left (None: look at accuracy alone). stop_ratio: held-out accuracy, such a share
+    too, to keep in any case with one. margin_ratio: pruning goes on past the point while held-out accuracy stays at
+    this share of what it is there: that costs next to nothing, and the trigger may be stronger than the proxy.
     """
 
     acc_ratio: float
     proxy_ratio: float | None = None
-    stop_ratio: float = 1.0
-    margin_ratio: float | None = None
+    stop_ratio: float = 0.85
+    margin_ratio: float = 1.0
+
+    def by_proxy(self, before: Seen) -> bool:
+        """Whether there is a proxy that worked on the unpruned model, and the rule looks at it."""
+        return self.proxy_ratio is not None and bool(before.proxy_asr)
 
     def kept(self, val_acc: float, before: float) -> bool:
-        """Whether accuracy is high enough, whatever the proxy does."""
+        """Whether accuracy is high enough where it alone decides."""
         return val_acc >= self.acc_ratio * before
 
-    def stops(self, point: Seen, before: Seen) -> bool:
-        """Whether the proxy worked before, and no longer does at that point."""
-        if self.proxy_ratio is None or point.proxy_asr is None or not before.proxy_asr:
-            return False
-        return point.proxy_asr <= self.proxy_ratio * before.proxy_asr
-
     def index(self, points: Sequence[Seen]) -> int:
-        """The first point that stops the proxy, and the margin after it; else the last that keeps accuracy.
+        """The point to prune at; 0 means: nothing. points: the unpruned model first, then more and more pruned.
 
-        points: the unpruned model first. A point that stops the proxy is taken only where accuracy has not yet
-        fallen below the lower of `acc_ratio` and `stop_ratio`. Index 0 means: prune nothing.
+        With a proxy, of the points before accuracy first falls below `stop_ratio`: the first that leaves at most
+        `proxy_ratio` of its success or, where there is none, the best trade of its success against accuracy,
+        weighed as in DER; and from there the margin.
         """
         accuracies = [point.val_acc for point in points]
-        low = last_above(accuracies, min(self.acc_ratio, self.stop_ratio))
-        for index in range(low + 1):
-            if self.stops(points[index], points[0]):
-                return max(index, last_above(accuracies, self.margin_ratio)) if self.margin_ratio else index
-        return last_above(accuracies, self.acc_ratio)
+        if not self.by_proxy(points[0]):
+            return last_above(accuracies, self.acc_ratio * accuracies[0])
+        left = [(point.proxy_asr or 0.0) / (points[0].proxy_asr or 1.0) for point in points]
+        lost = [max(0.0, 1 - accuracy / (accuracies[0] or 1.0)) for accuracy in accuracies]
+        allowed = range(last_above(accuracies, self.stop_ratio * accuracies[0]) + 1)
+        stopped = [k for k in allowed if left[k] <= (self.proxy_ratio or 0.0)]
+        first = stopped[0] if stopped else min(allowed, key=lambda k: left[k] + lost[k])
+        return first + last_above(accuracies[first:], self.margin_ratio * accuracies[first])
 
 
-def last_above(values: Sequence[float], ratio: float) -> int:
-    """Index of the last value before one first falls below `ratio` × the first."""
-    for index, value in enumerate(values):
-        if value < ratio * values[0]:
-            return index - 1
-    return len(values) - 1
+def last_above(values: Sequence[float], limit: float) -> int:
+    """Index of the last value before one first falls below the limit."""
+    return next((k - 1 for k, value in enumerate(values) if value < limit), len(values) - 1)
 
 
 def oracle(scores: Sequence[Scores]) -> int | None:
