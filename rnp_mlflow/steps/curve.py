@@ -99,9 +99,10 @@ def evidence(summary: dict[str, Any]) -> list[str]:
     )
     triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
+    proxy = "  proxy: share of held-out images that a stand-in for the trigger turns to the suspected class"
     return [
         *said(summary),
-        "  proxy: share of held-out images that a stand-in for the trigger turns to the suspected class",
+        *([] if summary["before"]["proxy_asr"] is None else [proxy]),
         f"  held-out ACC: random crops of {counts['held_out']} of {counts['clean']} clean images",
         f"  ACC: {tested}{triggered}",
         f"  pruned: {lost or 'nothing'}",

@@ -22,7 +22,7 @@ RESULTS = {
 }
 # Parameters that change no figure: where things are computed, lie, or go besides.
 NO_FIGURE = ("threads", "device", "data_dir", "data", "export", "register_as")
-ORIGIN = ("data", "code", "threads", "device", *VERSIONS)
+ORIGIN = ("data", "code", "threads", "device", "precision", *VERSIONS)
 
 
 def runs(old_id: str, new_id: str) -> list[str]:
