@@ -53,11 +53,12 @@ def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
     file = RESULTS / f"{row.name}.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     found = known.get("variants", {}) if known.get("attack_run") == run_id else {}
+    base = {"model_run_id": run_id, "seed": row.seed, "ratio": row.ratio, "threads": threads}
     for name, make in VARIANTS.items():
         if name in found and name not in again and not (name in FROM_OURS and "ours" in again):
             continue
         runtime.say(f"== {row.name}: {name}")
-        found[name] = make(run_id, row.seed, threads, found)
+        found[name] = make(base, found)
         write(row, run_id, found)
 
 
@@ -75,14 +76,15 @@ def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
 @click.option("--data_dir", required=True, help="CIFAR-10: torchvision's files, an image folder or an npz")
 @click.option("--part", default="1/1", help="K/N: every N-th row from the K-th, for N processes side by side")
 @click.option("--only", default="", help="rows whose name contains this")
+@click.option("--full", is_flag=True, help="all images, full width, 100 epochs: for a GPU")
 @click.option("--stage", type=click.Choice(["attack", "all"]), default="all", help="train the models, or all")
 @click.option("--again", default="", help="variants to make anew, comma between")
 @click.option("--threads", default=1, help="CPU threads of a process")
-def main(data_dir: str, part: str, only: str, stage: str, again: str, threads: int) -> None:
+def main(data_dir: str, part: str, only: str, full: bool, stage: str, again: str, threads: int) -> None:
     """Make what is missing of the matrix."""
     mlflow.set_experiment(EXPERIMENT)
     first, every = (int(word) for word in part.split("/"))
-    for row in [row for row in rows() if only in row.name][first - 1 :: every]:
+    for row in [row for row in rows(full) if only in row.name][first - 1 :: every]:
         try:
             run_id = suspect(row, data_dir, threads)
             if stage == "all":

@@ -6,7 +6,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.rows import ARCHITECTURES, COMMON, rows
+import click
+
+from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, rows
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import Prune
 from rnp_mlflow.steps.attack import PLANTED
@@ -28,10 +30,11 @@ MEANING = (
 )
 
 
-def read() -> list[Found]:
+def read(full: bool) -> list[Found]:
     """The finished rows, in the matrix's order."""
-    files = [HERE / "results" / f"{row.name}.json" for row in rows()]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
+    files = [HERE / "results" / f"{row.name}.json" for row in rows(full)]
+    found = [json.loads(file.read_text()) for file in files if file.is_file()]
+    return [row for row in found if "ours" in row["variants"]]
 
 
 def point(row: Found, column: str) -> Found | None:
@@ -92,6 +95,19 @@ def summary(found: list[Found]) -> list[str]:
     return table(head, body)
 
 
+def beside(found: list[Found]) -> list[str]:
+    """Regret against the oracle, and on how many models ours is ahead of the reference."""
+    rows_ = [row for row in found if planted(row)]
+    regret = spread(
+        row["variants"]["ours"]["oracle"]["der"] - row["variants"]["ours"]["chosen"]["der"] for row in rows_
+    )
+    theirs = [(row, there) for row in rows_ if (there := point(row, "reference's oracle"))]
+    ahead = [row for row, there in theirs if (point(row, "ours") or {})["der"] > there["der"]]
+    return [
+        f"Regret against the oracle: {regret}. Ahead of the reference's oracle on {len(ahead)} of {len(theirs)} models."
+    ]
+
+
 def lowest(pairs: list[tuple[Found, Found]]) -> str:
     if not pairs:
         return ""
@@ -121,24 +137,38 @@ def bounds(values: Iterable[float]) -> str:
     return f"{found[0]:.2f} to {found[-1]:.2f}" if found else "none"
 
 
-def main() -> None:
-    """Write RESULTS.md."""
-    found = read()
-    machines = sorted({json.dumps(row["machine"]) for row in found})
+def write(full: bool = False) -> None:
+    """Write RESULTS.md, or RESULTS-full.md."""
+    found = read(full)
+    unseen = [row for row in found if row["row"]["seed"]]
     ceiling = spread((row["before"]["asr"] + 1) / 2 for row in found if planted(row))
+    size = f"training settings {FULL}" if full else (
+        f"{COMMON['train_size']} training and {COMMON['test_size']} test images, width {COMMON['width']}, epochs "
+        f"{ARCHITECTURES} ({LONGER} times as many for the attacks that are slow to plant)"
+    )  # fmt: skip
     text = [
         "# The matrix", "",
-        f"{len(found)} of {len(list(rows()))} models. CIFAR-10, {COMMON['train_size']} training and "
-        f"{COMMON['test_size']} test images, width {COMMON['width']}, epochs {ARCHITECTURES}; 500 clean images, of "
-        "which 100 are held out; target 0. Made by `python -m benchmarks.matrix`, written by "
-        "`python -m benchmarks.report` from `results/`. Settings of ours: MLproject's defaults, and ratio=0.05.", "",
-        *(f"Machine: {machine}" for machine in machines), "",
+        f"{len(found)} of {len(list(rows(full)))} models. CIFAR-10, {size}; {CLEAN} clean images, of which 100 are "
+        "held out; target 0. Made by `python -m benchmarks.matrix`, written by `python -m benchmarks.report` from "
+        "`results/`. Settings of ours: MLproject's defaults, and the ratio that makes so many images.", "",
+        *(f"Machine: {machine}" for machine in sorted({json.dumps(row["machine"]) for row in found})), "",
         f"{MEANING} DER can reach (ASR before + 1) / 2 at most: {ceiling} here.", "",
-        *summary(found), "", "## Verdict", "", *verdicts(found), "", "## Every model", "", *by_row(found), "",
-        "Any line again: `mlflow run . -e rerun -P run_id=RUN` on the store it was made in (the whole IDs are in "
+        *summary(found), "", *beside(found), "",
+        *(["Seed 0 settled `proxy_ratio` and `margin_ratio` (TRIALS.md). The other seeds, which settled nothing:", "",
+           *summary(unseen), "", *beside(unseen), ""] if unseen else []),
+        "## Verdict", "", *verdicts(found), "",
+        "## Every model", "", *by_row(found), "",
+        "Any line again: `python -m rnp_mlflow rerun --run_id RUN` on the store it was made in (the whole IDs are in "
         "`results/`), or `python -m benchmarks.matrix --only ROW`.", "",
     ]  # fmt: skip
-    (HERE / "RESULTS.md").write_text("\n".join(text))
+    (HERE / ("RESULTS-full.md" if full else "RESULTS.md")).write_text("\n".join(text))
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="of the rows at full size")
+def main(full: bool) -> None:
+    """Write the report."""
+    write(full)
 
 
 if __name__ == "__main__":

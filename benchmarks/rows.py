@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import ATTACKS
@@ -13,7 +14,15 @@ SLOW = {  # (attack, poison rate) that take LONGER times as many
 LONGER = 1.8
 LAST = ("wanet", "bpp")  # of all seeds, after the rest: the slowest to plant
 SEEDS = (0, 1, 2)
-COMMON = {"dataset": "cifar10", "train_size": 10000, "test_size": 1000, "width": 16, "precision": "bf16"}
+COMMON: dict[str, Any] = {
+    "dataset": "cifar10",
+    "train_size": 10000,
+    "test_size": 1000,
+    "width": 16,
+    "precision": "bf16",
+}
+FULL = {"dataset": "cifar10", "precision": "bf16", "training_epochs": 100}  # all images, full width: for a GPU
+CLEAN = 500  # images that the defender has
 RARE = ("badnets", "blended", "trojannn")  # at 1 % too
 
 
@@ -25,24 +34,32 @@ class Row:
     rate: float
     architecture: str
     seed: int
+    full: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.attack}-{self.rate:g}-{self.architecture}-{self.seed}"
+        return f"{self.attack}-{self.rate:g}-{self.architecture}-{self.seed}" + ("-full" if self.full else "")
+
+    @property
+    def ratio(self) -> float:
+        """The share of the training images that the defender has."""
+        return CLEAN / (50000 if self.full else COMMON["train_size"])
 
     def settings(self) -> dict[str, object]:
         """Parameters of its `attack` run."""
         own = {"attack": self.attack, "model": self.architecture, "seed": self.seed}
         own |= {"poison_rate": self.rate} if self.rate else {}
+        if self.full:
+            return FULL | own
         epochs = round(ARCHITECTURES[self.architecture] * (LONGER if (self.attack, self.rate) in SLOW else 1))
         return COMMON | own | {"training_epochs": epochs}
 
 
-def rows() -> Iterator[Row]:
-    """All of them, seed by seed, so that a matrix cut short is a smaller one."""
+def rows(full: bool = False) -> Iterator[Row]:
+    """All of them, seed by seed, so that a matrix cut short is a smaller one. full: at full size."""
     first = [(NONE, 0.0), *((name, 0.1) for name in ATTACKS if name not in LAST), *((name, 0.01) for name in RARE)]
     for kinds in (first, [(name, 0.1) for name in LAST]):
         for seed in SEEDS:
             for attack, rate in kinds:
                 for architecture in ARCHITECTURES:
-                    yield Row(attack, rate, architecture, seed)
+                    yield Row(attack, rate, architecture, seed, full)

@@ -16,11 +16,10 @@ from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import chain, curve, subject
+from rnp_mlflow.steps import chain, curve, runtime, subject
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
 
-RATIO = 0.05  # 500 clean images of 10,000
 # What BackdoorBench's rnp.py does, as far as parameters reach it. 100 images are held out as for ours: 400 train.
 REFERENCE = {
     "unlearning_stop": "epoch", "clip": 0, "unlearning_views": "augmented", "recovering_views": "augmented",
@@ -45,58 +44,57 @@ def prune(settings: Figures) -> str:
     return chain.ask("prune", make_plan("prune", settings))
 
 
-def ours(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+def ours(base: Figures, earlier: Figures) -> Figures:
     """The defaults, chosen without the trigger; the unlearned model's verdict beside it."""
-    run_id = prune({"model_run_id": model_run, "seed": seed, "threads": threads, "ratio": RATIO})
+    run_id = prune(base)
     unlearned = lineage.get(lineage.tag(lineage.get(run_id), "unlearn_run_id") or "")
     verdict = {k.removeprefix("verdict/"): v for k, v in unlearned.data.metrics.items() if k.startswith("verdict/")}
     return figures(run_id) | {"unlearn_run": unlearned.info.run_id, "verdict": verdict}
 
 
-def reference(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+def reference(base: Figures, earlier: Figures) -> Figures:
     """The reference's own steps on our code; its points are the sweep's alone."""
-    run_id = prune({"model_run_id": model_run, "seed": seed, "threads": threads, "ratio": RATIO} | REFERENCE)
-    return figures(run_id)
+    return figures(prune(base | REFERENCE))
 
 
-def by_mask(mask: Mask, model_run: str, seed: int, threads: int, **settings: Any) -> Figures:
+def by_mask(mask: Mask, base: Figures, **settings: Any) -> Figures:
     """A prune run along this mask, by number."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "mask.csv")
         masks.write_csv(file, mask)
-        plan = {"model_run_id": model_run, "seed": seed, "threads": threads, "ratio": RATIO, "mask_file": str(file)}
-        return figures(prune(plan | {"pruning_by": "number"} | settings))
+        return figures(prune(base | {"mask_file": str(file), "pruning_by": "number"} | settings))
 
 
-def nwc(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+def nwc(base: Figures, earlier: Figures) -> Figures:
     """Neurons ranked by how much unlearning moved their weights (TSBD, NeurIPS 2024), chosen as ours is."""
-    before, _ = store.load(lineage.fetch(model_run, "model"))
+    before, _ = store.load(lineage.fetch(base["model_run_id"], "model"))
     after, _ = store.load(lineage.fetch(earlier["ours"]["unlearn_run"], "unlearned_model"))
-    return by_mask(weight_change(before, after), model_run, seed, threads, pruning_max=0.4, pruning_step=0.02)
+    return by_mask(weight_change(before, after), base, pruning_max=0.4, pruning_step=0.02)
 
 
-def random(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+def random(base: Figures, earlier: Figures) -> Figures:
     """As many neurons as ours, at random: a control. `fixed` is the point."""
     count = earlier["ours"]["chosen"]["pruned"]
     if not count:
         return {}
-    model, _ = store.load(lineage.fetch(model_run, "model"))
-    draws = generator(seed, "random")
+    model, _ = store.load(lineage.fetch(base["model_run_id"], "model"))
+    draws = generator(base["seed"], "random")
     mask = {name: torch.rand(len(values), generator=draws) for name, values in ones_mask(model).items()}
     points = {"pruning_max": count, "pruning_step": count, "pruning_number": count, "select_by": "number"}
-    return by_mask(mask, model_run, seed, threads, **points)
+    return by_mask(mask, base, **points)
 
 
-def finetuning(model_run: str, seed: int, threads: int, earlier: Figures) -> Figures:
+def finetuning(base: Figures, earlier: Figures) -> Figures:
     """Plain fine-tuning of all weights on all the clean images."""
-    torch.set_num_threads(threads)
-    device = torch.device("cpu")
-    suspect = subject.load(model_run, make_plan("prune", {"seed": seed}), device)
-    clean = subject.draw_clean(suspect.data, Unlearn(seed=seed, ratio=RATIO), device)
+    plan = make_plan("prune", base)
+    settings: Unlearn = plan["unlearn"]
+    device = runtime.prepare(settings)
+    suspect = subject.load(base["model_run_id"], plan, device)
+    clean = subject.draw_clean(suspect.data, settings, device)
     test = suspect.judged_by(clean.held)
     before = evaluate(suspect.model, test, suspect.transform)
-    given = suspect.data.train[clean.indices]
-    train(suspect.model, given, suspect.transform, generator(seed, "finetune"), **FINETUNING)
+    given = suspect.data.train[clean.indices].to(device)
+    train(suspect.model, given, suspect.transform, generator(base["seed"], "finetune"), **FINETUNING)
     after = evaluate(suspect.model.eval(), test, suspect.transform)
     return {"chosen": vars(after) | {"der": der(before, after)}, "before": vars(before)}
 
@@ -124,7 +122,8 @@ def weight_change(before: nn.Module, after: nn.Module) -> Mask:
     return {name: 1 - values / (most or 1.0) for name, values in changes.items()}
 
 
-Variant = Callable[[str, int, int, Figures], Figures]  # (model run, seed, threads, variants made before)
+# (parameters that all share: model_run_id, seed, ratio, threads; variants made before)
+Variant = Callable[[Figures, Figures], Figures]
 VARIANTS: dict[str, Variant] = {
     "ours": ours, "reference": reference, "nwc": nwc, "random": random, "finetuning": finetuning,
 }  # fmt: skip

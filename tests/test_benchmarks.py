@@ -18,7 +18,7 @@ from rnp_mlflow.steps.plan import make_plan
 
 
 def test_every_row_is_a_plan_and_has_its_own_name() -> None:
-    found = list(rows.rows())
+    found = list(rows.rows()) + list(rows.rows(full=True))
     assert len({row.name for row in found}) == len(found)
     assert len({row.attack for row in found if row.rate == 0.1}) >= 7
     assert len({row.attack for row in found if row.rate == 0.01}) >= 3
@@ -55,7 +55,7 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
                 "verdict": {"target": 0, "score": score}}  # fmt: skip
         content = {"row": vars(row), "before": figures(0.72, asr, None), "machine": {}, "variants": {"ours": ours}}
         (tmp_path / "results" / f"{row.name}.json").write_text(json.dumps(content))
-    report.main()
+    report.write()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| ours | 2 | 0.800 ± 0.141 | 0.020 ± 0.000 | 0.000 ± 0.000 | 0.700 (" in text
     assert "named in 2 of 2 backdoored models, and an alarm given in 2 (scores 0.80 to 0.80)" in text
@@ -106,7 +106,7 @@ def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monk
     small = {"dataset": "digits", "train_size": 600, "test_size": 100, "width": 4, "precision": "fp32"}
     monkeypatch.setattr(rows, "COMMON", small)
     monkeypatch.setattr(rows, "ARCHITECTURES", {"resnet18_narrow": 1})
-    monkeypatch.setattr(variants, "RATIO", 0.2)
+    monkeypatch.setattr(rows, "CLEAN", 120)
     monkeypatch.setattr(variants, "FINETUNING", {"epochs": 1, "lr": 0.01, "batch_size": 64})
     monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
     made: list[str] = []
