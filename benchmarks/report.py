@@ -98,9 +98,8 @@ def summary(found: list[Found]) -> list[str]:
 def beside(found: list[Found]) -> list[str]:
     """Regret against the oracle, and on how many models ours is ahead of the reference."""
     rows_ = [row for row in found if planted(row)]
-    regret = spread(
-        row["variants"]["ours"]["oracle"]["der"] - row["variants"]["ours"]["chosen"]["der"] for row in rows_
-    )
+    both = [(best, ours) for row in rows_ if (best := point(row, "oracle")) and (ours := point(row, "ours"))]
+    regret = spread(best["der"] - ours["der"] for best, ours in both)
     theirs = [(row, there) for row in rows_ if (there := point(row, "reference's oracle"))]
     ahead = [row for row, there in theirs if (point(row, "ours") or {})["der"] > there["der"]]
     return [
