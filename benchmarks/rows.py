@@ -9,7 +9,7 @@ from rnp_mlflow.config import ATTACKS
 
 ARCHITECTURES = {"preactresnet18": 12, "vgg19_bn": 20}  # epochs in which most are planted, on 10,000 images
 SLOW = {  # (attack, poison rate) that take LONGER times as many
-    ("badnets", 0.1), ("badnets", 0.01), ("blended", 0.01), ("adaptive_blend", 0.1), ("wanet", 0.1), ("bpp", 0.1),
+    ("badnets", 0.1), ("blended", 0.01), ("sig", 0.01), ("adaptive_blend", 0.1), ("wanet", 0.1), ("bpp", 0.1),
 }  # fmt: skip
 LONGER = 1.8
 LAST = ("wanet", "bpp")  # of all seeds, after the rest: the slowest to plant
@@ -23,7 +23,7 @@ COMMON: dict[str, Any] = {
 }
 FULL = {"dataset": "cifar10", "precision": "bf16", "training_epochs": 100}  # all images, full width: for a GPU
 CLEAN = 500  # images that the defender has
-RARE = ("badnets", "blended", "trojannn")  # at 1 % too
+RARE = ("blended", "sig", "trojannn")  # at 1 % too
 
 
 @dataclass(frozen=True)
