@@ -26,9 +26,12 @@ def room(count: int, shape: tuple[int, ...]) -> np.ndarray:
     if size <= LIMIT:
         return np.empty((count, *shape), np.uint8)
     with tempfile.TemporaryFile(prefix="rnp-images-") as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would be a SIGBUS in the middle of the work
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would be a SIGBUS in the middle of the work
+        file.truncate(size)
         mapped = mmap.mmap(file.fileno(), size)
-    threading.Thread(target=_return_pages, args=(weakref.ref(mapped),), daemon=True).start()
+    if hasattr(mmap, "MADV_DONTNEED"):
+        threading.Thread(target=_return_pages, args=(weakref.ref(mapped),), daemon=True).start()
     return np.frombuffer(mapped, np.uint8).reshape(count, *shape)
 
 
