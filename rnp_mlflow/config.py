@@ -243,7 +243,6 @@ CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a m
 # What a run did that was made before a parameter was there.
 EARLIER: dict[str, Any] = {
     "precision": "fp32",
-    "recovering_epochs": 20,
     "proxy_steps": 0,
     "proxy_share": 0.0,
     "mask_averaging": "none",

@@ -14,7 +14,10 @@ NOTHING: Mapping[str, Tensor] = {}
 def has_bf16(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 matrices itself (AMX, AVX-512 BF16; Ampere and later)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 

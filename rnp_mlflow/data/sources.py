@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Generator
 
 from rnp_mlflow.data import digits, folder, npz, torchvision_sets
@@ -71,9 +72,14 @@ def load(
 
 
 def statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel, for pixels scaled to [0, 1]; float64 inside."""
-    scaled = train.images.double() / 255
-    means, stds = scaled.mean((0, 2, 3)).tolist(), scaled.std((0, 2, 3)).tolist()
+    """Mean and standard deviation of every channel, for pixels scaled to [0, 1]; from counts of the 256 levels."""
+    counts = torch.zeros(train.images.shape[1], 256, dtype=torch.float64)
+    for part in train.images.split(256):
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])
+    levels, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)
+    middle = (counts * levels).sum(1) / total
+    spread = (counts * (levels - middle[:, None]) ** 2).sum(1) / (total - 1)
+    means, stds = middle.tolist(), spread.sqrt().tolist()
     return tuple(round(m, 4) for m in means), tuple(max(round(s, 4), 1e-4) for s in stds)
 
 
