@@ -1,6 +1,7 @@
 """What the phases are held against: plain loops of the same network, and the reference's way of doing the same."""
 
 import copy
+import ctypes
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,18 +102,21 @@ def plain_recovery(work: Work) -> int:
     return len(work.images)
 
 
-def reset_peak() -> None:
+def reset_peak(device: torch.device) -> None:
     """Start counting peak memory anew (Linux: /proc; CUDA: its allocator)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    if Path("/proc/self/clear_refs").exists():
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(
+            0
+        )  # what an earlier phase has freed is not this one's
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak() -> float:
-    """MiB of this process since `reset_peak`, or of its GPU where there is one; 0 where nobody counts."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+def peak(device: torch.device) -> float:
+    """MiB of this process, or of that GPU, at most since `reset_peak`; 0 where nobody counts."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)

@@ -25,7 +25,8 @@ COLUMNS = {
 MEANING = (
     "ours: chosen without the trigger. oracle: best DER of the same curve, with the trigger. fixed 0.70: the same mask "
     "at BackdoorBench's threshold. reference: its steps and its fixed 0.70. NWC: neuron weight change of our unlearned "
-    "model, chosen as ours by accuracy. random: as many neurons as ours. Attacks with an ASR before of less than "
+    "model, chosen by accuracy. random: as many neurons as ours. All in `precision=auto`, but fine-tuning in fp32. "
+    "Attacks with an ASR before of less than "
     f"{PLANTED} are flagged and left out of the means."
 )
 

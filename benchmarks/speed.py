@@ -119,16 +119,17 @@ def measure(work: Work, repeats: int) -> dict[str, dict[str, float | None]]:
     """phase → medians of seconds, images/s, share of the ceiling, and peak memory in MiB."""
     found: dict[str, dict[str, float | None]] = {}
     for name, (phase, ceiling) in PHASES.items():
+        reset_peak(work.images.device)
         timed(phase, work)  # kernels are made at their first use
         runs, limits = [], []
-        reset_peak()
         for _ in range(repeats):
             if ceiling:
                 limits.append(timed(ceiling, work)[1])
             runs.append(timed(phase, work))
         rate = median(rate for _, rate in runs)
         share = rate / median(limits) if limits else None
-        found[name] = {"seconds": median(s for s, _ in runs), "images/s": rate or None, "share": share, "MiB": peak()}
+        seconds, most = median(s for s, _ in runs), peak(work.images.device)
+        found[name] = {"seconds": seconds, "images/s": rate or None, "share": share, "MiB": most}
     return found
 
 

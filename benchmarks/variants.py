@@ -66,7 +66,7 @@ def by_mask(mask: Mask, base: Figures, **settings: Any) -> Figures:
 
 
 def nwc(base: Figures, earlier: Figures) -> Figures:
-    """Neurons ranked by how much unlearning moved their weights (TSBD, NeurIPS 2024), chosen as ours is."""
+    """Neurons ranked by how much unlearning moved their weights (TSBD, NeurIPS 2024), chosen by accuracy."""
     before, _ = store.load(lineage.fetch(base["model_run_id"], "model"))
     after, _ = store.load(lineage.fetch(earlier["ours"]["unlearn_run"], "unlearned_model"))
     return by_mask(weight_change(before, after), base, pruning_max=0.4, pruning_step=0.02)

@@ -235,6 +235,7 @@ def test_index_files_round_trip(tmp_path: Path) -> None:
             indices.read(tmp_path / "i.txt", labels)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs the kernel's word on what is resident")
 def test_many_images_lie_on_disk_and_leave_memory_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """256 MiB of pixels read through a mapping of which little stays resident; small ones are plain memory."""
     monkeypatch.setattr(spill, "PAUSE", 0.01)

@@ -15,6 +15,7 @@ from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.precision import forwards
 
+PIXELS = 512 * 32 * 32  # of images at once
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
 
 
@@ -24,13 +25,11 @@ def tracked(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def reestimate_(
-    model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32", pixels: int = 512 * 32 * 32
-) -> nn.Module:
+def reestimate_(model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32") -> nn.Module:
     """Replace running means and variances, in place, by the plain average over `images`; returns model.
 
-    images: uint8 (N, C, H, W) on the model's device, in batches as equal as can be of about so many pixels, at least
-    32 images. Dropout and all else stay in eval mode. Weights do not change.
+    images: uint8 (N, C, H, W) on the model's device, in batches as equal as can be of about `PIXELS` pixels, at
+    least 32 images. Dropout and all else stay in eval mode. Weights do not change.
     """
     layers = tracked(model)
     momenta = [layer.momentum for layer in layers]
@@ -39,7 +38,7 @@ def reestimate_(
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average
         layer.train()
-    batch_size = max(32, pixels // (images.shape[2] * images.shape[3]))
+    batch_size = max(32, PIXELS // (images.shape[2] * images.shape[3]))
     with forwards(model, precision) as forward:
         for part in images.tensor_split(max(1, -(-len(images) // batch_size))):
             forward(transform(part, None))

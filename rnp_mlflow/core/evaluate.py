@@ -15,7 +15,7 @@ Transform = Callable[[Tensor, Generator | None], Tensor]
 # width 16). Larger images go in smaller batches, so that memory stays bounded.
 CPU_PIXELS, CUDA_PIXELS = 128 * 32 * 32, 1024 * 32 * 32
 # In bf16, images whose two highest logits lie nearer than this share of the mean range of all logits are looked at
-# again in fp32: 2 % of the images, and without them 0.4 ‰ at most were called otherwise than in fp32 (six models).
+# again in fp32: 2 % of the images. Of the rest 0.4 ‰ at most are called otherwise than in fp32 (six models).
 CLOSE = 0.01
 CHECKED = 250  # images on which bf16 has to agree with fp32
 
@@ -96,7 +96,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class TestSet:
-    """What a model is judged by, on the model's device.
+    """What a model is judged by, on the model's device or where memory maps it.
 
     images uint8 (N, C, H, W), labels int64 (N,); triggered images uint8 (M, C, H, W) with their
     true labels and the attacker's (M,) each. The target class's own images are left out of the

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from rnp_mlflow.config import CHAIN, EARLIER, Rerun, parse, text
+from rnp_mlflow.config import EARLIER, Rerun, parameters, parse, text
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
 from rnp_mlflow.steps.plan import make_plan
@@ -42,7 +42,7 @@ def ask(values: dict[str, Any]) -> int:
 
 def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[str, Any]:
     """The old run's settings, its named runs, its threads and device; then what this call changes."""
-    values: dict[str, Any] = dict(EARLIER) if record["entry"] in (*CHAIN, "main") else {}
+    values: dict[str, Any] = {name: value for name, value in EARLIER.items() if name in parameters(record["entry"])}
     for step in record["settings"].values():
         values |= step
     if record["entry"] != "import":

@@ -80,7 +80,8 @@ def load_data(source: Source) -> tuple[Dataset, str]:
     data = sources.load(arguments.pop("dataset"), arguments.pop("data_dir"), **arguments)
     for part, images in (("training", data.train), ("test", data.test)):
         if images is not None and images.images.nbytes > spill.LIMIT:
-            runtime.say(f"  {len(images)} {part} images take {images.images.nbytes / 2**30:.1f} GiB: kept on disk")
+            size = images.images.nbytes / 2**30
+            runtime.say(f"  {len(images)} {part} images take {size:.1f} GiB (a folder's are kept on disk)")
     return data, data.digest()
 
 
