@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, rows
+from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, SEEDS, rows
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import Prune
 from rnp_mlflow.steps.attack import PLANTED
@@ -119,28 +119,29 @@ def verdicts(found: list[Found]) -> list[str]:
     """How often the target was named, and how often a clean model was accused."""
     bad = [row for row in found if planted(row)]
     clean = [row for row in found if row["row"]["attack"] == NONE]
-    score: Callable[[Found], float] = lambda row: row["variants"]["ours"]["verdict"]["score"]  # noqa: E731
+    said: Callable[[Found], Found] = lambda row: row["variants"]["ours"]["conclusion"]  # noqa: E731
+    doubts: Callable[[list[Found]], str] = lambda some: bounds(said(row)["doubt"] for row in some)  # noqa: E731
     named = [row for row in bad if row["variants"]["ours"]["verdict"]["target"] == 0]
-    alarm = [row for row in bad if score(row) >= Prune().suspicion]
-    false = [row for row in clean if score(row) >= Prune().suspicion]
+    alarm = [row for row in bad if said(row)["backdoor_suspected"]]
+    false = [row for row in clean if said(row)["backdoor_suspected"]]
     lost = spread(row["before"]["acc"] - (point(row, "ours") or {})["acc"] for row in clean)
     return [
         f"* the right target was named in {len(named)} of {len(bad)} backdoored models, and an alarm given in "
-        f"{len(alarm)} (scores {bounds(map(score, bad))});",
-        f"* a clean model was accused in {len(false)} of {len(clean)} (scores {bounds(map(score, clean))});",
+        f"{len(alarm)} (doubt {doubts(bad)}; of the {len(named)} {doubts(named)}; limit {Prune().max_doubt});",
+        f"* a clean model was accused in {len(false)} of {len(clean)} (doubt {doubts(clean)});",
         f"* ACC lost on clean models: {lost}.",
     ]
 
 
 def bounds(values: Iterable[float]) -> str:
     found = sorted(values)
-    return f"{found[0]:.2f} to {found[-1]:.2f}" if found else "none"
+    return f"{found[0]:.3f} to {found[-1]:.3f}" if found else "none"
 
 
 def write(full: bool = False) -> None:
     """Write RESULTS.md, or RESULTS-full.md."""
     found = read(full)
-    unseen = [row for row in found if row["row"]["seed"]]
+    unseen = [row for row in found if row["row"]["seed"] == SEEDS[-1]]
     ceiling = spread((row["before"]["asr"] + 1) / 2 for row in found if planted(row))
     size = f"training settings {FULL}" if full else (
         f"{COMMON['train_size']} training and {COMMON['test_size']} test images, width {COMMON['width']}, epochs "
@@ -154,7 +155,7 @@ def write(full: bool = False) -> None:
         *(f"Machine: {machine}" for machine in sorted({json.dumps(row["machine"]) for row in found})), "",
         f"{MEANING} DER can reach (ASR before + 1) / 2 at most: {ceiling} here.", "",
         *summary(found), "", *beside(found), "",
-        *(["Seed 0 settled `proxy_ratio` and `margin_ratio` (TRIALS.md). The other seeds, which settled nothing:", "",
+        *(["Seeds 0 and 1 settled the method (TRIALS.md). The last seed, which settled nothing:", "",
            *summary(unseen), "", *beside(unseen), ""] if unseen else []),
         "## Verdict", "", *verdicts(found), "",
         "## Every model", "", *by_row(found), "",

@@ -36,7 +36,8 @@ def figures(run_id: str) -> Figures:
     summary = json.loads(lineage.fetch(run_id, curve.SUMMARY).read_text())
     found = {name: {k: v for k, v in point.items() if k != "threshold"} for name, point in summary["points"].items()}
     tags = lineage.get(run_id).data.tags
-    return {"run": run_id, "seconds": float(tags["rnp.seconds"]), "before": summary["before"], **found}
+    known = {"run": run_id, "seconds": float(tags["rnp.seconds"]), "before": summary["before"]}
+    return known | {"conclusion": summary["verdict"]} | found
 
 
 def prune(settings: Figures) -> str:

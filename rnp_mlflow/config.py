@@ -162,6 +162,13 @@ class Recover(Common):
         lt=1,
         description="share of other classes' images with the proxy on them in recovery, labels kept; 0: none",
     )
+    suspect_steps: int = Field(
+        2,
+        ge=0,
+        description="steps on the suspect model for each on the unlearned one, where there is a proxy; 0: none, as the "
+        "reference",
+    )
+    suspect_weight: float = Field(2.0, gt=0, description="weight of those steps' loss beside the others'")
 
 
 class Prune(Common):
@@ -193,20 +200,19 @@ class Prune(Common):
         0.01, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
     )
     stop_ratio: float = Field(
-        0.85, gt=0, le=1, description="held-out accuracy to keep where the proxy decides, such a share too"
+        0.8, gt=0, le=1, description="held-out accuracy to keep where the proxy decides, such a share too"
     )
     margin_ratio: float = Field(
-        0.99,
+        0.985,
         gt=0,
         le=1,
         description="pruning goes on past that point while this share of its held-out accuracy is kept",
     )
-    suspicion: float = Field(
-        0.5,
+    max_doubt: float = Field(
+        0.03,
         ge=0,
-        le=1,
-        description="share of other images that a backdoored model, unlearned, calls one class; below it "
-        "select_by=proxy prunes nothing (a backdoor from each class to another shows no single one: give 0)",
+        description="a backdoor is suspected where the proxy's size times what it costs to stop it is at most this; "
+        "above it select_by=proxy prunes nothing (a backdoor from each class to another: give select_by=clean_acc)",
     )
     select_by: Literal["proxy", "clean_acc", "number", "asr"] = Field(
         "proxy",
@@ -245,6 +251,7 @@ EARLIER: dict[str, Any] = {
     "precision": "fp32",
     "proxy_steps": 0,
     "proxy_share": 0.0,
+    "suspect_steps": 0,
     "mask_averaging": "none",
 }
 # step → the parameter (and tag) that names a run of it

@@ -22,7 +22,7 @@ from rnp_mlflow.core.recover import Recovered, recover
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.select import Rule
 from rnp_mlflow.core.unlearn import Unlearned, unlearn
-from rnp_mlflow.core.verdict import Verdict, suspected
+from rnp_mlflow.core.verdict import Verdict, cost, relative_size, suspected
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.subset import hold_out
 from rnp_mlflow.errors import ConfigError, DataError
@@ -75,7 +75,8 @@ def examine(
 
 def recover_by(
     settings: Recover,
-    model: nn.Module,
+    unlearned: nn.Module,
+    suspect: nn.Module,
     clean: Images,
     feed: Preprocess,
     proxy: Proxy | None = None,
@@ -84,10 +85,11 @@ def recover_by(
     """Step 2 (`core.recover`) as the settings say."""
     with seeded(settings.seed, "recover") as draws:
         return recover(
-            model, *clean, feed.seen(settings.recovering_views), draws,
+            unlearned, *clean, feed.seen(settings.recovering_views), draws,
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
             batch_size=settings.recovering_batch_size, averaging=settings.mask_averaging, precision=settings.precision,
-            proxy=proxy if settings.proxy_share else None, proxy_share=settings.proxy_share, on_epoch=on_epoch,
+            proxy=proxy if settings.proxy_share else None, proxy_share=settings.proxy_share, suspect=suspect,
+            suspect_steps=settings.suspect_steps, suspect_weight=settings.suspect_weight, on_epoch=on_epoch,
         )  # fmt: skip
 
 
@@ -105,11 +107,21 @@ def points_of(settings: Prune, mask: Mask) -> list[Cut]:
 
 @dataclass(frozen=True)
 class Traced:
-    """Every point of the curve, the unpruned model first; the fixed operating point; what refits a pruned model."""
+    """Every point of the curve, the unpruned model first; the fixed operating point; what refits a pruned model.
+
+    size, cost: of the proxy, and of stopping it (`core.verdict`); None without one.
+    """
 
     points: list[Point]
     fixed: Point
     refit: Refit | None = field(repr=False)
+    size: float | None = None
+    cost: float | None = None
+
+    @property
+    def doubt(self) -> float | None:
+        """How little speaks for a backdoor; None without a proxy."""
+        return None if self.size is None or self.cost is None else self.size * self.cost
 
 
 def refit_by(settings: Prune, model: nn.Module, used: Images, feed: Preprocess) -> Refit | None:
@@ -146,7 +158,9 @@ def trace_by(
     points, fixed = found[:-1], found[-1]
     if settings.select_by in ("proxy", "clean_acc") and settings.refine:
         points = refined(model, mask, points, rule_of(settings), settings.refine, judge, refit)
-    return Traced(points, fixed, refit)
+    if not proxy:
+        return Traced(points, fixed, refit)
+    return Traced(points, fixed, refit, relative_size(proxy.change, feed(held[0], None)), cost(points))
 
 
 @dataclass(frozen=True)
@@ -207,22 +221,27 @@ def defend(
     start = plans["unlearn"]
     unlearned = unlearn_by(start, model, used, feed)
     verdict, proxy = examine(start, model, unlearned, used, feed)
-    mask = recover_by(plans["recover"], unlearned.model, used, feed, proxy).mask
+    mask = recover_by(plans["recover"], unlearned.model, model, used, feed, proxy).mask
     traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy)
-    chosen = choose(traced, plans["prune"], verdict)
+    chosen = choose(traced, plans["prune"])
     purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
     return Defended(purified, mask, traced.points, chosen, unlearned, verdict, proxy)
 
 
-def choose(traced: Traced, settings: Prune, verdict: Verdict | None = None) -> Point:
-    """The operating point that `select_by` means; by proxy, the unpruned model where the verdict is: no sign.
+def backdoor_suspected(traced: Traced, settings: Prune) -> bool | None:
+    """Whether the proxy speaks for a backdoor; None where there is no proxy."""
+    return None if traced.doubt is None else traced.doubt <= settings.max_doubt
+
+
+def choose(traced: Traced, settings: Prune) -> Point:
+    """The operating point that `select_by` means; by proxy, the unpruned model where no backdoor is suspected.
 
     Raises:
         ConfigError: it is the oracle, and no triggered images are known.
     """
     if settings.select_by == "number":
         return traced.fixed
-    if settings.select_by == "proxy" and verdict and verdict.score < settings.suspicion:
+    if settings.select_by == "proxy" and backdoor_suspected(traced, settings) is False:
         return traced.points[0]
     if settings.select_by != "asr":
         return traced.points[rule_of(settings).index(traced.points)]

@@ -5,6 +5,7 @@ What recovery does not need stays low: the backdoor's neurons.
 """
 
 import copy
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -40,28 +41,37 @@ def recover(
     momentum: float = 0.9,
     proxy: Proxy | None = None,
     proxy_share: float = 0.5,
+    suspect: nn.Module | None = None,
+    suspect_steps: int = 2,
+    suspect_weight: float = 2.0,
     averaging: str = "steps",
     precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
     """Minimise alpha × cross-entropy over the mask of an unlearned model (left as it was).
 
-    images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one,
-    the source of batch order and augmentation. BatchNorm runs in train mode, on a copy. The mask is
-    clamped to [0, 1] after every SGD step. proxy: put on `proxy_share` of the images, which keep their label, so
-    that the neurons which it needs are not recovered. averaging: 'steps' gives the mean of the mask over all steps,
-    which ranks neurons by how soon and how surely they fall (many end at 0 alike); 'none' the last mask, as the
-    reference. precision: as `core.precision.forwards` takes it.
+    images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one, the source of
+    batch order and augmentation. BatchNorm runs in train mode, on a copy. The mask is clamped to [0, 1] after every
+    SGD step. proxy: put on `proxy_share` of the images, which keep their label, so that the neurons which it needs are
+    not recovered. suspect: the model before unlearning. With it and a proxy, each step on the unlearned model is
+    followed by `suspect_steps` on this one, their loss `suspect_weight` times as large: the same mask has to bring back
+    the one's accuracy and to take the proxy's effect from the other. averaging: 'steps' gives the mean of the mask over
+    all steps, which ranks neurons by how soon and how surely they fall (many end at 0 alike); 'none' the last mask, as
+    the reference. precision: as `core.precision.forwards` takes it.
 
     Raises:
         ModelError: the model has no BatchNorm layer with a scale.
     """
-    working = copy.deepcopy(model).requires_grad_(False).train()
-    mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
+    turns = [(model, alpha)]
+    if suspect and proxy:
+        turns += suspect_steps * [(suspect, alpha * suspect_weight)]
+    working = {part: copy.deepcopy(part).requires_grad_(False).train() for part, _ in turns}
+    mask = {name: values.requires_grad_() for name, values in ones_mask(model).items()}
     optimizer = torch.optim.SGD(mask.values(), lr, momentum)
     history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
-    with forwards(working, precision) as forward:
+    with ExitStack() as stack:
+        forward = {part: stack.enter_context(forwards(copied, precision)) for part, copied in working.items()}
         for epoch in range(1, epochs + 1):
             tally = Tally(epoch)
             for index in batches(len(images), batch_size, generator):
@@ -70,10 +80,11 @@ def recover(
                     marked = torch.rand(len(index), generator=generator) < proxy_share
                     marked = marked.to(labels.device) & (labels[index] != proxy.target)
                     inputs = torch.where(marked[:, None, None, None], proxy(inputs), inputs)
-                logits = forward(inputs, masked_scales(working, mask))
+                part, weight = turns[steps % len(turns)]
+                logits = forward[part](inputs, masked_scales(working[part], mask))
                 loss = cross_entropy(logits, labels[index])
                 optimizer.zero_grad()
-                (alpha * loss).backward()
+                (weight * loss).backward()
                 optimizer.step()
                 with torch.no_grad():
                     for name, values in mask.items():

@@ -23,12 +23,13 @@ class Rule:
     acc_ratio: held-out accuracy to keep without a proxy, as a share of the unpruned model's. proxy_ratio: share of
     the proxy's success that may be left (None: look at accuracy alone). stop_ratio: held-out accuracy, such a share
     too, to keep in any case with one. margin_ratio: pruning goes on past the point while held-out accuracy stays at
-    this share of what it is there: that costs next to nothing, and the trigger may be stronger than the proxy.
+    this share of what it is there (and above `stop_ratio`): that costs next to nothing, and the trigger may be
+    stronger than the proxy.
     """
 
     acc_ratio: float
     proxy_ratio: float | None = None
-    stop_ratio: float = 0.85
+    stop_ratio: float = 0.8
     margin_ratio: float = 1.0
 
     def by_proxy(self, before: Seen) -> bool:
@@ -44,17 +45,31 @@ class Rule:
 
         With a proxy, of the points before accuracy first falls below `stop_ratio`: the first that leaves at most
         `proxy_ratio` of its success or, where there is none, the best trade of its success against accuracy,
-        weighed as in DER; and from there the margin.
+        weighed as in DER; and from there the margin. Where the unpruned model is that trade, nothing is pruned.
         """
         accuracies = [point.val_acc for point in points]
         if not self.by_proxy(points[0]):
             return last_above(accuracies, self.acc_ratio * accuracies[0])
-        left = [(point.proxy_asr or 0.0) / (points[0].proxy_asr or 1.0) for point in points]
-        lost = [max(0.0, 1 - accuracy / (accuracies[0] or 1.0)) for accuracy in accuracies]
-        allowed = range(last_above(accuracies, self.stop_ratio * accuracies[0]) + 1)
-        stopped = [k for k in allowed if left[k] <= (self.proxy_ratio or 0.0)]
-        first = stopped[0] if stopped else min(allowed, key=lambda k: left[k] + lost[k])
-        return first + last_above(accuracies[first:], self.margin_ratio * accuracies[first])
+        shares = trades(points)
+        lowest = self.stop_ratio * accuracies[0]
+        allowed = range(last_above(accuracies, lowest) + 1)
+        stopped = [k for k in allowed if shares[k][0] <= (self.proxy_ratio or 0.0)]
+        first = stopped[0] if stopped else min(allowed, key=lambda k: sum(shares[k]))
+        if not first:
+            return 0
+        return first + last_above(accuracies[first:], max(lowest, self.margin_ratio * accuracies[first]))
+
+
+def trades(points: Sequence[Seen]) -> list[tuple[float, float]]:
+    """(share of the proxy's success that is left, share of held-out accuracy that is lost) at every point, 0 to 1.
+
+    points: the unpruned model first, on which the proxy works.
+    """
+    before = points[0]
+    return [
+        ((point.proxy_asr or 0.0) / (before.proxy_asr or 1.0), max(0.0, 1 - point.val_acc / (before.val_acc or 1.0)))
+        for point in points
+    ]
 
 
 def last_above(values: Sequence[float], limit: float) -> int:

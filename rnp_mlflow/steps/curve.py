@@ -114,11 +114,17 @@ def said(summary: dict[str, Any]) -> list[str]:
     verdict = summary["verdict"]
     if verdict is None:
         return []
-    share = f"the unlearned model calls {verdict['score']:.0%} of other images {verdict['target']!r}"
+    target = repr(verdict["target"])
+    share = f"the unlearned model calls {verdict['score']:.0%} of other images {target}"
+    if verdict["doubt"] is None:
+        return [f"  verdict: none without a proxy; if there is a backdoor, then to {target} ({share})"]
+    why = (
+        f"size of the proxy {verdict['size']:.3f} × cost of stopping it {verdict['cost']:.2f} = {verdict['doubt']:.4f}"
+    )
     if verdict["backdoor_suspected"]:
-        return [f"  verdict: a backdoor to {verdict['target']!r} is suspected ({share})"]
+        return [f"  verdict: a backdoor to {target} is suspected ({why} ≤ max_doubt={verdict['max_doubt']:g}; {share})"]
     consequence = ", so nothing is pruned" if summary["select_by"] == "proxy" else ""
-    return [f"  verdict: no sign of a backdoor ({share}, suspicion={verdict['suspicion']:g}){consequence}"]
+    return [f"  verdict: no sign of a backdoor ({why} > max_doubt={verdict['max_doubt']:g}){consequence}"]
 
 
 def shown(value: float | None) -> str:

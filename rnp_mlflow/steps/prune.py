@@ -15,7 +15,7 @@ from rnp_mlflow.core.prune import keep_vector, pruned_copy, ranking
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
-from rnp_mlflow.method import Traced, choose, points_of, trace_by
+from rnp_mlflow.method import Traced, backdoor_suspected, choose, points_of, trace_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import curve, runtime, subject
 from rnp_mlflow.steps.plan import Plan
@@ -42,8 +42,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
     verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
     traced = draw(settings, suspect, clean, mask, proxy)
-    summary = summarise(settings, traced, verdict)
-    summary["verdict"] = conclusion(settings, verdict, suspect.spec.classes)
+    summary = summarise(settings, traced)
+    summary["verdict"] = conclusion(settings, traced, verdict, suspect.spec.classes)
     picked = summary["points"][summary["selected"]]
     summary["layers"] = pruned_by_layer(mask, picked["pruned"])
     summary["images"] = {
@@ -58,7 +58,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     if verdict:
         run.tags({"backdoor_suspected": summary["verdict"]["backdoor_suspected"]})
-        run.metrics({"verdict/target": verdict.target, "verdict/score": verdict.score})
+        said = {name: summary["verdict"][name] for name in ("score", "size", "cost", "doubt")}
+        run.metrics({f"verdict/{name}": value for name, value in (said | {"target": verdict.target}).items()})
     curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)
     run.upload()
     if settings.register_as:
@@ -100,24 +101,25 @@ def pruned_by_layer(mask: Mask, pruned: int) -> dict[str, list[int]]:
     return {name: counts for name, counts in lost.items() if counts[0]}
 
 
-def conclusion(settings: Prune, verdict: Verdict | None, classes: tuple[str, ...]) -> dict[str, Any] | None:
-    """What the verdict says in words, for `summary.json`; None where the mask came from a file."""
+def conclusion(
+    settings: Prune, traced: Traced, verdict: Verdict | None, classes: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """What speaks for a backdoor and what against, for `summary.json`; None where unlearning gave no verdict."""
     if verdict is None:
         return None
     return {
-        "backdoor_suspected": verdict.score >= settings.suspicion,
-        "target": classes[verdict.target], "score": verdict.score, "suspicion": settings.suspicion,
+        "backdoor_suspected": backdoor_suspected(traced, settings), "target": classes[verdict.target],
+        "score": verdict.score, "size": traced.size, "cost": traced.cost, "doubt": traced.doubt,
+        "max_doubt": settings.max_doubt,
     }  # fmt: skip
 
 
-def summarise(settings: Prune, traced: Traced, verdict: Verdict | None) -> dict[str, Any]:
+def summarise(settings: Prune, traced: Traced) -> dict[str, Any]:
     """`summary.json`: the figures before, and those of each operating point."""
     before = traced.points[0]
     own = settings.select_by if settings.select_by in ("proxy", "clean_acc") else "proxy"
     ways = {"chosen": own, "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
-    points = {
-        name: choose(traced, settings.model_copy(update={"select_by": way}), verdict) for name, way in ways.items()
-    }
+    points = {name: choose(traced, settings.model_copy(update={"select_by": way})) for name, way in ways.items()}
     return {
         "before": asdict(before.scores) | {"val_acc": before.val_acc, "proxy_asr": before.proxy_asr},
         "select_by": settings.select_by,

@@ -27,7 +27,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     settings = suspect.settle(run, settings, clean)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
         log = on_epoch(run, "recover", advance)
-        result = recover_by(settings, model.to(device), clean.used.pair, suspect.transform, proxy, log)
+        result = recover_by(settings, model.to(device), suspect.model, clean.used.pair, suspect.transform, proxy, log)
     masks.write_csv(run.folder / "mask_values.csv", result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     write_history(run.folder / "history.csv", result.history)
