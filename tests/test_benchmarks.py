@@ -49,11 +49,12 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(report, "HERE", tmp_path)
     (tmp_path / "results").mkdir()
     first = list(rows.rows())[:8]
-    cases = [(None, None, 0.2), (None, None, 0.6), (1.0, 0.9, 0.8), (1.0, 0.7, 0.8), (0.2, 0.5, 0.1)]
-    for row, (asr, der, score) in zip(first, cases, strict=False):
+    cases = [(None, None, 0.2), (None, None, 0.02), (1.0, 0.9, 0.01), (1.0, 0.7, 0.01), (0.2, 0.5, 0.1)]
+    for row, (asr, der, doubt) in zip(first, cases, strict=False):
         ours = {"chosen": figures(0.7, None if asr is None else 0.0, der), "run": "0123456789",
                 "oracle": figures(0.7, 0.0, (der or 0.0) + 0.05),
-                "verdict": {"target": 0, "score": score}}  # fmt: skip
+                "verdict": {"target": 0},
+                "conclusion": {"doubt": doubt, "backdoor_suspected": doubt < 0.03}}  # fmt: skip
         content = {
             "row": vars(row),
             "before": figures(0.72, asr, None),
@@ -64,8 +65,8 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     report.write()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| ours | 2 | 0.800 ± 0.141 | 0.020 ± 0.000 | 0.000 ± 0.000 | 0.700 (" in text
-    assert "named in 2 of 2 backdoored models, and an alarm given in 2 (scores 0.80 to 0.80)" in text
-    assert "accused in 1 of 2 (scores 0.20 to 0.60)" in text
+    assert "named in 2 of 2 backdoored models, and an alarm given in 2 (doubt 0.010 to 0.010;" in text
+    assert "accused in 1 of 2 (doubt 0.020 to 0.200)" in text
     assert text.count("(not planted)") == 1
     assert "Regret against the oracle: 0.050 ± 0.000. Ahead of the reference's oracle on 2 of 2 models." in text
 
@@ -125,5 +126,6 @@ def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monk
     found = json.loads((tmp_path / "results/badnets-0.1-resnet18_narrow-0.json").read_text())
     assert set(found["variants"]) == set(variants.VARIANTS)
     assert {"score", "target"} <= found["variants"]["ours"]["verdict"].keys()
+    assert {"doubt", "backdoor_suspected"} <= found["variants"]["ours"]["conclusion"].keys()
     headlines = [line for line in made if line.startswith("==")]
     assert headlines == [f"== badnets-0.1-resnet18_narrow-0: {name}" for name in ("attack", *variants.VARIANTS)]

@@ -12,7 +12,7 @@ from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.core.precision import channels_last_is_safe, forwards
 from rnp_mlflow.core.proxy import Proxy, invert
 from rnp_mlflow.core.recover import recover
-from rnp_mlflow.core.verdict import suspected
+from rnp_mlflow.core.verdict import relative_size, suspected
 from rnp_mlflow.models.registry import build
 
 
@@ -43,6 +43,13 @@ def test_the_class_that_the_unlearned_model_falls_back_on_is_suspected() -> None
     assert (verdict.target, verdict.score) == (2, 0.75)
     assert suspected(labels, labels, 3).score == 0
     assert suspected(torch.tensor([1, 1]), torch.tensor([0, 0]), 5).target == 1
+
+
+def test_a_change_is_measured_by_how_far_images_lie_from_their_mean() -> None:
+    inputs = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)  # each √48 from their mean, 0
+    assert relative_size(torch.full((3, 4, 4), 0.5), inputs) == pytest.approx(0.5)
+    assert relative_size(torch.full((3, 4, 4), 0.5), inputs + 7) == pytest.approx(0.5)
+    assert relative_size(torch.ones(3, 4, 4), torch.ones(5, 3, 4, 4)) == 0
 
 
 def test_inversion_finds_the_shortcut_with_a_small_change_in_the_range_of_the_images() -> None:
@@ -103,6 +110,16 @@ def test_recovery_under_the_proxy_leaves_its_neuron_low() -> None:
     without = recover(Two(), images, labels, as_is, seeded(), **settings).mask["norm"]
     assert torch.equal(without, torch.ones(2))
     assert with_it[1] < 0.7 < with_it[0]
+    # In the suspect the first neuron speaks for nothing, so what the proxy says can be silenced in the second alone.
+    unlearned, suspect = Two(), Two()
+    nn.init.constant_(unlearned.norm.weight, 0.1)
+    state = copy.deepcopy(suspect.state_dict())
+    known = {"proxy": proxy, "suspect": suspect, "suspect_steps": 2, "suspect_weight": 3.0}
+    both = recover(unlearned, images, labels, as_is, seeded(), **settings, **known).mask["norm"]
+    alone = recover(unlearned, images, labels, as_is, seeded(), **settings, **known | {"suspect_steps": 0}).mask["norm"]
+    assert both[1] < alone[1]
+    assert both[0] > 0.7
+    assert all(torch.equal(value, state[name]) for name, value in suspect.state_dict().items())
     unused = recover(Two(), images, labels, as_is, seeded(), proxy=proxy, proxy_share=0.0, **settings).mask["norm"]
     assert torch.equal(unused, without)
 

@@ -15,6 +15,7 @@ from rnp_mlflow.core.neurons import Mask, ones_mask
 from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.prune import Cut, as_count, cut_at, cuts, keep_vector, multiples, pruned_copy, sweep
 from rnp_mlflow.core.select import Rule, oracle
+from rnp_mlflow.core.verdict import cost
 from rnp_mlflow.errors import ConfigError, MaskError
 
 
@@ -182,7 +183,7 @@ def test_by_proxy_the_first_point_that_stops_it_is_chosen_where_accuracy_allows(
 
 def test_a_proxy_that_is_never_stopped_is_weighed_against_accuracy() -> None:
     rule = Rule(0.95, 0.05)
-    assert rule.index(seen([1.0, 0.99, 0.90, 0.84, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 2  # 0.375 + 0.01, 0.25 + 0.1
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.79, 0.7], [0.8, 0.3, 0.2, 0.0, 0.0])) == 2  # 0.375 + 0.01, 0.25 + 0.1
     assert rule.index(seen([1.0, 0.99, 0.90, 0.88], [0.8, 0.2, 0.16, 0.16])) == 1  # 0.25 + 0.01, 0.2 + 0.1
     assert rule.index(seen([1.0, 0.99, 0.98], [0.8, 0.8, 0.8])) == 0  # nothing is gained
 
@@ -191,7 +192,16 @@ def test_past_the_point_pruning_goes_on_while_it_costs_next_to_nothing() -> None
     rule = Rule(0.95, 0.05, margin_ratio=0.98)
     assert rule.index(seen([1.0, 0.90, 0.89, 0.885, 0.88], [0.8, 0.0, 0.0, 0.0, 0.0])) == 3  # 0.98 × 0.90 = 0.882
     assert rule.index(seen([1.0, 0.90, 0.88, 0.90], [0.8, 0.0, 0.0, 0.0])) == 1
-    assert rule.index(seen([1.0, 0.99, 0.90, 0.84, 0.83], [0.8, 0.3, 0.2, 0.0, 0.0])) == 2
+    assert rule.index(seen([1.0, 0.99, 0.90, 0.79, 0.78], [0.8, 0.3, 0.2, 0.0, 0.0])) == 2
+    assert rule.index(seen([1.0, 0.81, 0.795], [0.8, 0.0, 0.0])) == 1  # stop_ratio is kept, though 0.98 × 0.81 is less
+    assert rule.index(seen([1.0, 1.0, 1.0], [0.8, 0.8, 0.8])) == 0  # nothing to go on from
+
+
+def test_what_it_costs_to_stop_the_proxy_tells_a_shortcut_from_the_task() -> None:
+    assert cost(seen([1.0, 0.99, 0.90, 0.70], [0.8, 0.4, 0.08, 0.0])) == pytest.approx(0.2)  # 0.1 + 0.1
+    assert cost(seen([0.5, 0.5, 0.45], [0.8, 0.0, 0.0])) == 0  # at no cost at all
+    assert cost(seen([1.0, 0.9], [0.0, 0.0])) == cost(seen([1.0, 0.9])) == 1  # no proxy, or one that never worked
+    assert cost(seen([1.0, 0.5, 0.1], [0.8, 0.8, 0.4])) == 1  # at the unpruned model
 
 
 def test_authors_curve_without_trigger_gives_their_best_point() -> None:

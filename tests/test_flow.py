@@ -109,17 +109,18 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
     assert {"mlflow.source.git.commit", "rnp.dirty", "rnp.torch", "rnp.machine", "rnp.threads"} <= tags.keys()
 
 
-def chosen_row(rows: list[dict[str, str]], score: float) -> int:
-    """The documented rule: acc_ratio 0.95, stop_ratio 0.85, proxy_ratio 0.01, margin_ratio 0.99, suspicion 0.5."""
+def chosen_row(rows: list[dict[str, str]], size: float) -> int:
+    """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .985, max_doubt .03."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
-    if score < 0.5:
-        return 0
     if proxy[0] == 0:
-        return max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
-    allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.85 * acc[0]]
-    trade = [proxy[k] / proxy[0] + max(0, acc[0] - acc[k]) / acc[0] for k in allowed]
-    k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), trade.index(min(trade)))
-    return next((j - 1 for j in range(k, len(rows)) if acc[j] < 0.99 * acc[k]), len(rows) - 1)
+        return 0 if size > 0.03 else max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
+    trade = [proxy[k] / proxy[0] + max(0, acc[0] - acc[k]) / acc[0] for k in range(len(rows))]
+    if size * min(trade) > 0.03:
+        return 0
+    allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.8 * acc[0]]
+    k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), min(allowed, key=trade.__getitem__))
+    limit = max(0.985 * acc[k], 0.8 * acc[0])
+    return k and next((j - 1 for j in range(k, len(rows)) if acc[j] < limit), len(rows) - 1)
 
 
 def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
@@ -136,12 +137,14 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
     chosen = summary["points"]["chosen"]
-    assert chosen["pruned"] == int(rows[chosen_row(rows, summary["verdict"]["score"])]["pruned"])
+    assert chosen["pruned"] == int(rows[chosen_row(rows, summary["verdict"]["size"])]["pruned"])
     unlearned = files(runs(entry="unlearn")[-1])
     assert Image.open(unlearned / "proxy.png").size[0] > 300
     verdict = json.loads((unlearned / "verdict.json").read_text())
     assert summary["verdict"]["score"] == verdict["score"]
-    assert summary["verdict"]["backdoor_suspected"] is (verdict["score"] >= 0.5)
+    found = summary["verdict"]
+    assert found["doubt"] == found["size"] * found["cost"] == run.data.metrics["verdict/doubt"]
+    assert found["backdoor_suspected"] is (found["doubt"] <= 0.03)
     assert summary["points"]["fixed"]["threshold"] == 0.7
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)

@@ -17,7 +17,6 @@ from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.evaluate import Scores
 from rnp_mlflow.core.neurons import flatten, norm_layers
 from rnp_mlflow.core.prune import keep_vector
-from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
 QUICK: dict[str, Any] = {
@@ -120,16 +119,17 @@ def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> Non
 
 
 def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
-    rows = [Point(n, n, Scores(0.9), 1.0 - n / 100, rate) for n, rate in ((0, 0.9), (1, 0.0), (2, 0.0), (9, 0.0))]
-    traced = method.Traced(rows, rows[3], None)
+    counts = ((0, 0.9), (1, 0.0), (2, 0.0), (9, 0.0))
+    rows = [Point(n, n, Scores(0.9), 1.0 - n * n / 100, rate) for n, rate in counts]
+    sizes = (None, 2.0, 4.0)  # × a cost of 0.01 = doubt; the limit is 0.03
     chosen = {
-        (way, score): method.choose(traced, Prune(select_by=way), score and Verdict(0, score)).pruned
-        for way in ("proxy", "clean_acc", "number") for score in (None, 0.49, 0.5)
+        (way, size): method.choose(method.Traced(rows, rows[3], None, size, 0.01), Prune(select_by=way)).pruned
+        for way in ("proxy", "clean_acc", "number") for size in sizes
     }  # fmt: skip
     assert chosen == {
-        ("proxy", None): 1, ("proxy", 0.49): 0, ("proxy", 0.5): 1,
-        **{("clean_acc", score): 2 for score in (None, 0.49, 0.5)},
-        **{("number", score): 9 for score in (None, 0.49, 0.5)},
+        ("proxy", None): 1, ("proxy", 2.0): 1, ("proxy", 4.0): 0,
+        **{("clean_acc", size): 2 for size in sizes},
+        **{("number", size): 9 for size in sizes},
     }  # fmt: skip
 
 
