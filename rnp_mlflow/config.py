@@ -203,7 +203,7 @@ class Prune(Common):
         0.8, gt=0, le=1, description="held-out accuracy to keep where the proxy decides, such a share too"
     )
     margin_ratio: float = Field(
-        0.985,
+        0.975,
         gt=0,
         le=1,
         description="pruning goes on past that point while this share of its held-out accuracy is kept",

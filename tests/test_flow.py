@@ -110,7 +110,7 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
 
 
 def chosen_row(rows: list[dict[str, str]], size: float) -> int:
-    """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .985, max_doubt .03."""
+    """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .975, max_doubt .03."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if proxy[0] == 0:
         return 0 if size > 0.03 else max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
@@ -119,7 +119,7 @@ def chosen_row(rows: list[dict[str, str]], size: float) -> int:
         return 0
     allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.8 * acc[0]]
     k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), min(allowed, key=trade.__getitem__))
-    limit = max(0.985 * acc[k], 0.8 * acc[0])
+    limit = max(0.975 * acc[k], 0.8 * acc[0])
     return k and next((j - 1 for j in range(k, len(rows)) if acc[j] < limit), len(rows) - 1)
 
 
