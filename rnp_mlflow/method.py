@@ -165,7 +165,10 @@ def trace_by(
 
 @dataclass(frozen=True)
 class Defended:
-    """What `defend` gives. model: the purified one, in eval mode. chosen: the point it was pruned at."""
+    """What `defend` gives. model: the purified one, in eval mode. chosen: the point it was pruned at.
+
+    verdict: the suspected class. doubt: how little speaks for a backdoor (up to `max_doubt` one is suspected).
+    """
 
     model: nn.Module = field(repr=False)
     mask: Mask = field(repr=False)
@@ -174,6 +177,7 @@ class Defended:
     unlearned: Unlearned = field(repr=False)
     verdict: Verdict | None
     proxy: Proxy | None = field(repr=False)
+    doubt: float | None
 
 
 def defend(
@@ -225,7 +229,7 @@ def defend(
     traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy)
     chosen = choose(traced, plans["prune"])
     purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
-    return Defended(purified, mask, traced.points, chosen, unlearned, verdict, proxy)
+    return Defended(purified, mask, traced.points, chosen, unlearned, verdict, proxy, traced.doubt)
 
 
 def backdoor_suspected(traced: Traced, settings: Prune) -> bool | None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
-from rnp_mlflow.steps import subject
+from rnp_mlflow.steps import rerun, subject
 from rnp_mlflow.steps.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
@@ -271,6 +271,28 @@ def test_rerun_of_prune_remakes_what_auto_made_and_another_seed_differs(capsys: 
     assert "mask_values.csv" in told
     assert "tensors differ, by up to" in told
     assert main(["rerun", f"--run_id={newest('rerun').info.run_id}"]) == 2
+
+
+def test_rerun_of_a_run_with_a_parameter_that_is_no_more_says_which_code_to_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prune = runs(entry="prune")[-1]
+    record = rerun.lineage.settings_of(prune.info.run_id)
+    record["settings"]["prune"]["suspicion"] = 0.5
+    monkeypatch.setattr(rerun.lineage, "settings_of", lambda run_id: record)
+    assert main(["rerun", f"--run_id={prune.info.run_id}"]) == 2
+    said = capsys.readouterr().err
+    assert "suspicion" in said
+    assert prune.data.tags["mlflow.source.git.commit"] in said
+
+
+def test_without_a_proxy_there_is_no_verdict_and_accuracy_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    known = runs(entry="attack")[-1].info.run_id
+    assert call("prune", model_run_id=known, proxy_steps=0, clean_threshold=0.99) == 0
+    run = newest("prune")
+    assert "rnp.backdoor_suspected" not in run.data.tags
+    assert not {"verdict/size", "verdict/cost", "verdict/doubt"} & run.data.metrics.keys()
+    assert "verdict: none without a proxy" in capsys.readouterr().out
 
 
 def test_rerun_of_a_step_alone_starts_from_the_run_it_was_given() -> None:

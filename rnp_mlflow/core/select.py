@@ -61,9 +61,10 @@ class Rule:
 
 
 def trades(points: Sequence[Seen]) -> list[tuple[float, float]]:
-    """(share of the proxy's success that is left, share of held-out accuracy that is lost) at every point, 0 to 1.
+    """(share of the proxy's success that is left, share of held-out accuracy that is lost) at every point.
 
-    points: the unpruned model first, on which the proxy works.
+    The second is 0 to 1; the first is more than 1 where pruning helps the proxy. points: the unpruned model first, on
+    which the proxy works.
     """
     before = points[0]
     return [

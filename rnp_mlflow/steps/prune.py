@@ -57,7 +57,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     if verdict:
-        run.tags({"backdoor_suspected": summary["verdict"]["backdoor_suspected"]})
+        if traced.doubt is not None:
+            run.tags({"backdoor_suspected": summary["verdict"]["backdoor_suspected"]})
         said = {name: summary["verdict"][name] for name in ("score", "size", "cost", "doubt")}
         run.metrics({f"verdict/{name}": value for name, value in (said | {"target": verdict.target}).items()})
     curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)

@@ -41,10 +41,21 @@ def ask(values: dict[str, Any]) -> int:
 
 
 def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[str, Any]:
-    """The old run's settings, its named runs, its threads and device; then what this call changes."""
+    """The old run's settings, its named runs, its threads and device; then what this call changes.
+
+    Raises:
+        LineageError: it was made with a parameter that this version does not take.
+    """
     values: dict[str, Any] = {name: value for name, value in EARLIER.items() if name in parameters(record["entry"])}
     for step in record["settings"].values():
         values |= step
+    taken = parameters("main").keys() | parameters("import").keys() | set(chain.RUN_ID.values())
+    if gone := sorted(values.keys() - taken):
+        commit = old.data.tags.get("mlflow.source.git.commit", "unknown")
+        raise LineageError(
+            f"run {settings.run_id} has the parameter {gone[0]}, which is no more: repeat it with its own code, "
+            f"commit {commit}"
+        )
     if record["entry"] != "import":
         values |= dict.fromkeys(chain.RUN_ID.values())
         values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
