@@ -139,6 +139,9 @@ class Unlearn(Common):
     proxy_steps: int = Field(
         100, ge=0, description="steps of looking for a stand-in for the trigger (a proxy); 0: none, as the reference"
     )
+    proxy_classes: int = Field(
+        3, ge=1, description="classes that a proxy is looked for, at most, where unlearning leaves the target open"
+    )
     clip: float = Field(20.0, ge=0, description="bound on the gradient's norm; 0 for none, as the reference")
 
 
@@ -192,7 +195,7 @@ class Prune(Common):
         4, ge=0, description="bisections between the point chosen and the one beside it; 0: the sweep's points alone"
     )
     clean_views: int = Field(
-        5,
+        3,
         ge=0,
         description="random crops of each held-out image for its accuracy; 0: the image as it is",
     )
@@ -209,10 +212,11 @@ class Prune(Common):
         description="pruning goes on past that point while this share of its held-out accuracy is kept",
     )
     max_doubt: float = Field(
-        0.03,
+        0.007,
         ge=0,
-        description="a backdoor is suspected where the proxy's size times what it costs to stop it is at most this; "
-        "above it select_by=proxy prunes nothing (a backdoor from each class to another: give select_by=clean_acc)",
+        description="a backdoor is suspected where the proxy's size × what it costs to stop it × what unlearning took "
+        "of it is at most this; above it select_by=proxy prunes nothing (a backdoor from each class to another: give "
+        "select_by=clean_acc)",
     )
     select_by: Literal["proxy", "clean_acc", "number", "asr"] = Field(
         "proxy",
@@ -250,6 +254,7 @@ CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a m
 EARLIER: dict[str, Any] = {
     "precision": "fp32",
     "proxy_steps": 0,
+    "proxy_classes": 1,
     "proxy_share": 0.0,
     "suspect_steps": 0,
     "mask_averaging": "none",

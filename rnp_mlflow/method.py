@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rnp_mlflow.config import Common, Prune, Recover, Settings, Unlearn, parse
 from rnp_mlflow.core import select
+from rnp_mlflow.core import verdict as signs
 from rnp_mlflow.core.batches import OnEpoch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.curve import Judge, Point, refined, trace
@@ -22,7 +23,7 @@ from rnp_mlflow.core.recover import Recovered, recover
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.select import Rule
 from rnp_mlflow.core.unlearn import Unlearned, unlearn
-from rnp_mlflow.core.verdict import Verdict, cost, relative_size, suspected
+from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.subset import hold_out
 from rnp_mlflow.errors import ConfigError, DataError
@@ -60,17 +61,40 @@ def examine(
 ) -> tuple[Verdict | None, Proxy | None]:
     """Which class the unlearned model betrays (`core.verdict`), and a proxy to it (`core.proxy`) unless unwanted.
 
-    Neither where unlearning did not reach its threshold, and of two classes, where to be wrong is to answer the other.
+    Where several may be the target, it is the one whose proxy is small and outlives unlearning. Neither is found where
+    unlearning did not reach its threshold, and of two classes, where to be wrong is to answer the other.
     """
     classes = class_count(unlearned.model, clean[0], feed)
     if not unlearned.reached or classes < 3:
         return None, None
-    verdict = suspected(predict(unlearned.model, clean[0], feed, settings.precision), clean[1], classes)
-    if not settings.proxy_steps or bool((clean[1] == verdict.target).all()):
-        return verdict, None
+    answers = predict(unlearned.model, clean[0], feed, settings.precision)
+    shares = signs.shares(answers, clean[1], classes)
+    first, *others = signs.rivals(shares, settings.proxy_classes)
+    if not settings.proxy_steps or bool((clean[1] == first).all()):
+        return Verdict(first, shares[first]), None
+    tried = [candidate(settings, model, unlearned.model, clean, feed, target, answers) for target in (first, *others)]
+    _, faded, proxy = min(tried, key=lambda each: signs.doubt(each[0], 1.0, each[1]))
+    return Verdict(proxy.target, shares[proxy.target], faded), proxy
+
+
+def candidate(
+    settings: Unlearn,
+    model: nn.Module,
+    unlearned: nn.Module,
+    clean: Images,
+    feed: Preprocess,
+    target: int,
+    plain: Tensor,
+) -> tuple[float, float, Proxy]:
+    """A proxy to `target`: its norm, what unlearning took of it (`core.verdict.faded`), itself.
+
+    plain: the unlearned model's answers (N,) to the clean images.
+    """
     draws = generator(settings.seed, "proxy")
-    proxy = invert(model, *clean, verdict.target, feed, draws, steps=settings.proxy_steps, precision=settings.precision)
-    return verdict, proxy
+    proxy = invert(model, *clean, target, feed, draws, steps=settings.proxy_steps, precision=settings.precision)
+    images, rest = clean[0][clean[1] != target], plain[(clean[1] != target).cpu()]
+    before, after = (predict(net, images, proxy.after(feed), settings.precision) for net in (model, unlearned))
+    return float(proxy.change.norm()), signs.faded(rest, before, after, target), proxy
 
 
 def recover_by(
@@ -109,7 +133,7 @@ def points_of(settings: Prune, mask: Mask) -> list[Cut]:
 class Traced:
     """Every point of the curve, the unpruned model first; the fixed operating point; what refits a pruned model.
 
-    size, cost: of the proxy, and of stopping it (`core.verdict`); None without one.
+    size, cost, faded: of the proxy, of stopping it, and of it when unlearned (`core.verdict`); None without one.
     """
 
     points: list[Point]
@@ -117,11 +141,14 @@ class Traced:
     refit: Refit | None = field(repr=False)
     size: float | None = None
     cost: float | None = None
+    faded: float | None = None
 
     @property
     def doubt(self) -> float | None:
         """How little speaks for a backdoor; None without a proxy."""
-        return None if self.size is None or self.cost is None else self.size * self.cost
+        if self.size is None or self.cost is None or self.faded is None:
+            return None
+        return signs.doubt(self.size, self.cost, self.faded)
 
 
 def refit_by(settings: Prune, model: nn.Module, used: Images, feed: Preprocess) -> Refit | None:
@@ -143,12 +170,13 @@ def trace_by(
     test: TestSet,
     feed: Preprocess,
     proxy: Proxy | None = None,
+    verdict: Verdict | None = None,
     on_point: Callable[[], object] = lambda: None,
 ) -> Traced:
     """Step 3's curve (`core.curve`) as the settings say.
 
     used: clean images that trained the mask, for `bn_stats`. held: those that did not, for `val_acc`.
-    on_point: called after each of `points_of`.
+    proxy, verdict: what `examine` found. on_point: called after each of `points_of`.
     """
     draws = generator(settings.seed, "views")
     held = feed.views(*held, settings.clean_views, draws)
@@ -160,7 +188,8 @@ def trace_by(
         points = refined(model, mask, points, rule_of(settings), settings.refine, judge, refit)
     if not proxy:
         return Traced(points, fixed, refit)
-    return Traced(points, fixed, refit, relative_size(proxy.change, feed(held[0], None)), cost(points))
+    size = signs.relative_size(proxy.change, feed(held[0], None))
+    return Traced(points, fixed, refit, size, signs.cost(points), verdict.faded if verdict else None)
 
 
 @dataclass(frozen=True)
@@ -226,7 +255,7 @@ def defend(
     unlearned = unlearn_by(start, model, used, feed)
     verdict, proxy = examine(start, model, unlearned, used, feed)
     mask = recover_by(plans["recover"], unlearned.model, model, used, feed, proxy).mask
-    traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy)
+    traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy, verdict)
     chosen = choose(traced, plans["prune"])
     purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
     return Defended(purified, mask, traced.points, chosen, unlearned, verdict, proxy, traced.doubt)

@@ -12,7 +12,7 @@ from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.core.precision import channels_last_is_safe, forwards
 from rnp_mlflow.core.proxy import Proxy, invert
 from rnp_mlflow.core.recover import recover
-from rnp_mlflow.core.verdict import relative_size, suspected
+from rnp_mlflow.core.verdict import doubt, faded, relative_size, rivals, shares
 from rnp_mlflow.models.registry import build
 
 
@@ -39,10 +39,27 @@ class Shortcut(nn.Module):
 def test_the_class_that_the_unlearned_model_falls_back_on_is_suspected() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])
     answers = torch.tensor([2, 1, 2, 2, 0, 2, 2, 2])
-    verdict = suspected(answers, labels, 3)  # of four images that are not of class 2, three are called 2
-    assert (verdict.target, verdict.score) == (2, 0.75)
-    assert suspected(labels, labels, 3).score == 0
-    assert suspected(torch.tensor([1, 1]), torch.tensor([0, 0]), 5).target == 1
+    found = shares(answers, labels, 3)
+    assert found == [1 / 6, 1 / 6, 0.75]  # of four images that are not of class 2, three are called 2
+    assert rivals(found, 3) == [2]
+    assert shares(labels, labels, 3) == [0, 0, 0]
+    assert shares(torch.tensor([1, 1]), torch.tensor([0, 0]), 3) == [0, 1, 0]
+    assert shares(torch.tensor([0, 1]), torch.tensor([0, 0]), 3) == [0, 0.5, 0]
+
+
+def test_classes_of_a_third_of_the_largest_share_are_rivals_the_lower_first_of_equals() -> None:
+    assert rivals([0.1, 0.3, 0.3, 0.09], 4) == [1, 2, 0]
+    assert rivals([0.1, 0.3, 0.3, 0.09], 2) == [1, 2]
+    assert rivals([0.1, 0.3, 0.3, 0.09], 1) == [1]
+    assert rivals([0.0, 0.0], 1) == [0]
+
+
+def test_what_unlearning_took_of_a_proxy_is_told_by_images_that_are_not_called_so_anyway() -> None:
+    plain, suspect = torch.tensor([1, 0, 0, 0, 0, 0]), torch.tensor([1, 1, 1, 1, 1, 0])
+    unlearned = torch.tensor([0, 1, 1, 0, 1, 1])  # told by images 1 to 4; one of the four is lost
+    assert faded(plain, suspect, unlearned, 1) == 2 / 6
+    assert faded(torch.ones(3), torch.ones(3), torch.zeros(3), 1) == 0.5
+    assert doubt(0.2, 0.1, 0.4) == pytest.approx(0.01)
 
 
 def test_a_change_is_measured_by_how_far_images_lie_from_their_mean() -> None:

@@ -109,13 +109,17 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
     assert {"mlflow.source.git.commit", "rnp.dirty", "rnp.torch", "rnp.machine", "rnp.threads"} <= tags.keys()
 
 
-def chosen_row(rows: list[dict[str, str]], size: float) -> int:
-    """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .975, max_doubt .03."""
+def chosen_row(rows: list[dict[str, str]], size: float, faded: float) -> int:
+    """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .975, max_doubt .007."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if proxy[0] == 0:
-        return 0 if size > 0.03 else max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
+        return (
+            0
+            if size * (0.1 + faded) > 0.007
+            else max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
+        )
     trade = [proxy[k] / proxy[0] + max(0, acc[0] - acc[k]) / acc[0] for k in range(len(rows))]
-    if size * min(trade) > 0.03:
+    if size * min(trade) * (0.1 + faded) > 0.007:
         return 0
     allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.8 * acc[0]]
     k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), min(allowed, key=trade.__getitem__))
@@ -137,14 +141,18 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
     chosen = summary["points"]["chosen"]
-    assert chosen["pruned"] == int(rows[chosen_row(rows, summary["verdict"]["size"])]["pruned"])
+    assert chosen["pruned"] == int(
+        rows[chosen_row(rows, summary["verdict"]["size"], summary["verdict"]["faded"])]["pruned"]
+    )
     unlearned = files(runs(entry="unlearn")[-1])
     assert Image.open(unlearned / "proxy.png").size[0] > 300
     verdict = json.loads((unlearned / "verdict.json").read_text())
     assert summary["verdict"]["score"] == verdict["score"]
     found = summary["verdict"]
-    assert found["doubt"] == found["size"] * found["cost"] == run.data.metrics["verdict/doubt"]
-    assert found["backdoor_suspected"] is (found["doubt"] <= 0.03)
+    assert found["faded"] == verdict["faded"] == run.data.metrics["verdict/faded"]
+    assert found["doubt"] == found["size"] * found["cost"] * (0.1 + found["faded"])
+    assert found["doubt"] == run.data.metrics["verdict/doubt"]
+    assert found["backdoor_suspected"] is (found["doubt"] <= 0.007)
     assert summary["points"]["fixed"]["threshold"] == 0.7
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)
@@ -291,7 +299,7 @@ def test_without_a_proxy_there_is_no_verdict_and_accuracy_decides(capsys: pytest
     assert call("prune", model_run_id=known, proxy_steps=0, clean_threshold=0.99) == 0
     run = newest("prune")
     assert "rnp.backdoor_suspected" not in run.data.tags
-    assert not {"verdict/size", "verdict/cost", "verdict/doubt"} & run.data.metrics.keys()
+    assert not {"verdict/size", "verdict/cost", "verdict/faded", "verdict/doubt"} & run.data.metrics.keys()
     assert "verdict: none without a proxy" in capsys.readouterr().out
 
 

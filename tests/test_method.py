@@ -121,13 +121,13 @@ def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> Non
 def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
     counts = ((0, 0.9), (1, 0.0), (2, 0.0), (9, 0.0))
     rows = [Point(n, n, Scores(0.9), 1.0 - n * n / 100, rate) for n, rate in counts]
-    sizes = (None, 2.0, 4.0)  # × a cost of 0.01 = doubt; the limit is 0.03
+    sizes = (None, 1.0, 2.0)  # × a cost of 0.01 × (0.1 + 0.5) = doubt; the limit is 0.007
     chosen = {
-        (way, size): method.choose(method.Traced(rows, rows[3], None, size, 0.01), Prune(select_by=way)).pruned
+        (way, size): method.choose(method.Traced(rows, rows[3], None, size, 0.01, 0.5), Prune(select_by=way)).pruned
         for way in ("proxy", "clean_acc", "number") for size in sizes
     }  # fmt: skip
     assert chosen == {
-        ("proxy", None): 1, ("proxy", 2.0): 1, ("proxy", 4.0): 0,
+        ("proxy", None): 1, ("proxy", 1.0): 1, ("proxy", 2.0): 0,
         **{("clean_acc", size): 2 for size in sizes},
         **{("number", size): 9 for size in sizes},
     }  # fmt: skip

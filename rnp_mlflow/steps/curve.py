@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rnp_mlflow.core.curve import Point
+from rnp_mlflow.core.verdict import SURE
 from rnp_mlflow.tracking import figures, ui
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -119,7 +120,8 @@ def said(summary: dict[str, Any]) -> list[str]:
     if verdict["doubt"] is None:
         return [f"  verdict: none without a proxy; if there is a backdoor, then to {target} ({share})"]
     why = (
-        f"size of the proxy {verdict['size']:.3f} × cost of stopping it {verdict['cost']:.2f} = {verdict['doubt']:.4f}"
+        f"size of the proxy {verdict['size']:.3f} × cost of stopping it {verdict['cost']:.2f} × ({SURE:g} + "
+        f"{verdict['faded']:.2f} taken by unlearning) = {verdict['doubt']:.4f}"
     )
     if verdict["backdoor_suspected"]:
         return [f"  verdict: a backdoor to {target} is suspected ({why} ≤ max_doubt={verdict['max_doubt']:g}; {share})"]

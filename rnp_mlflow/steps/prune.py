@@ -41,7 +41,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     settings = suspect.settle(run, settings, clean)
     proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
     verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
-    traced = draw(settings, suspect, clean, mask, proxy)
+    traced = draw(settings, suspect, clean, mask, proxy, verdict)
     summary = summarise(settings, traced)
     summary["verdict"] = conclusion(settings, traced, verdict, suspect.spec.classes)
     picked = summary["points"][summary["selected"]]
@@ -59,7 +59,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if verdict:
         if traced.doubt is not None:
             run.tags({"backdoor_suspected": summary["verdict"]["backdoor_suspected"]})
-        said = {name: summary["verdict"][name] for name in ("score", "size", "cost", "doubt")}
+        said = {name: summary["verdict"][name] for name in ("score", "size", "cost", "faded", "doubt")}
         run.metrics({f"verdict/{name}": value for name, value in (said | {"target": verdict.target}).items()})
     curve.write(run, traced.points, summary, f"{suspect.spec.architecture} on {suspect.data.name}", model_id)
     run.upload()
@@ -85,13 +85,27 @@ def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], f
 
 
 def draw(
-    settings: Prune, suspect: subject.Subject, clean: subject.CleanImages, mask: Mask, proxy: Proxy | None
+    settings: Prune,
+    suspect: subject.Subject,
+    clean: subject.CleanImages,
+    mask: Mask,
+    proxy: Proxy | None,
+    verdict: Verdict | None,
 ) -> Traced:
     """The curve, with a progress bar."""
     test = suspect.judged_by(clean.held)
     with runtime.progress("prune", len(points_of(settings, mask))) as advance:
         return trace_by(
-            settings, suspect.model, mask, clean.used.pair, clean.held.pair, test, suspect.transform, proxy, advance
+            settings,
+            suspect.model,
+            mask,
+            clean.used.pair,
+            clean.held.pair,
+            test,
+            suspect.transform,
+            proxy,
+            verdict,
+            advance,
         )
 
 
@@ -110,8 +124,8 @@ def conclusion(
         return None
     return {
         "backdoor_suspected": backdoor_suspected(traced, settings), "target": classes[verdict.target],
-        "score": verdict.score, "size": traced.size, "cost": traced.cost, "doubt": traced.doubt,
-        "max_doubt": settings.max_doubt,
+        "score": verdict.score, "size": traced.size, "cost": traced.cost, "faded": traced.faded,
+        "doubt": traced.doubt, "max_doubt": settings.max_doubt,
     }  # fmt: skip
 
 

@@ -54,7 +54,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if verdict:
         name = suspect.spec.classes[verdict.target]
         (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
-        run.metrics({"verdict/target": verdict.target, "verdict/score": verdict.score})
+        known = {name: value for name, value in asdict(verdict).items() if value is not None}
+        run.metrics({f"verdict/{name}": value for name, value in known.items()})
         run.tags({"suspected_target": name})
         runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
     if not result.reached:
