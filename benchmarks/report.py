@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, SEEDS, rows
+from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, UNSEEN, rows
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import Prune
 from rnp_mlflow.steps.attack import PLANTED
@@ -96,16 +96,16 @@ def summary(found: list[Found]) -> list[str]:
     return table(head, body)
 
 
-def beside(found: list[Found]) -> list[str]:
+def beside(found: list[Found]) -> str:
     """Regret against the oracle, and on how many models ours is ahead of the reference."""
     rows_ = [row for row in found if planted(row)]
     both = [(best, ours) for row in rows_ if (best := point(row, "oracle")) and (ours := point(row, "ours"))]
     regret = spread(best["der"] - ours["der"] for best, ours in both)
     theirs = [(row, there) for row in rows_ if (there := point(row, "reference's oracle"))]
     ahead = [row for row, there in theirs if (point(row, "ours") or {})["der"] > there["der"]]
-    return [
+    return (
         f"Regret against the oracle: {regret}. Ahead of the reference's oracle on {len(ahead)} of {len(theirs)} models."
-    ]
+    )
 
 
 def lowest(pairs: list[tuple[Found, Found]]) -> str:
@@ -133,16 +133,31 @@ def verdicts(found: list[Found]) -> list[str]:
     ]
 
 
+def section(title: str, found: list[Found]) -> list[str]:
+    """The means of these rows, and what was made of clean models; nothing where none was planted."""
+    if not any(map(planted, found)):
+        return []
+    ceiling = spread((row["before"]["asr"] + 1) / 2 for row in found if planted(row))
+    return [
+        f"## {title}",
+        "",
+        *summary(found),
+        "",
+        f"{beside(found)} DER can reach {ceiling}.",
+        "",
+        *verdicts(found),
+        "",
+    ]
+
+
 def bounds(values: Iterable[float]) -> str:
     found = sorted(values)
-    return f"{found[0]:.3f} to {found[-1]:.3f}" if found else "none"
+    return f"{found[0]:.4f} to {found[-1]:.4f}" if found else "none"
 
 
 def write(full: bool = False) -> None:
     """Write RESULTS.md, or RESULTS-full.md."""
     found = read(full)
-    unseen = [row for row in found if row["row"]["seed"] == SEEDS[-1]]
-    ceiling = spread((row["before"]["asr"] + 1) / 2 for row in found if planted(row))
     size = f"training settings {FULL}" if full else (
         f"{COMMON['train_size']} training and {COMMON['test_size']} test images, width {COMMON['width']}, epochs "
         f"{ARCHITECTURES} ({LONGER} times as many for the attacks that are slow to plant)"
@@ -153,11 +168,13 @@ def write(full: bool = False) -> None:
         "held out; target 0. Made by `python -m benchmarks.matrix`, written by `python -m benchmarks.report` from "
         "`results/`. Settings of ours: MLproject's defaults, and the ratio that makes so many images.", "",
         *(f"Machine: {machine}" for machine in sorted({json.dumps(row["machine"]) for row in found})), "",
-        f"{MEANING} DER can reach (ASR before + 1) / 2 at most: {ceiling} here.", "",
-        *summary(found), "", *beside(found), "",
-        *(["Seeds 0 and 1 settled the method (TRIALS.md). The last seed, which settled nothing:", "",
-           *summary(unseen), "", *beside(unseen), ""] if unseen else []),
-        "## Verdict", "", *verdicts(found), "",
+        f"{MEANING} DER can reach (ASR before + 1) / 2 at most.", "",
+        *(part for rate in (0.1, 0.01) for part in section(f"{rate:.0%} of the training images poisoned", [
+            row for row in found if row["row"]["seed"] != UNSEEN and row["row"]["rate"] in (0.0, rate)
+        ])),
+        *section(f"Seed {UNSEEN}, 10 %: the others settled the method (TRIALS.md), this one nothing", [
+            row for row in found if row["row"]["seed"] == UNSEEN
+        ]),
         "## Every model", "", *by_row(found), "",
         "Any line again: `python -m rnp_mlflow rerun --run_id RUN` on the store it was made in (the whole IDs are in "
         "`results/`), or `python -m benchmarks.matrix --only ROW`.", "",
