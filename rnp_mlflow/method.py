@@ -134,6 +134,7 @@ class Traced:
     """Every point of the curve, the unpruned model first; the fixed operating point; what refits a pruned model.
 
     size, cost, faded: of the proxy, of stopping it, and of it when unlearned (`core.verdict`); None without one.
+    A proxy that turns nothing on the unpruned model counts as one of size 1.
     """
 
     points: list[Point]
@@ -188,7 +189,7 @@ def trace_by(
         points = refined(model, mask, points, rule_of(settings), settings.refine, judge, refit)
     if not proxy:
         return Traced(points, fixed, refit)
-    size = signs.relative_size(proxy.change, feed(held[0], None))
+    size = signs.relative_size(proxy.change, feed(held[0], None)) if points[0].proxy_asr else 1.0
     return Traced(points, fixed, refit, size, signs.cost(points), verdict.faded if verdict else None)
 
 

@@ -113,11 +113,7 @@ def chosen_row(rows: list[dict[str, str]], size: float, faded: float) -> int:
     """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .975, max_doubt .007."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if proxy[0] == 0:
-        return (
-            0
-            if size * (0.1 + faded) > 0.007
-            else max(k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.95 * acc[0])
-        )
+        return 0  # a proxy that turns nothing is no sign
     trade = [proxy[k] / proxy[0] + max(0, acc[0] - acc[k]) / acc[0] for k in range(len(rows))]
     if size * min(trade) * (0.1 + faded) > 0.007:
         return 0

@@ -118,6 +118,23 @@ def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> Non
     assert two.proxy is None
 
 
+def test_a_proxy_that_turns_nothing_is_no_sign_of_a_backdoor() -> None:
+    """A model that answers class 0 to every image: the smallest change leads there."""
+    images, labels = pixels()
+    model = network("mobilenet_v3_small")
+    head = model.classifier[-1]  # type: ignore[index]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([9.0, 0, 0, 0]))
+    known = {"mean": files.MEAN, "std": files.STD, "clean_threshold": 0.99, "select_by": "proxy"}
+    found = defend(model, images, labels, **QUICK | known)
+    assert found.proxy is not None
+    assert float(found.proxy.change.norm()) < 2
+    assert found.doubt is not None
+    assert found.doubt > Prune().max_doubt
+    assert found.chosen.pruned == 0
+
+
 def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
     counts = ((0, 0.9), (1, 0.0), (2, 0.0), (9, 0.0))
     rows = [Point(n, n, Scores(0.9), 1.0 - n * n / 100, rate) for n, rate in counts]
