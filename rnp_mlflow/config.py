@@ -195,7 +195,7 @@ class Prune(Common):
         4, ge=0, description="bisections between the point chosen and the one beside it; 0: the sweep's points alone"
     )
     clean_views: int = Field(
-        3,
+        5,
         ge=0,
         description="random crops of each held-out image for its accuracy; 0: the image as it is",
     )
