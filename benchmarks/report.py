@@ -97,15 +97,16 @@ def summary(found: list[Found]) -> list[str]:
 
 
 def beside(found: list[Found]) -> str:
-    """Regret against the oracle, and on how many models ours is ahead of the reference."""
+    """Regret against the oracle; on how many models ours is ahead of the reference at its own point, and at its best."""
     rows_ = [row for row in found if planted(row)]
     both = [(best, ours) for row in rows_ if (best := point(row, "oracle")) and (ours := point(row, "ours"))]
     regret = spread(best["der"] - ours["der"] for best, ours in both)
-    theirs = [(row, there) for row in rows_ if (there := point(row, "reference's oracle"))]
-    ahead = [row for row, there in theirs if (point(row, "ours") or {})["der"] > there["der"]]
-    return (
-        f"Regret against the oracle: {regret}. Ahead of the reference's oracle on {len(ahead)} of {len(theirs)} models."
-    )
+    ahead = []
+    for column in ("reference", "reference's oracle"):
+        theirs = [(row, there) for row in rows_ if (there := point(row, column))]
+        count = sum((point(row, "ours") or {})["der"] > there["der"] for row, there in theirs)
+        ahead.append(f"{count} of {len(theirs)} models")
+    return f"Regret against the oracle: {regret}. Ahead of the reference on {ahead[0]}, of its oracle on {ahead[1]}."
 
 
 def lowest(pairs: list[tuple[Found, Found]]) -> str:

@@ -59,7 +59,10 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
             "row": vars(row),
             "before": figures(0.72, asr, None),
             "machine": {},
-            "variants": {"ours": ours, "reference": {"oracle": figures(0.5, 0.0, 0.6)}},
+            "variants": {
+                "ours": ours,
+                "reference": {"fixed": figures(0.5, 0.0, 0.8), "oracle": figures(0.5, 0.0, 0.6)},
+            },
         }
         (tmp_path / "results" / f"{row.name}.json").write_text(json.dumps(content))
     report.write()
@@ -68,7 +71,8 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     assert "named in 2 of 2 backdoored models, and an alarm given in 2 (doubt 0.0100 to 0.0100;" in text
     assert "accused in 1 of 2 (doubt 0.0200 to 0.2000)" in text
     assert text.count("(not planted)") == 1
-    assert "Regret against the oracle: 0.050 ± 0.000. Ahead of the reference's oracle on 2 of 2 models." in text
+    assert "Regret against the oracle: 0.050 ± 0.000." in text
+    assert "Ahead of the reference on 1 of 2 models, of its oracle on 2 of 2 models." in text
 
 
 def test_every_phase_is_timed_and_held_against_its_ceiling(tmp_path: Path) -> None:
