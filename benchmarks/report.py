@@ -97,7 +97,7 @@ def summary(found: list[Found]) -> list[str]:
 
 
 def beside(found: list[Found]) -> str:
-    """Regret against the oracle; on how many models ours is ahead of the reference at its own point, and at its best."""
+    """Regret against the oracle; on how many models ours is ahead of the reference at its own point and at its best."""
     rows_ = [row for row in found if planted(row)]
     both = [(best, ours) for row in rows_ if (best := point(row, "oracle")) and (ours := point(row, "ours"))]
     regret = spread(best["der"] - ours["der"] for best, ours in both)
