@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow import defend, method
-from rnp_mlflow.config import Prune
+from rnp_mlflow.config import Prune, Unlearn
 from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.evaluate import Scores
 from rnp_mlflow.core.neurons import flatten, norm_layers
@@ -116,6 +116,30 @@ def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> Non
     assert lost.proxy.target == lost.verdict.target
     two = defend(model, images, labels % 2, **feed, **QUICK | {"clean_threshold": 0.99, "proxy_steps": 0})
     assert two.proxy is None
+
+
+def test_of_classes_that_may_be_the_target_the_one_whose_proxy_outlives_unlearning_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of the images are called 1, a third 2, the rest 3; the proxies have the norms and shares of `known`."""
+    images, labels = torch.zeros(6, 1, 2, 2), torch.zeros(6, dtype=torch.int64)
+    model, empty = nn.Identity(), torch.zeros(1)
+    known = {1: (8.0, 0.7), 2: (9.0, 0.01), 3: (1.0, 0.01)}
+
+    def candidate(*arguments: Any) -> tuple[float, float, method.Proxy]:
+        target = arguments[5]
+        return *known[target], method.Proxy(target, empty, empty, empty)
+
+    monkeypatch.setattr(method, "class_count", lambda *_: 4)
+    monkeypatch.setattr(method, "predict", lambda *_: torch.tensor([1, 1, 1, 2, 2, 3]))
+    monkeypatch.setattr(method, "candidate", candidate)
+    unlearned = method.Unlearned(model, 0.1, True, [])
+    for most, (target, score, faded) in {1: (1, 0.5, 0.7), 2: (2, 1 / 3, 0.01), 3: (3, 1 / 6, 0.01)}.items():
+        feed = method.Preprocess.for_side(2, (), (), False)
+        verdict, proxy = method.examine(Unlearn(proxy_classes=most), model, unlearned, (images, labels), feed)
+        assert verdict == method.Verdict(target, score, faded)
+        assert proxy is not None
+        assert proxy.target == target
 
 
 def test_a_proxy_that_turns_nothing_is_no_sign_of_a_backdoor() -> None:

@@ -96,17 +96,9 @@ def draw(
     test = suspect.judged_by(clean.held)
     with runtime.progress("prune", len(points_of(settings, mask))) as advance:
         return trace_by(
-            settings,
-            suspect.model,
-            mask,
-            clean.used.pair,
-            clean.held.pair,
-            test,
-            suspect.transform,
-            proxy,
-            verdict,
-            advance,
-        )
+            settings, suspect.model, mask, clean.used.pair, clean.held.pair, test, suspect.transform,
+            proxy, verdict, advance,
+        )  # fmt: skip
 
 
 def pruned_by_layer(mask: Mask, pruned: int) -> dict[str, list[int]]:

@@ -54,8 +54,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if verdict:
         name = suspect.spec.classes[verdict.target]
         (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
-        known = {name: value for name, value in asdict(verdict).items() if value is not None}
-        run.metrics({f"verdict/{name}": value for name, value in known.items()})
+        run.metrics({f"verdict/{key}": value for key, value in asdict(verdict).items()})
         run.tags({"suspected_target": name})
         runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
     if not result.reached:
