@@ -15,7 +15,7 @@ from torchvision import transforms
 
 from rnp_mlflow.core.evaluate import batch_for
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.precision import called, forwards
 from rnp_mlflow.data.preprocess import Preprocess
 
 
@@ -86,19 +86,40 @@ def plain_evaluation(work: Work) -> int:
     return len(work.test)
 
 
-def plain_recovery(work: Work) -> int:
-    """The reference's way: PIL and augmentation image by image, fp32, batches of 128, gradients of every weight."""
+def plain_batches(work: Work) -> DataLoader[tuple[Tensor, Tensor]]:
+    """The reference's way: PIL and augmentation image by image, batches of 128."""
     side = work.images.shape[-1]
     change = transforms.Compose([
         transforms.RandomCrop(side, work.feed.crop), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
         transforms.Normalize(work.feed.mean, work.feed.std),
     ])  # fmt: skip
+    return DataLoader(Pictures(work.images, work.labels, change), 128, shuffle=True)
+
+
+def plain_unlearning(work: Work) -> int:
+    """The reference's way: fp32, NCHW, ascent on all weights."""
+    working = copy.deepcopy(work.model).train()
+    optimizer = torch.optim.SGD(working.parameters(), 0.01, 0.9, weight_decay=5e-4)
+    for inputs, labels in plain_batches(work):
+        optimizer.zero_grad()
+        (-cross_entropy(working(inputs.to(work.images.device)), labels.to(work.images.device))).backward()
+        optimizer.step()
+    return len(work.images)
+
+
+def plain_recovery(work: Work) -> int:
+    """The reference's way: fp32, NCHW, gradients of every weight and of the mask, which alone is stepped."""
     working = copy.deepcopy(work.model).train()
     mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
-    for inputs, labels in DataLoader(Pictures(work.images, work.labels, change), 128, shuffle=True):
-        with forwards(working, "fp32") as forward:
-            logits = forward(inputs.to(work.images.device), masked_scales(working, mask))
-        cross_entropy(logits, labels.to(work.images.device)).backward()
+    optimizer = torch.optim.SGD(mask.values(), 0.2, 0.9)
+    for inputs, labels in plain_batches(work):
+        logits = called(working, inputs.to(work.images.device), masked_scales(working, mask))
+        optimizer.zero_grad()
+        (0.2 * cross_entropy(logits, labels.to(work.images.device))).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for values in mask.values():
+                values.clamp_(0, 1)
     return len(work.images)
 
 
@@ -107,9 +128,8 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(
-            0
-        )  # what an earlier phase has freed is not this one's
+        # What an earlier phase has freed is not this one's.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 

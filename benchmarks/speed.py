@@ -1,8 +1,9 @@
 """How fast each phase is beside the machine's own ceiling: `python -m benchmarks.speed --model preactresnet18`.
 
 Generated images that the network has learned for some epochs: an untrained one would be undecided, and bf16 looks at
-what is undecided twice. The ceiling is a plain loop of the same network in the same run; every phase and its loop are
-run in turn, `repeats` times, and medians are taken.
+what is undecided twice. The ceiling is a plain loop of the same network in the same run, in the same number format and
+memory layout; the reference's way is a loop written like BackdoorBench's. A phase and these two are run in turn,
+`repeats` times, and medians are taken.
 """
 
 import json
@@ -19,7 +20,16 @@ import mlflow
 import torch
 from torch import nn
 
-from benchmarks.loops import Work, backward_loop, forward_loop, peak, plain_evaluation, plain_recovery, reset_peak
+from benchmarks.loops import (
+    Work,
+    backward_loop,
+    forward_loop,
+    peak,
+    plain_evaluation,
+    plain_recovery,
+    plain_unlearning,
+    reset_peak,
+)
 from rnp_mlflow.attacks.train import train
 from rnp_mlflow.config import Common
 from rnp_mlflow.core.curve import Judge, Point, trace
@@ -36,6 +46,7 @@ from rnp_mlflow.steps import curve as curves
 from rnp_mlflow.steps import runtime
 from rnp_mlflow.tracking.runs import step_run
 
+RATES = ("images/s", "ceiling images/s", "reference images/s")
 Phase = Callable[[Work], int]  # does its part and gives the images that passed through the network
 
 
@@ -90,17 +101,18 @@ def tracking(work: Work) -> int:
     return 0
 
 
-# phase → what it is held against
-PHASES: dict[str, tuple[Phase, Phase | None]] = {
-    "unlearn": (unlearning, None),
-    "recover": (recovery, backward_loop),
-    "evaluation": (evaluation, forward_loop),
-    "sweep": (sweep, forward_loop),
-    "pruning alone": (pruning, None),
-    "tracking": (tracking, None),
-    "plain evaluation": (plain_evaluation, forward_loop),
-    "plain recovery": (plain_recovery, backward_loop),
+# phase → itself, its ceiling, the reference's way of doing it
+PHASES: dict[str, tuple[Phase, Phase | None, Phase | None]] = {
+    "unlearn": (unlearning, None, plain_unlearning),
+    "recover": (recovery, backward_loop, plain_recovery),
+    "evaluation": (evaluation, forward_loop, plain_evaluation),
+    "sweep": (sweep, forward_loop, plain_evaluation),
+    "pruning alone": (pruning, None, None),
+    "tracking": (tracking, None, None),
 }
+# Images that BackdoorBench passes through the network on its archive (README.md): 3 epochs of 500, 20 of 500, and 46
+# evaluations of 950.
+REFERENCE_WORK = {"unlearn": 1500, "recover": 10_000, "evaluation": 43_700}
 
 
 def timed(phase: Phase, work: Work) -> tuple[float, float]:
@@ -116,21 +128,22 @@ def timed(phase: Phase, work: Work) -> tuple[float, float]:
 
 
 def measure(work: Work, repeats: int) -> dict[str, dict[str, float | None]]:
-    """phase → medians of seconds, images/s, share of the ceiling, and peak memory in MiB."""
+    """phase → medians: seconds, images/s, those of the ceiling and of the reference's way; and peak memory in MiB."""
     found: dict[str, dict[str, float | None]] = {}
-    for name, (phase, ceiling) in PHASES.items():
+    for name, ways in PHASES.items():
         reset_peak(work.images.device)
-        timed(phase, work)  # kernels are made at their first use
-        runs, limits = [], []
-        for _ in range(repeats):
-            if ceiling:
-                limits.append(timed(ceiling, work)[1])
-            runs.append(timed(phase, work))
-        rate = median(rate for _, rate in runs)
-        share = rate / median(limits) if limits else None
-        seconds, most = median(s for s, _ in runs), peak(work.images.device)
-        found[name] = {"seconds": seconds, "images/s": rate or None, "share": share, "MiB": most}
+        timed(ways[0], work)  # kernels are made at their first use
+        most = peak(work.images.device)
+        runs = [[timed(way, work) if way else (0.0, 0.0) for way in ways] for _ in range(repeats)]
+        rates = [median(run[k][1] for run in runs) or None for k in range(len(ways))]
+        seconds = median(run[0][0] for run in runs)
+        found[name] = {"seconds": seconds, "MiB": most, **dict(zip(RATES, rates, strict=True))}
     return found
+
+
+def reference_work(phases: dict[str, dict[str, float | None]], rates: str) -> float:
+    """Seconds that BackdoorBench's work on its archive takes at these rates; start-up and plots are not in it."""
+    return sum(count / (phases[name][rates] or 1.0) for name, count in REFERENCE_WORK.items())
 
 
 def sizes(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
@@ -161,16 +174,24 @@ def made(size: dict[str, int], model: str, side: int, precision: str, device: to
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: a line each phase, size and precision."""
-    head = "| size | precision | phase | seconds | images/s | share of ceiling | peak MiB |\n" + "|---" * 7 + "|\n"
-    lines = []
+    """Markdown: a line each phase, size and precision; and what BackdoorBench's work would take."""
+    columns = ("size", "precision", "phase", "seconds", "images/s", "share of ceiling", "× reference's way", "peak MiB")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for entry in found:
         for phase, values in entry["phases"].items():
-            rate, share = values["images/s"], values["share"]
+            rate, ceiling, plain = (values[name] for name in RATES)
             cells = [entry["size"] or "as said", entry["precision"], phase, f"{values['seconds']:.3f}"]
-            cells += [f"{rate:.0f}" if rate else "", f"{share:.0%}" if share else "", f"{values['MiB']:.0f}"]
+            cells += [f"{rate:.0f}" if rate else "", f"{rate / ceiling:.0%}" if ceiling else ""]
+            cells += [f"{rate / plain:.2f}" if plain else "", f"{values['MiB']:.0f}"]
             lines.append("| " + " | ".join(cells) + " |")
-    return head + "\n".join(lines)
+    for entry in found:
+        ours, plain = (reference_work(entry["phases"], rates) for rates in (RATES[0], RATES[2]))
+        lines.append(
+            f"\nBackdoorBench's work ({entry['size'] or 'as said'}, {entry['precision']}; "
+            f"{', '.join(f'{name} {count}' for name, count in REFERENCE_WORK.items())} images): {ours:.0f} s, "
+            f"the reference's way {plain:.0f} s, {plain / ours:.2f} times."
+        )
+    return "\n".join(lines)
 
 
 @click.command()

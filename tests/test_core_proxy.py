@@ -1,15 +1,19 @@
 """Verdict, proxy and number formats, on models whose backdoor is known by construction."""
 
 import copy
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from conftest import scaled
 from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.evaluate import accuracy, predict
-from rnp_mlflow.core.precision import channels_last_is_safe, forwards
+from rnp_mlflow.core.neurons import masked_scales, ones_mask
+from rnp_mlflow.core.precision import called, channels_last_pays, forwards
 from rnp_mlflow.core.proxy import Proxy, invert
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.verdict import doubt, faded, relative_size, rivals, shares
@@ -201,9 +205,35 @@ def test_auto_is_bf16_only_where_it_is_at_home_and_answers_as_fp32(monkeypatch: 
 
 
 def test_channels_last_is_left_out_where_torch_would_corrupt_memory() -> None:
-    assert channels_last_is_safe(build("preactresnet18", 10, 3, 16))
-    assert not channels_last_is_safe(build("preactresnet18", 10, 3, 8))
-    model = build("preactresnet18", 10, 3, 4)
-    with forwards(model, "bf16") as forward:
-        forward(scaled(torch.zeros(2, 3, 32, 32), None)).sum().backward()
+    for precision in ("fp32", "bf16"):
+        assert channels_last_pays(build("preactresnet18", 10, 3, 16), precision)
+        assert not channels_last_pays(build("preactresnet18", 10, 3, 8), precision)
+        model = build("preactresnet18", 10, 3, 4)
+        with forwards(model, precision) as forward:
+            forward(scaled(torch.zeros(2, 3, 32, 32), None)).sum().backward()
+            assert all(p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["preactresnet18", "vgg19_bn", "mobilenet_v2"])
+def test_the_fast_layout_rounds_about_as_the_plain_one(name: str) -> None:
+    """Logits, mask gradients and running statistics: against float64, and the network called without any of ours."""
+    torch.manual_seed(0)
+    model = build(name, 10, 3, 16)
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0  # it draws other numbers in float64
+    images, labels = torch.randn(32, 3, 32, 32, generator=seeded()), torch.arange(32) % 10
+
+    def passed(model: nn.Module, images: Tensor, ours: bool) -> tuple[Tensor, Tensor, Tensor]:
+        model = copy.deepcopy(model)
+        mask = {layer: values.requires_grad_() for layer, values in ones_mask(model).items()}
+        with forwards(model, "fp32") if ours else nullcontext(partial(called, model)) as forward:
+            logits = forward(images, masked_scales(model, mask))
+        slopes = torch.autograd.grad(cross_entropy(logits, labels), list(mask.values()))
         assert all(p.is_contiguous() for p in model.parameters())
+        return logits.detach(), torch.cat(slopes), torch.cat([b.flatten().double() for b in model.buffers()])
+
+    exact = passed(copy.deepcopy(model).double(), images.double(), ours=False)
+    for true, plain, fast in zip(exact, passed(model, images, False), passed(model, images, True), strict=True):
+        assert (fast - true).norm() < 0.01 * true.norm()
+        assert (fast - true).norm() < 10 * (plain - true).norm() + 1e-5 * true.norm()

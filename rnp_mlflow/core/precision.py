@@ -1,7 +1,7 @@
-"""Number formats of a model's passes: fp32, or bf16 under autocast in the layout that is fastest with it."""
+"""How a model's passes are made: in fp32, or in bf16 under autocast, and in the memory layout that is fastest."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -46,20 +46,15 @@ def forwards(model: nn.Module, precision: str) -> Iterator[Forward]:
     """The model as a function, while the context lasts.
 
     precision: 'fp32', or 'bf16': convolutions in bfloat16, linear layers (so the logits) and the rest in
-    float32 (torch.autocast), weights and images channels last where that is safe. Weights stay float32.
+    float32 (torch.autocast); weights stay float32. Weights and images are channels last where that pays.
     """
-    if precision != "bf16":
-        yield lambda images, scales=NOTHING: called(model, images, scales)
-        return
-    safe = channels_last_is_safe(model)
+    layout = torch.channels_last if channels_last_pays(model, precision) else torch.contiguous_format
 
     def forward(images: Tensor, scales: Mapping[str, Tensor] = NOTHING) -> Tensor:
-        if safe:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return called(model, images, scales).float()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return called(model, images.contiguous(memory_format=layout), scales).float()
 
-    with linear_in_fp32(model), laid_out(model, precision):
+    with linear_in_fp32(model) if precision == "bf16" else nullcontext(), laid_out(model, precision):
         yield forward
 
 
@@ -86,12 +81,13 @@ def linear_in_fp32(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
-    """The weights channels last for bf16 where that is safe, and back, unless they are so already.
+    """The weights channels last where that pays, and back, unless they are so already.
 
     `forwards` does it; who runs many of them does it once around them.
     """
-    wanted = precision == "bf16" and channels_last_is_safe(model)
-    if not wanted or any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters()):
+    if not channels_last_pays(model, precision) or any(
+        p.ndim == 4 and not p.is_contiguous() for p in model.parameters()
+    ):
         yield
         return
     lay_out(model, torch.channels_last)
@@ -107,13 +103,15 @@ def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
         model.to(memory_format=layout)
 
 
-def channels_last_is_safe(model: nn.Module) -> bool:
-    """Whether no layer meets torch's fault with that layout.
+def channels_last_pays(model: nn.Module, precision: str) -> bool:
+    """Whether that layout is fast here (on CPUs, where plain tensors are laid anew by every convolution; for bf16
+    everywhere), and no layer meets torch's fault with it.
 
     torch 2.15's CPU kernels (AVX-512) write out of bounds in the backward pass of a strided 1 × 1
     convolution of under 16 input channels.
     """
-    return not any(
+    on_cpu = all(weight.device.type == "cpu" for weight in model.parameters())
+    return (on_cpu or precision == "bf16") and not any(
         isinstance(layer, nn.Conv2d)
         and layer.kernel_size == (1, 1)
         and layer.stride != (1, 1)
