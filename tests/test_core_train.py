@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.batches import batches
+from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.errors import ModelError
@@ -73,7 +74,8 @@ def test_a_step_check_stops_in_the_middle_of_an_epoch_and_moves_no_statistics(
     assert result.reached
     assert [record.steps for record in result.history] == [1]
     model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded())))
-    model(scaled(images[first], None))
+    with forwards(model, "fp32") as forward:
+        forward(scaled(images[first], None))
     assert torch.equal(result.model[1].running_mean, model[1].running_mean)
 
 
