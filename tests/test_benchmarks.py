@@ -105,8 +105,15 @@ def test_every_phase_is_timed_and_held_against_its_ceiling(tmp_path: Path) -> No
     for entry in found["found"]:
         assert entry["phases"].keys() == speed.PHASES.keys()
         assert all(p["seconds"] > 0 and p["MiB"] >= 0 for p in entry["phases"].values())
-        assert all(entry["phases"][name]["share"] > 0 for name in ("recover", "evaluation", "sweep"))
+        for name in ("recover", "evaluation", "sweep"):
+            assert all(entry["phases"][name][rate] > 0 for rate in speed.RATES)
     assert "| images × 2 | fp32 | recover |" in done.output
+    assert done.output.count("BackdoorBench's work") == 6
+
+
+def test_backdoorbenchs_work_is_its_images_at_the_rates_of_the_phases() -> None:
+    phases = {name: {"images/s": 10.0 * (k + 1)} for k, name in enumerate(("unlearn", "recover", "evaluation"))}
+    assert speed.reference_work(phases, "images/s") == pytest.approx(1500 / 10 + 10_000 / 20 + 43_700 / 30)
 
 
 def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
