@@ -216,7 +216,7 @@ def test_channels_last_is_left_out_where_torch_would_corrupt_memory() -> None:
 
 @pytest.mark.parametrize("name", ["preactresnet18", "vgg19_bn", "mobilenet_v2"])
 def test_the_fast_layout_gives_what_float64_does(name: str) -> None:
-    """Logits, mask gradients and running statistics; the latter network is called without any of ours."""
+    """Logits, mask gradients and running statistics, from the network called without any of ours."""
     torch.manual_seed(0)
     model = build(name, 10, 3, 16)
     for layer in model.modules():
