@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from rnp_mlflow.core.precision import forwards, has_bf16, laid_out
+from rnp_mlflow.core.precision import device_of, forwards, has_bf16, laid_out
 
 # (images uint8 NCHW, generator) -> float NCHW. Without a generator: normalise only.
 # With one: also augment, with draws from that generator alone.
@@ -53,11 +53,6 @@ def _answers(model: nn.Module, images: Tensor, transform: Transform, precision: 
         return torch.empty(0, dtype=torch.int64), torch.empty(0), torch.empty(0)
     answers, margins, ranges = (torch.cat(column) for column in zip(*found, strict=True))
     return answers, margins, ranges
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where its weights are; the CPU for a model without any."""
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 def batch_for(images: Tensor, device: torch.device) -> int:

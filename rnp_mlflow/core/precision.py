@@ -11,6 +11,11 @@ from torch.func import functional_call
 NOTHING: Mapping[str, Tensor] = {}
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where its weights are; the CPU for a model without any."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 matrices itself (AMX, AVX-512 BF16; Ampere and later)."""
     if device.type == "cuda":
@@ -48,13 +53,13 @@ def forwards(model: nn.Module, precision: str) -> Iterator[Forward]:
     precision: 'fp32', or 'bf16': convolutions in bfloat16, linear layers (so the logits) and the rest in
     float32 (torch.autocast); weights stay float32. Weights and images are channels last where that pays.
     """
-    layout = torch.channels_last if channels_last_pays(model, precision) else torch.contiguous_format
+    own_linear = linear_in_fp32(model) if precision == "bf16" else nullcontext()
+    with own_linear, laid_out(model, precision) as layout:
 
-    def forward(images: Tensor, scales: Mapping[str, Tensor] = NOTHING) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return called(model, images.contiguous(memory_format=layout), scales).float()
+        def forward(images: Tensor, scales: Mapping[str, Tensor] = NOTHING) -> Tensor:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                return called(model, images.contiguous(memory_format=layout), scales).float()
 
-    with linear_in_fp32(model) if precision == "bf16" else nullcontext(), laid_out(model, precision):
         yield forward
 
 
@@ -80,19 +85,19 @@ def linear_in_fp32(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
-    """The weights channels last where that pays, and back, unless they are so already.
+def laid_out(model: nn.Module, precision: str) -> Iterator[torch.memory_format]:
+    """The layout that pays, the weights in it while the context lasts; left alone where they are so already.
 
     `forwards` does it; who runs many of them does it once around them.
     """
-    if not channels_last_pays(model, precision) or any(
-        p.ndim == 4 and not p.is_contiguous() for p in model.parameters()
-    ):
-        yield
+    layout = torch.channels_last if channels_last_pays(model, precision) else torch.contiguous_format
+    there = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
+    if layout == torch.contiguous_format or there:
+        yield layout
         return
-    lay_out(model, torch.channels_last)
+    lay_out(model, layout)
     try:
-        yield
+        yield layout
     finally:
         lay_out(model, torch.contiguous_format)
 
@@ -110,8 +115,7 @@ def channels_last_pays(model: nn.Module, precision: str) -> bool:
     torch 2.15's CPU kernels (AVX-512) write out of bounds in the backward pass of a strided 1 × 1
     convolution of under 16 input channels.
     """
-    on_cpu = all(weight.device.type == "cpu" for weight in model.parameters())
-    return (on_cpu or precision == "bf16") and not any(
+    return (device_of(model).type == "cpu" or precision == "bf16") and not any(
         isinstance(layer, nn.Conv2d)
         and layer.kernel_size == (1, 1)
         and layer.stride != (1, 1)
