@@ -8,6 +8,7 @@ from conftest import TwoPaths, scaled
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.batches import batches
 from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.core.recover import recover
@@ -83,6 +84,41 @@ def test_a_threshold_out_of_reach_is_said(small_net: nn.Module, images: torch.Te
     result = unlearn(small_net, images, labels, scaled, seeded(), lr=1e-9, epochs=2, clean_threshold=0.0)
     assert not result.reached
     assert len(result.history) == 2
+
+
+@pytest.mark.parametrize(
+    ("right", "limit", "found", "looks"),
+    [
+        (40, 0.2, 0.25, 1),  # 10 of 40 right: known after the first batch
+        (0, 0.2, 0.0, 4),
+        (8, 0.2, 0.2, 4),  # exactly at the limit
+        (9, 0.2, 0.225, 1),  # the ninth is in the first batch
+    ],
+)
+def test_the_stop_rule_looks_at_no_more_images_than_it_takes(
+    right: int, limit: float, found: float, looks: int, monkeypatch: pytest.MonkeyPatch, small_net: nn.Module
+) -> None:
+    images, labels = torch.arange(40).view(40, 1, 1, 1), torch.ones(40, dtype=torch.int64)
+    seen = []
+
+    def answers(model: nn.Module, part: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(len(part))
+        return (part.flatten() < right).long()
+
+    monkeypatch.setattr(evaluate, "predict", answers)
+    monkeypatch.setattr(evaluate, "batch_for", lambda images, device: 10)
+    assert evaluate.accuracy_down_to(limit, small_net, images, labels, scaled) == found
+    assert seen == [10] * looks
+
+
+def test_what_unlearning_says_of_itself_is_the_accuracy_on_all_images(
+    monkeypatch: pytest.MonkeyPatch, small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    monkeypatch.setattr(evaluate, "batch_for", lambda images, device: 4)
+    for limit, reached in ((0.1, False), (0.325, True)):  # it is 0.325 of 40
+        result = unlearn(small_net, images, labels, scaled, seeded(), lr=1e-9, epochs=1, clean_threshold=limit)
+        own = evaluate.accuracy(evaluate.predict(result.model, images, scaled), labels)
+        assert (result.accuracy, result.reached) == (own, reached)
 
 
 def test_divergence_is_an_error(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:

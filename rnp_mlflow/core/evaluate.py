@@ -80,6 +80,21 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
     return int((predictions == labels.cpu()).sum()) / len(predictions)
 
 
+def accuracy_down_to(
+    limit: float, model: nn.Module, images: Tensor, labels: Tensor, transform: Transform, precision: str = "fp32"
+) -> float:
+    """Accuracy on the images if it is at most `limit`, else a lower bound of it that is above.
+
+    No more images are looked at than it takes to know that, batch by batch in their order.
+    """
+    right, size = 0, batch_for(images, device_of(model))
+    for part, truth in zip(images.split(size), labels.cpu().split(size), strict=True):
+        right += int((predict(model, part, transform, precision) == truth).sum())
+        if right / len(images) > limit:
+            break
+    return right / len(images)
+
+
 @dataclass(frozen=True)
 class Scores:
     """ACC, and ASR and RA where triggered images are known (else None); each 0 to 1."""
