@@ -9,7 +9,7 @@ __all__ = ["TestSet", "defend"]
 def __getattr__(name: str) -> Any:
     """Import torch only when asked for: the command line's help does without."""
     if name == "defend":
-        from rnp_mlflow.method import defend
+        from rnp_mlflow.defence import defend
 
         return defend
     if name == "TestSet":

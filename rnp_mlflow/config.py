@@ -184,7 +184,19 @@ class Prune(Common):
     pruning_by: Literal["threshold", "number"] = Field("threshold", description="cut at mask values, or at counts")
     pruning_max: float = Field(0.9, gt=0, description="end of the sweep (by number: a count, or below 1 a share)")
     pruning_step: float = Field(0.05, gt=0, description="step of the sweep (by number: a count, or below 1 a share)")
+    pruning_stride: int = Field(
+        2,
+        ge=1,
+        description="look at every so-manieth point of the sweep and, beside where the proxy fails and the choice, at "
+        "all; 1: at all of them, as the reference",
+    )
     pruning_number: float = Field(0.7, ge=0, description="the fixed operating point (by number: a count or share)")
+    curve_images: int = Field(
+        1000,
+        ge=0,
+        description="test images, and triggered ones, that the curve is measured on, at most; the unpruned model and "
+        "the points reported are measured on all; 0: all throughout, as the reference",
+    )
     acc_ratio: float = Field(
         0.95,
         gt=0,
@@ -197,7 +209,7 @@ class Prune(Common):
     clean_views: int = Field(
         5,
         ge=0,
-        description="random crops of each held-out image for its accuracy; 0: the image as it is",
+        description="random crops of each held-out image for its accuracy, up to 1,000 in all; 0: the image as it is",
     )
     proxy_ratio: float = Field(
         0.01, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
@@ -258,6 +270,8 @@ EARLIER: dict[str, Any] = {
     "proxy_share": 0.0,
     "suspect_steps": 0,
     "mask_averaging": "none",
+    "pruning_stride": 1,
+    "curve_images": 0,
 }
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}

@@ -1,21 +1,21 @@
-"""The three steps as settings describe them, and all of them in one call: tensors in, tensors out, no MLflow."""
+"""The three steps as settings describe them: tensors in, tensors out, no MLflow."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.config import Common, Prune, Recover, Settings, Unlearn, parse
+from rnp_mlflow.config import Common, Prune, Recover, Unlearn
 from rnp_mlflow.core import select
 from rnp_mlflow.core import verdict as signs
 from rnp_mlflow.core.batches import OnEpoch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
-from rnp_mlflow.core.curve import Judge, Point, refined, trace
-from rnp_mlflow.core.evaluate import TestSet, predict, settled
-from rnp_mlflow.core.neurons import Mask, norm_layers
+from rnp_mlflow.core.curve import Judge, Point, refined, survey
+from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate, predict, settled, spaced
+from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.precision import logits_of
 from rnp_mlflow.core.proxy import Proxy, invert
 from rnp_mlflow.core.prune import Cut, Refit, cut_at, cuts, pruned_copy
@@ -25,11 +25,12 @@ from rnp_mlflow.core.select import Rule
 from rnp_mlflow.core.unlearn import Unlearned, unlearn
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.data.subset import hold_out
-from rnp_mlflow.errors import ConfigError, DataError
+from rnp_mlflow.errors import ConfigError
 
 Images = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), on the model's device
 S = TypeVar("S", bound=Common)
+# Of more clean images, this many do for a pruned model's statistics, and so many views for its held-out accuracy.
+STATISTICS, VIEWS = 500, 1000
 
 
 def settle(settings: S, model: nn.Module, images: Tensor, feed: Preprocess) -> S:
@@ -123,10 +124,10 @@ def rule_of(settings: Prune) -> Rule:
     return Rule(settings.acc_ratio, proxy_ratio, settings.stop_ratio, settings.margin_ratio)
 
 
-def points_of(settings: Prune, mask: Mask) -> list[Cut]:
-    """The unpruned model, the points of the sweep, and last the fixed operating point."""
-    sweep = cuts(mask, settings.pruning_by, settings.pruning_max, settings.pruning_step)
-    return [*sweep, cut_at(mask, settings.pruning_by, settings.pruning_number)]
+def sweep_of(settings: Prune, mask: Mask) -> tuple[list[Cut], Cut]:
+    """The unpruned model and every point that the sweep may look at; the fixed operating point."""
+    by = settings.pruning_by
+    return cuts(mask, by, settings.pruning_max, settings.pruning_step), cut_at(mask, by, settings.pruning_number)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ class Traced:
     """Every point of the curve, the unpruned model first; the fixed operating point; what refits a pruned model.
 
     size, cost, faded: of the proxy, of stopping it, and of it when unlearned (`core.verdict`); None without one.
-    A proxy that turns nothing on the unpruned model counts as one of size 1.
+    A proxy that turns nothing on the unpruned model counts as one of size 1. whole: the point with its scores on
+    all test images, where the curve's are of `curve_images` of them.
     """
 
     points: list[Point]
@@ -143,6 +145,7 @@ class Traced:
     size: float | None = None
     cost: float | None = None
     faded: float | None = None
+    whole: Callable[[Point], Point] = field(default=lambda point: point, repr=False)
 
     @property
     def doubt(self) -> float | None:
@@ -154,6 +157,8 @@ class Traced:
 
 def refit_by(settings: Prune, model: nn.Module, used: Images, feed: Preprocess) -> Refit | None:
     """What `bn_stats` does to a pruned copy of `model`, with these clean images."""
+    some = spaced(len(used[0]), STATISTICS)
+    used = used[0][some], used[1][some]
     if settings.bn_stats == "shift":
         return shift_from(model, used[0], feed, settings.precision)
     if settings.bn_stats == "reestimate":
@@ -177,89 +182,37 @@ def trace_by(
     """Step 3's curve (`core.curve`) as the settings say.
 
     used: clean images that trained the mask, for `bn_stats`. held: those that did not, for `val_acc`.
-    proxy, verdict: what `examine` found. on_point: called after each of `points_of`.
+    proxy, verdict: what `examine` found. on_point: called after each point.
     """
-    draws = generator(settings.seed, "views")
-    held = feed.views(*held, settings.clean_views, draws)
     refit = refit_by(settings, model, used, feed)
-    judge = Judge(test, held, feed, proxy, settings.precision)
-    found = trace(model, mask, points_of(settings, mask), judge, refit, on_point)
-    points, fixed = found[:-1], found[-1]
+    part = test.part(settings.curve_images) if settings.curve_images else test
+    judge = Judge(part, held_views(settings, held, feed), feed, proxy, settings.precision)
+    sweep, fixed = sweep_of(settings, mask)
+    rule = rule_of(settings)
+    found = survey(model, mask, sweep, rule, settings.pruning_stride, judge, refit, [fixed], on_point)
+    points = [found[cut] for cut in sweep if cut in found]
     if settings.select_by in ("proxy", "clean_acc") and settings.refine:
-        points = refined(model, mask, points, rule_of(settings), settings.refine, judge, refit)
-    if not proxy:
-        return Traced(points, fixed, refit)
-    size = signs.relative_size(proxy.change, feed(held[0], None)) if points[0].proxy_asr else 1.0
-    return Traced(points, fixed, refit, size, signs.cost(points), verdict.faded if verdict else None)
+        points = refined(model, mask, points, rule, settings.refine, judge, refit)
+    size, cost, faded = None, None, verdict.faded if verdict else None
+    if proxy:
+        size = signs.relative_size(proxy.change, feed(judge.held[0], None)) if points[0].proxy_asr else 1.0
+        cost = signs.cost(points)
+
+    @cache
+    def scores(pruned: int) -> Scores:
+        return evaluate(pruned_copy(model, mask, pruned, refit), test, feed, settings.precision)
+
+    def whole(point: Point) -> Point:
+        return point if part is test else replace(point, scores=scores(point.pruned))
+
+    return Traced(points, found[fixed], refit, size, cost, faded, whole)
 
 
-@dataclass(frozen=True)
-class Defended:
-    """What `defend` gives. model: the purified one, in eval mode. chosen: the point it was pruned at.
-
-    verdict: the suspected class. doubt: how little speaks for a backdoor (up to `max_doubt` one is suspected).
-    """
-
-    model: nn.Module = field(repr=False)
-    mask: Mask = field(repr=False)
-    curve: list[Point] = field(repr=False)
-    chosen: Point
-    unlearned: Unlearned = field(repr=False)
-    verdict: Verdict | None
-    proxy: Proxy | None = field(repr=False)
-    doubt: float | None
-
-
-def defend(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    flip: bool = True,
-    test: TestSet | None = None,
-    **settings: Any,
-) -> Defended:
-    """Find a backdoor's neurons with clean images, and prune them; `model` is left as it was.
-
-    model: any classifier with BatchNorm (torchvision's, timm's, your own), on any device.
-    images, labels: the clean images (N, C, H, W) with labels int64 (N,), tensors or arrays. uint8 pixels
-    need the model's `mean` and `std` (per channel, 0 to 1); floats are taken as the model wants them.
-    flip: whether a mirrored image keeps its label. test: what the curve is judged on, images of the same
-    kind; without it ACC is that on the held-out images, and ASR is None.
-    settings: parameters of unlearn, recover and prune by name, `seed=1`, `acc_ratio=0.98` (config.py).
-    The same seed gives the same result to the bit on the same machine and threads; on CUDA call
-    `torch.use_deterministic_algorithms(True)` before.
-
-    Raises:
-        ConfigError: a setting is unknown or out of range, or uint8 images come without mean and std.
-        DataError: images and labels do not go together.
-        ModelError: the model has no BatchNorm layer with a scale, or unlearning diverged.
-    """
-    plans = _settings(settings)
-    model = copy.deepcopy(model)
-    device = next(iter(norm_layers(model).values())).weight.device
-    images, labels = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
-    images, labels = images.to(device), labels.to(device)
-    feed = Preprocess.for_side(images.shape[-1], mean or (), std or (), flip)
-    classes = class_count(model, images, feed)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"labels must be from 0 to {classes - 1}, as the model has {classes} classes")
-    start = plans["unlearn"]
-    kept = hold_out(labels.cpu(), start.holdout, generator(start.seed, "holdout"))
-    free = torch.ones(len(labels), dtype=torch.bool)
-    free[kept] = False
-    used, held = (images[free], labels[free]), (images[kept], labels[kept])
-    plans = {step: settle(plan, model, used[0], feed) for step, plan in plans.items()}
-    start = plans["unlearn"]
-    unlearned = unlearn_by(start, model, used, feed)
-    verdict, proxy = examine(start, model, unlearned, used, feed)
-    mask = recover_by(plans["recover"], unlearned.model, model, used, feed, proxy).mask
-    traced = trace_by(plans["prune"], model, mask, used, held, test or TestSet(*held), feed, proxy, verdict)
-    chosen = choose(traced, plans["prune"])
-    purified = pruned_copy(model, mask, chosen.pruned, traced.refit).eval()
-    return Defended(purified, mask, traced.points, chosen, unlearned, verdict, proxy, traced.doubt)
+def held_views(settings: Prune, held: Images, feed: Preprocess) -> Images:
+    """What held-out accuracy is measured on: `clean_views` crops of each image, or fewer of many images."""
+    some = spaced(len(held[0]), VIEWS)
+    views = min(settings.clean_views, max(1, VIEWS // len(some)))
+    return feed.views(held[0][some], held[1][some], views, generator(settings.seed, "views"))
 
 
 def backdoor_suspected(traced: Traced, settings: Prune) -> bool | None:
@@ -283,26 +236,3 @@ def choose(traced: Traced, settings: Prune) -> Point:
     if best is None:
         raise ConfigError("select_by=asr needs triggered images")
     return traced.points[best]
-
-
-def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    steps: dict[str, type[Settings]] = {"unlearn": Unlearn, "recover": Recover, "prune": Prune}
-    known = {name for settings in steps.values() for name in settings.model_fields}
-    foreign = {"device", "threads", "model_run_id", "unlearn_run_id", "recover_run_id", "mask_file", "ratio", "index"}
-    foreign |= {"export", "register_as"}
-    if unknown := sorted(set(values) - (known - foreign)):
-        raise ConfigError(f"defend takes no setting {unknown[0]}; it takes {', '.join(sorted(known - foreign))}")
-    return {step: parse(settings, values) for step, settings in steps.items()}
-
-
-def _checked(images: Tensor, labels: Tensor, mean: Any, std: Any) -> Images:
-    if images.ndim != 4 or labels.shape != images.shape[:1] or len(images) < 4 or labels.is_floating_point():
-        raise DataError(
-            f"images must be (N, C, H, W) with as many whole labels, N ≥ 4; not {tuple(images.shape)} and "
-            f"{labels.dtype} {tuple(labels.shape)}"
-        )
-    if not images.is_floating_point() and images.dtype != torch.uint8:
-        raise DataError(f"images must be uint8 pixels or floats as the model takes them, not {images.dtype}")
-    if images.dtype == torch.uint8 and not (mean and std and len(mean) == len(std) == images.shape[1]):
-        raise ConfigError(f"uint8 images need the model's mean and std, {images.shape[1]} values each")
-    return images, labels.long()

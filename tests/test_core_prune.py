@@ -303,3 +303,54 @@ def test_where_the_proxy_decides_nothing_is_refined(
     assert [p.proxy_asr for p in points] == [1.0, 1.0, 0.0, 0.0]
     assert rule.index(points) == 3  # accuracy is still whole there
     assert curve.refined(small_net, mask, points, rule, 4, judge) == points
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, small_net: nn.Sequential, images: torch.Tensor) -> curve.Judge:
+    """What depends on the number of pruned neurons of 10 alone: accuracy is lost from 9 on, the proxy works to 3."""
+
+    def pruned(model: nn.Module) -> int:
+        return int((model[1].weight == 0).sum() + (model[4].weight == 0).sum())  # type: ignore[index,union-attr]
+
+    labels = torch.ones(len(images), dtype=torch.int64)
+    monkeypatch.setattr(Proxy, "rate", lambda self, model, *rest: float(pruned(model) <= 3))
+    monkeypatch.setattr(curve, "predict", lambda model, *rest: labels if pruned(model) < 9 else labels + 1)
+    proxy = Proxy(0, torch.ones(2, 6, 6), torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
+    return curve.Judge(TestSet(images, labels), (images, labels), scaled, proxy)
+
+
+TENTHS = {"1": torch.tensor([0.1, 0.2, 0.3, 0.4]), "4": torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])}
+
+
+@pytest.mark.parametrize(
+    ("stride", "looked_at"),
+    [
+        (1, [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (2, [0, 0, 2, 3, 4, 6, 8, 9]),  # 3 is before the first where it fails, 9 after the last that keeps accuracy
+        (3, [0, 0, 3, 4, 5, 6, 7, 8, 9]),  # 6 fails, so does 5, so does 4; and 7, and 8, keep accuracy
+        (20, [0, 0, 9]),  # accuracy is lost at both ends but the first: nothing is pruned
+    ],
+)
+def test_a_coarse_sweep_looks_at_every_point_beside_its_choice(
+    stride: int, looked_at: list[int], counted: curve.Judge, small_net: nn.Sequential
+) -> None:
+    points = cuts(TENTHS, "threshold", 0.9, 0.1)
+    rule, steps = Rule(0.95, 0.05), []
+    found = curve.survey(small_net, TENTHS, points, rule, stride, counted, on_point=lambda: steps.append(1))
+    assert [cut.pruned for cut in found] == looked_at
+    assert len(steps) == len(found)
+    assert [(cut.at, cut.pruned) for cut in found] == [(point.at, point.pruned) for point in found.values()]
+    if stride < 20:
+        full = curve.trace(small_net, TENTHS, points, counted)
+        chosen = list(found.values())[rule.index(list(found.values()))]
+        assert chosen == full[rule.index(full)]
+        assert chosen.pruned == 8
+
+
+def test_a_coarse_sweep_judges_what_it_is_told_to(counted: curve.Judge, small_net: nn.Sequential) -> None:
+    points = cuts(TENTHS, "threshold", 0.9, 0.1)
+    rule = Rule(0.95, 0.05)
+    found = curve.survey(small_net, TENTHS, points, rule, 4, counted, also=[cut_at(TENTHS, "threshold", 0.15)])
+    assert list(found)[-1] == Cut(0.15, 1)
+    again = curve.survey(small_net, TENTHS, points, rule, 4, counted, also=[points[5]])
+    assert [cut for cut in again if cut == points[5]] == [points[5]]

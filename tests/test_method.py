@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from rnp_mlflow import defend, method
 from rnp_mlflow.config import Prune, Unlearn
 from rnp_mlflow.core.curve import Point
-from rnp_mlflow.core.evaluate import Scores
+from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate
 from rnp_mlflow.core.neurons import flatten, norm_layers
 from rnp_mlflow.core.prune import keep_vector
+from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
 QUICK: dict[str, Any] = {
@@ -172,6 +173,45 @@ def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
         **{("clean_acc", size): 2 for size in sizes},
         **{("number", size): 9 for size in sizes},
     }  # fmt: skip
+
+
+def test_the_curve_is_measured_on_a_part_of_the_test_images_and_what_is_reported_on_all() -> None:
+    images, labels = pixels()
+    model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
+    test = TestSet(images, labels, images[labels > 0], labels[labels > 0], torch.zeros(18, dtype=torch.int64))
+    whole, part = (
+        defend(model, images, labels, test=test, **feed, **QUICK, curve_images=count) for count in (0, 7)
+    )  # fmt: skip
+    assert flatten(whole.mask).equal(flatten(part.mask))
+    assert whole.chosen == part.chosen
+    some = TestSet(
+        *(values[[0, 3, 6, 10, 13, 17, 20]] for values in (images, labels)),
+        *(values[[0, 2, 5, 7, 10, 12, 15]] for values in (test.triggered, test.true_labels, test.target_labels)),
+    )
+    after = evaluate(part.model, some, Preprocess.for_side(32, files.MEAN, files.STD, True))
+    assert after in [point.scores for point in part.curve]
+    assert [point.val_acc for point in whole.curve] == [point.val_acc for point in part.curve]
+
+
+def test_of_many_clean_images_a_few_hundred_make_statistics_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Preprocess.for_side(8, (0.5,), (0.25,), False)
+    held = torch.arange(1000).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8), torch.arange(1000)
+    sizes = {
+        (views, count): len(method.held_views(Prune(clean_views=views), (held[0][:count], held[1][:count]), feed)[0])
+        for views in (0, 1, 5) for count in (100, 300, 1000)
+    }  # fmt: skip
+    assert sizes == {
+        (0, 100): 100, (0, 300): 300, (0, 1000): 1000,
+        (1, 100): 100, (1, 300): 300, (1, 1000): 1000,
+        (5, 100): 500, (5, 300): 900, (5, 1000): 1000,
+    }  # fmt: skip
+    monkeypatch.setattr(method, "VIEWS", 100)
+    _, labels = method.held_views(Prune(), held, feed)
+    assert labels.tolist() == list(range(0, 1000, 10))
+    asked: list[Tensor] = []
+    monkeypatch.setattr(method, "shift_from", lambda model, images, *rest: asked.append(images))
+    method.refit_by(Prune(), nn.Identity(), held, feed)
+    assert asked[0].equal(held[0][::2])
 
 
 def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:

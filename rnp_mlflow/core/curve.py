@@ -1,6 +1,6 @@
 """The pruning curve: every point of a sweep judged on the test images and on held-out clean ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -56,10 +56,10 @@ class Judge:
 def trace(
     model: nn.Module,
     mask: Mapping[str, Tensor],
-    cuts: Sequence[Cut],
+    cuts: Iterable[Cut],
     judge: Judge,
     refit: Refit | None = None,
-    on_point: Callable[[], object] = lambda: None,
+    on_point: Callable[[Cut, Point], object] = lambda cut, point: None,
 ) -> list[Point]:
     """Judge the pruned model at every cut; `model` stays as it is.
 
@@ -70,8 +70,49 @@ def trace(
     with laid_out(model, judge.precision):
         for cut, found in sweep(model, mask, cuts, judge, refit):
             points.append(Point(cut.at, cut.pruned, *found))
-            on_point()
+            on_point(cut, points[-1])
     return points
+
+
+def survey(
+    model: nn.Module,
+    mask: Mapping[str, Tensor],
+    cuts: Sequence[Cut],
+    rule: Rule,
+    stride: int,
+    judge: Judge,
+    refit: Refit | None = None,
+    also: Sequence[Cut] = (),
+    on_point: Callable[[], object] = lambda: None,
+) -> dict[Cut, Point]:
+    """The curve at every `stride`-th cut and, beside the choice, at every one; in the order of `cuts`, then `also`.
+
+    Beside the choice are the cut before the one at which the proxy fails and the cut after the one chosen, as often as
+    these move. cuts: the unpruned model first, then more and more pruned. also: cuts to judge in any case.
+
+    Raises:
+        MaskError: the mask is not this model's.
+    """
+    found: dict[Cut, Point] = {}
+
+    def visits() -> Iterator[Cut]:
+        yield from dict.fromkeys((cuts[0], *cuts[1::stride], cuts[-1], *also))
+        while missing := beside(cuts, found, rule):
+            yield missing[0]
+
+    def keep(cut: Cut, point: Point) -> None:
+        found[cut] = point
+        on_point()
+
+    trace(model, mask, visits(), judge, refit, keep)
+    return {cut: found[cut] for cut in dict.fromkeys((*cuts, *also)) if cut in found}
+
+
+def beside(cuts: Sequence[Cut], found: Mapping[Cut, Point], rule: Rule) -> list[Cut]:
+    """The cuts next to where the proxy fails and to the choice, if they are not found yet (`survey`)."""
+    known = [k for k, cut in enumerate(cuts) if cut in found]
+    fails, chosen = (known[k] for k in rule.span([found[cuts[k]] for k in known]))
+    return [cuts[k] for k in (fails - 1, chosen + 1) if 0 <= k < len(cuts) and cuts[k] not in found]
 
 
 def refined(

@@ -121,6 +121,23 @@ class TestSet:
     true_labels: Tensor | None = None
     target_labels: Tensor | None = None
 
+    def part(self, count: int) -> "TestSet":
+        """At most `count` of the images, evenly spaced, and as many of the triggered ones; itself where that is all."""
+        if count >= max(len(self.images), 0 if self.triggered is None else len(self.triggered)):
+            return self
+        clean = spaced(len(self.images), count)
+        some = self.images[clean], self.labels[clean]
+        if self.triggered is None or self.true_labels is None or self.target_labels is None:
+            return TestSet(*some)
+        bad = spaced(len(self.triggered), count)
+        return TestSet(*some, *(values[bad] for values in (self.triggered, self.true_labels, self.target_labels)))
+
+
+def spaced(size: int, count: int) -> Tensor:
+    """At most `count` of the indices 0 to size - 1, evenly spaced from 0 on; int64 (min(size, count),)."""
+    few = min(size, count)
+    return torch.arange(few) * size // few
+
 
 def evaluate(model: nn.Module, test: TestSet, transform: Transform, precision: str = "fp32") -> Scores:
     """ACC on the clean images; ASR and RA on the triggered ones, if there are any."""

@@ -4,7 +4,7 @@ A neuron is pruned by setting its γ to 0 in the *original* model; β stays (RNP
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
@@ -125,14 +125,14 @@ def pruned_copy(model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit
 def sweep(
     model: nn.Module,
     mask: Mapping[str, Tensor],
-    points: Sequence[Cut],
+    points: Iterable[Cut],
     judge: Callable[[nn.Module], R],
     refit: Refit | None = None,
 ) -> Iterator[tuple[Cut, R]]:
     """Judge the pruned model at every point; a point that prunes the same neurons is not judged again.
 
-    points: in any order. refit: run on the working copy after each pruning; it must not depend on
-    what an earlier point left in the model's buffers.
+    points: in any order; the next is asked for once the last was judged. refit: run on the working copy after
+    each pruning; it must not depend on what an earlier point left in the model's buffers.
 
     Raises:
         MaskError: the mask is not this model's.

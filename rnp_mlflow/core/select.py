@@ -47,17 +47,21 @@ class Rule:
         `proxy_ratio` of its success or, where there is none, the best trade of its success against accuracy,
         weighed as in DER; and from there the margin. Where the unpruned model is that trade, nothing is pruned.
         """
+        return self.span(points)[1]
+
+    def span(self, points: Sequence[Seen]) -> tuple[int, int]:
+        """Where the proxy fails (or is traded best; 0 without one), and the point to prune at: `index`."""
         accuracies = [point.val_acc for point in points]
         if not self.by_proxy(points[0]):
-            return last_above(accuracies, self.acc_ratio * accuracies[0])
+            return 0, last_above(accuracies, self.acc_ratio * accuracies[0])
         shares = trades(points)
         lowest = self.stop_ratio * accuracies[0]
         allowed = range(last_above(accuracies, lowest) + 1)
         stopped = [k for k in allowed if shares[k][0] <= (self.proxy_ratio or 0.0)]
         first = stopped[0] if stopped else min(allowed, key=lambda k: sum(shares[k]))
         if not first:
-            return 0
-        return first + last_above(accuracies[first:], max(lowest, self.margin_ratio * accuracies[first]))
+            return 0, 0
+        return first, first + last_above(accuracies[first:], max(lowest, self.margin_ratio * accuracies[first]))
 
 
 def trades(points: Sequence[Seen]) -> list[tuple[float, float]]:

@@ -99,13 +99,15 @@ def evidence(summary: dict[str, Any]) -> list[str]:
         f"{counts['test']} test images" if counts["test"] else f"the same {counts['held_out']}, there is no test part"
     )
     triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
+    fewer = 0 < counts["curve"] < max(counts["test"], counts["triggered"])
+    part = f"; the curve: {counts['curve']} of each" if fewer else ""
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
     proxy = "  proxy: share of held-out images that a stand-in for the trigger turns to the suspected class"
     return [
         *said(summary),
         *([] if summary["before"]["proxy_asr"] is None else [proxy]),
         f"  held-out ACC: random crops of {counts['held_out']} of {counts['clean']} clean images",
-        f"  ACC: {tested}{triggered}",
+        f"  ACC: {tested}{triggered}{part}",
         f"  pruned: {lost or 'nothing'}",
     ]
 

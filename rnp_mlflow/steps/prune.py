@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rnp_mlflow.config import RUN_ID, Prune
+from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.evaluate import der
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.proxy import Proxy
@@ -15,7 +16,7 @@ from rnp_mlflow.core.prune import keep_vector, pruned_copy, ranking
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
-from rnp_mlflow.method import Traced, backdoor_suspected, choose, points_of, trace_by
+from rnp_mlflow.method import Traced, backdoor_suspected, choose, sweep_of, trace_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import curve, runtime, subject
 from rnp_mlflow.steps.plan import Plan
@@ -42,13 +43,14 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
     verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
     traced = draw(settings, suspect, clean, mask, proxy, verdict)
-    summary = summarise(settings, traced)
+    with runtime.progress("test", 4) as advance:
+        summary = summarise(settings, traced, advance)
     summary["verdict"] = conclusion(settings, traced, verdict, suspect.spec.classes)
     picked = summary["points"][summary["selected"]]
     summary["layers"] = pruned_by_layer(mask, picked["pruned"])
     summary["images"] = {
         "clean": len(clean.indices), "held_out": len(clean.held), "test": len(suspect.data.test or ()),
-        "triggered": len(suspect.triggered.images) if suspect.triggered else 0,
+        "triggered": len(suspect.triggered.images) if suspect.triggered else 0, "curve": settings.curve_images,
     }  # fmt: skip
     purified = pruned_copy(suspect.model, mask, picked["pruned"], traced.refit)
     store.save(run.folder / "purified_model", purified, suspect.spec)
@@ -94,7 +96,8 @@ def draw(
 ) -> Traced:
     """The curve, with a progress bar."""
     test = suspect.judged_by(clean.held)
-    with runtime.progress("prune", len(points_of(settings, mask))) as advance:
+    expected = len(sweep_of(settings, mask)[0]) // settings.pruning_stride + 2  # most often two beside the choice
+    with runtime.progress("prune", expected) as advance:
         return trace_by(
             settings, suspect.model, mask, clean.used.pair, clean.held.pair, test, suspect.transform,
             proxy, verdict, advance,
@@ -121,12 +124,19 @@ def conclusion(
     }  # fmt: skip
 
 
-def summarise(settings: Prune, traced: Traced) -> dict[str, Any]:
-    """`summary.json`: the figures before, and those of each operating point."""
-    before = traced.points[0]
+def summarise(settings: Prune, traced: Traced, on_point: runtime.Advance = lambda: None) -> dict[str, Any]:
+    """`summary.json`: the figures before, and those of each operating point, on all test images."""
+
+    def tested(point: Point) -> Point:
+        point = traced.whole(point)
+        on_point()
+        return point
+
+    before = tested(traced.points[0])
     own = settings.select_by if settings.select_by in ("proxy", "clean_acc") else "proxy"
     ways = {"chosen": own, "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
-    points = {name: choose(traced, settings.model_copy(update={"select_by": way})) for name, way in ways.items()}
+    chosen = {name: choose(traced, settings.model_copy(update={"select_by": way})) for name, way in ways.items()}
+    points = {name: tested(point) for name, point in chosen.items()}
     return {
         "before": asdict(before.scores) | {"val_acc": before.val_acc, "proxy_asr": before.proxy_asr},
         "select_by": settings.select_by,
