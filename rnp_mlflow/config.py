@@ -112,7 +112,18 @@ class Import(Data):
     target: Text = Field(None, description="their target class, by name or number")
 
 
-class Unlearn(Common):
+class Watched(Common):
+    """How training is looked at while it goes on; it changes no result."""
+
+    eval_every: int = Field(
+        0,
+        ge=0,
+        description="measure ACC, ASR and RA on up to 1,000 test and triggered images after every so-manieth epoch of "
+        "unlearning and recovery; 0: never",
+    )
+
+
+class Unlearn(Watched):
     """Gradient ascent on a few clean images until clean accuracy collapses."""
 
     model_run_id: Text = Field(None, description="run that holds the suspect model; auto finds or makes it")
@@ -145,7 +156,7 @@ class Unlearn(Common):
     clip: float = Field(20.0, ge=0, description="bound on the gradient's norm; 0 for none, as the reference")
 
 
-class Recover(Common):
+class Recover(Watched):
     """Learn a mask that brings clean accuracy back; the backdoor's neurons stay low."""
 
     unlearn_run_id: Text = Field(None, description="run that holds the unlearned model; auto finds or makes it")

@@ -95,7 +95,7 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
     steps: dict[str, type[Settings]] = {"unlearn": Unlearn, "recover": Recover, "prune": Prune}
     known = {name for settings in steps.values() for name in settings.model_fields}
     foreign = {"device", "threads", "model_run_id", "unlearn_run_id", "recover_run_id", "mask_file", "ratio", "index"}
-    foreign |= {"export", "register_as"}
+    foreign |= {"export", "register_as", "eval_every"}
     if unknown := sorted(set(values) - (known - foreign)):
         raise ConfigError(f"defend takes no setting {unknown[0]}; it takes {', '.join(sorted(known - foreign))}")
     return {step: parse(settings, values) for step, settings in steps.items()}

@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.config import Common, Prune, Recover, Unlearn
+from rnp_mlflow.config import Common, Prune, Recover, Unlearn, Watched
 from rnp_mlflow.core import select
 from rnp_mlflow.core import verdict as signs
-from rnp_mlflow.core.batches import OnEpoch
+from rnp_mlflow.core.batches import OnEpoch, Watch
 from rnp_mlflow.core.bn_stats import reestimate_, shift_from
 from rnp_mlflow.core.curve import Judge, Point, refined, survey
 from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate, predict, settled, spaced
@@ -31,6 +31,7 @@ Images = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), on the
 S = TypeVar("S", bound=Common)
 # Of more clean images, this many do for a pruned model's statistics, and so many views for its held-out accuracy.
 STATISTICS, VIEWS = 500, 1000
+WATCHED = 1000  # test images, and triggered ones, that an epoch is measured on, at most
 
 
 def settle(settings: S, model: nn.Module, images: Tensor, feed: Preprocess) -> S:
@@ -38,8 +39,25 @@ def settle(settings: S, model: nn.Module, images: Tensor, feed: Preprocess) -> S
     return settings.model_copy(update={"precision": settled(settings.precision, model, images, feed)})
 
 
+def watch_by(settings: Watched, test: TestSet, feed: Preprocess) -> Watch | None:
+    """Scores on a part of the test images after every `eval_every`-th epoch."""
+    if not settings.eval_every:
+        return None
+    part = test.part(WATCHED)
+
+    def watch(epoch: int, model: nn.Module) -> Scores | None:
+        return None if epoch % settings.eval_every else evaluate(model, part, feed, settings.precision)
+
+    return watch
+
+
 def unlearn_by(
-    settings: Unlearn, model: nn.Module, clean: Images, feed: Preprocess, on_epoch: OnEpoch = lambda record: None
+    settings: Unlearn,
+    model: nn.Module,
+    clean: Images,
+    feed: Preprocess,
+    watch: Watch | None = None,
+    on_epoch: OnEpoch = lambda record: None,
 ) -> Unlearned:
     """Step 1 (`core.unlearn`) as the settings say."""
     with seeded(settings.seed, "unlearn") as draws:
@@ -47,7 +65,7 @@ def unlearn_by(
             model, *clean, feed.seen(settings.unlearning_views), draws,
             lr=settings.unlearning_lr, epochs=settings.unlearning_epochs, clean_threshold=settings.clean_threshold,
             schedule=settings.schedule, batch_size=settings.batch_size, clip=settings.clip,
-            stop=settings.unlearning_stop, precision=settings.precision, on_epoch=on_epoch,
+            stop=settings.unlearning_stop, precision=settings.precision, watch=watch, on_epoch=on_epoch,
         )  # fmt: skip
 
 
@@ -105,6 +123,7 @@ def recover_by(
     clean: Images,
     feed: Preprocess,
     proxy: Proxy | None = None,
+    watch: Watch | None = None,
     on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
     """Step 2 (`core.recover`) as the settings say."""
@@ -114,7 +133,8 @@ def recover_by(
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
             batch_size=settings.recovering_batch_size, averaging=settings.mask_averaging, precision=settings.precision,
             proxy=proxy if settings.proxy_share else None, proxy_share=settings.proxy_share, suspect=suspect,
-            suspect_steps=settings.suspect_steps, suspect_weight=settings.suspect_weight, on_epoch=on_epoch,
+            suspect_steps=settings.suspect_steps, suspect_weight=settings.suspect_weight, watch=watch,
+            on_epoch=on_epoch,
         )  # fmt: skip
 
 

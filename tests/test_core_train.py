@@ -121,6 +121,36 @@ def test_what_unlearning_says_of_itself_is_the_accuracy_on_all_images(
         assert (result.accuracy, result.reached) == (own, reached)
 
 
+def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Unlearning shows its model; recovery the unlearned one with the mask on its γ, and the statistics of then."""
+    shown: list[tuple[int, dict[str, torch.Tensor]]] = []
+
+    def watch(epoch: int, model: nn.Module) -> evaluate.Scores | None:
+        shown.append((epoch, copy.deepcopy(model.state_dict())))
+        return evaluate.evaluate(model, evaluate.TestSet(images, labels), scaled) if epoch == 2 else None
+
+    ways = {"epochs": 2, "batch_size": 16}
+    plain = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=0.0, **ways)
+    seen = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=0.0, **ways, watch=watch)
+    assert [epoch for epoch, _ in shown] == [1, 2]
+    assert all(torch.equal(value, seen.model.state_dict()[name]) for name, value in shown[1][1].items())
+    assert all(torch.equal(value, seen.model.state_dict()[name]) for name, value in plain.model.state_dict().items())
+    own = evaluate.accuracy(evaluate.predict(seen.model, images, scaled), labels)
+    assert [record.scores for record in seen.history] == [None, evaluate.Scores(own)]
+
+    shown.clear()
+    plain_mask, mask = (
+        recover(plain.model, images, labels, scaled, seeded(), averaging="none", **ways, watch=each).mask
+        for each in (None, watch)
+    )
+    assert all(torch.equal(mask[name], plain_mask[name]) for name in mask)
+    last = shown[1][1]
+    for name, values in mask.items():
+        assert torch.equal(last[f"{name}.weight"], plain.model.state_dict()[f"{name}.weight"] * values)
+        assert not torch.equal(last[f"{name}.running_mean"], plain.model.state_dict()[f"{name}.running_mean"])
+    assert torch.equal(last["0.weight"], plain.model.state_dict()["0.weight"])
+
+
 def test_divergence_is_an_error(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     with pytest.raises(ModelError, match="diverged"):
         unlearn(small_net, images, labels, scaled, seeded(), lr=1e30, epochs=3, clean_threshold=0.0, clip=0.0,

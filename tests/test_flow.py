@@ -27,8 +27,8 @@ from rnp_mlflow.steps.plan import make_plan
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,
-    "recovering_epochs": 2, "pruning_step": 0.3, "clean_views": 1, "refine": 0, "threads": 2, "device": "cpu",
-    "proxy_steps": 3,
+    "recovering_epochs": 2, "pruning_step": 0.3, "pruning_stride": 1, "clean_views": 1, "refine": 0,
+    "threads": 2, "device": "cpu", "proxy_steps": 3,
 }  # fmt: skip
 
 
@@ -172,10 +172,8 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     assert bad is not None
     assert suspect.data.test is not None
     test = TestSet(suspect.data.test.images, suspect.data.test.labels, *vars(bad).values())
-    settings = {
-        name: SMALL[name]
-        for name in ("unlearning_epochs", "recovering_epochs", "pruning_step", "clean_views", "refine", "proxy_steps")
-    }
+    machine = ("width", "train_size", "test_size", "training_epochs", "ratio", "threads", "device")
+    settings = {name: value for name, value in SMALL.items() if name not in machine}
     torch.set_num_threads(2)
     feed = {"mean": suspect.spec.mean, "std": suspect.spec.std, "flip": suspect.data.flip}
     result = defend(suspect.model, clean.images, clean.labels, test=test, **feed, **settings)
@@ -212,13 +210,33 @@ def test_a_run_whose_artifact_is_gone_is_not_reused_and_is_refused_by_id(capsys:
 
 def test_steps_by_run_id_alone() -> None:
     recover = runs(entry="recover")[-1].info.run_id
-    assert main(["prune", f"--recover_run_id={recover}", "--pruning_by=number", "--pruning_step=20",
+    assert main(["prune", f"--recover_run_id={recover}", "--pruning_by=number", "--pruning_step=20", "--pruning_stride=1",
                  "--pruning_max=60", "--pruning_number=7", "--select_by=number", "--bn_stats=keep"]) == 0  # fmt: skip
     folder = files(newest("prune"))
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
     assert [(row["number"], row["pruned"]) for row in rows] == [("", "0"), ("20", "20"), ("40", "40"), ("60", "60")]
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["selected"], summary["points"]["fixed"]["pruned"]) == ("fixed", 7)
+
+
+def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None:
+    """With a run that was made without: `eval_every` belongs to the step that is asked for."""
+    unlearn = runs(entry="unlearn")[-1].info.run_id
+    before = runs(entry="recover")[-1]
+    assert (
+        main(["recover", f"--unlearn_run_id={unlearn}", "--recovering_epochs=5", "--eval_every=2", "--threads=2"]) == 0
+    )
+    after = newest("recover")
+    found = {
+        name: MlflowClient().get_metric_history(after.info.run_id, f"recover/test_{name}") for name in ("acc", "asr")
+    }
+    assert {name: [m.step for m in history] for name, history in found.items()} == {"acc": [2, 4], "asr": [2, 4]}
+    rows = list(csv.DictReader((files(after) / "history.csv").open()))
+    assert [row["test_acc"] for row in rows] == ["", repr(found["acc"][0].value), "", repr(found["acc"][1].value), ""]
+    assert all(0 <= float(rows[k]["test_ra"]) <= 1 for k in (1, 3))
+    assert "recover/test_acc" not in before.data.metrics
+    first = list(csv.DictReader((files(before) / "history.csv").open()))
+    assert [row["loss"] for row in rows[:2]] == [row["loss"] for row in first]
 
 
 def test_a_mask_file_takes_the_place_of_recovery() -> None:

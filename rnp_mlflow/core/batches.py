@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+
+from rnp_mlflow.core.evaluate import Scores
 
 
 def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
@@ -19,15 +21,17 @@ def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tenso
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: mean loss and accuracy (0 to 1) on the batches as they were seen; steps made."""
+    """One epoch: mean loss and accuracy (0 to 1) on the batches as they were seen; steps made; test scores after it."""
 
     epoch: int
     loss: float
     accuracy: float
     steps: int
+    scores: Scores | None = None
 
 
 OnEpoch = Callable[[EpochRecord], None]
+Watch = Callable[[int, nn.Module], Scores | None]  # (epoch, the model after it) → scores, where it is looked at
 
 
 class Tally:
@@ -44,5 +48,5 @@ class Tally:
         self.loss += loss.item() * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
 
-    def record(self) -> EpochRecord:
-        return EpochRecord(self.epoch, self.loss / self.images, self.right / self.images, self.steps)
+    def record(self, scores: Scores | None = None) -> EpochRecord:
+        return EpochRecord(self.epoch, self.loss / self.images, self.right / self.images, self.steps, scores)

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
+from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
 from rnp_mlflow.core.precision import forwards
@@ -46,6 +46,7 @@ def recover(
     suspect_weight: float = 2.0,
     averaging: str = "steps",
     precision: str = "fp32",
+    watch: Watch | None = None,
     on_epoch: OnEpoch = lambda record: None,
 ) -> Recovered:
     """Minimise alpha × cross-entropy over the mask of an unlearned model (left as it was).
@@ -57,7 +58,8 @@ def recover(
     followed by `suspect_steps` on this one, their loss `suspect_weight` times as large: the same mask has to bring back
     the one's accuracy and to take the proxy's effect from the other. averaging: 'steps' gives the mean of the mask over
     all steps, which ranks neurons by how soon and how surely they fall (many end at 0 alike); 'none' the last mask, as
-    the reference. precision: as `core.precision.forwards` takes it.
+    the reference. precision: as `core.precision.forwards` takes it. watch: scores the unlearned model under the mask
+    after an epoch.
 
     Raises:
         ModelError: the model has no BatchNorm layer with a scale.
@@ -91,7 +93,15 @@ def recover(
                         total[name] += values.clamp_(0, 1)
                 steps += 1
                 tally.add(loss, logits, labels[index])
-            history.append(tally.record())
+            scores = watch(epoch, recovered(model, working[model], mask)) if watch else None
+            history.append(tally.record(scores))
             on_epoch(history[-1])
     found = {name: values / steps for name, values in total.items()} if averaging == "steps" else mask
     return Recovered({name: values.detach().cpu() for name, values in found.items()}, history)
+
+
+def recovered(model: nn.Module, working: nn.Module, mask: Mask) -> nn.Module:
+    """A copy of `model` with the mask on its γ, and the statistics that `working`, its copy, has come to."""
+    result = copy.deepcopy(model)
+    result.load_state_dict(working.state_dict() | masked_scales(working, mask))
+    return result

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
+from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
 from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_down_to, predict
 from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.errors import ModelError
@@ -46,6 +46,7 @@ def unlearn(
     clip: float = 20.0,
     stop: str = "step",
     precision: str = "fp32",
+    watch: Watch | None = None,
     on_epoch: OnEpoch = lambda record: None,
 ) -> Unlearned:
     """Maximise cross-entropy over all weights of a copy of `model`, BatchNorm in train mode.
@@ -55,7 +56,7 @@ def unlearn(
     clip: bound on the gradient's norm (0: none). stop: 'step' measures accuracy on the images after
     every step, in eval mode; 'epoch' takes the epoch's running accuracy in train mode, as the
     reference does. Either ends unlearning at or below `clean_threshold`; a threshold never reached
-    leaves the last model and `reached` False.
+    leaves the last model and `reached` False. watch: scores the model after an epoch.
 
     Raises:
         ModelError: the loss is no longer finite.
@@ -82,7 +83,7 @@ def unlearn(
                     if seen <= clean_threshold:
                         break
             rate.step()
-            history.append(tally.record())
+            history.append(tally.record(watch(epoch, working) if watch else None))
             on_epoch(history[-1])
             if not math.isfinite(history[-1].loss):
                 raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set clip")

@@ -3,7 +3,7 @@
 import copy
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -153,15 +153,21 @@ def on_epoch(run: StepRun, prefix: str, advance: runtime.Advance) -> OnEpoch:
     """What training calls after every epoch: log it, move the bar."""
 
     def log(record: EpochRecord) -> None:
-        run.metrics({f"{prefix}/loss": record.loss, f"{prefix}/accuracy": record.accuracy}, record.epoch)
+        tested = {f"test_{name}": value for name, value in asdict(record.scores).items()} if record.scores else {}
+        values = {"loss": record.loss, "accuracy": record.accuracy} | tested
+        run.metrics({f"{prefix}/{name}": value for name, value in values.items()}, record.epoch)
         advance()
 
     return log
 
 
 def write_history(file: Path, history: Sequence[EpochRecord]) -> None:
-    """`history.csv`: one row an epoch."""
+    """`history.csv`: one row an epoch; its test scores where it was looked at."""
+    names = ("epoch", "loss", "accuracy", "steps", *(f"test_{field.name}" for field in fields(Scores)))
     with file.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([field.name for field in fields(EpochRecord)])
-        writer.writerows([r.epoch, repr(r.loss), repr(r.accuracy), r.steps] for r in history)
+        writer.writerow(names)
+        for r in history:
+            writer.writerow(
+                [r.epoch, repr(r.loss), repr(r.accuracy), r.steps, *(astuple(r.scores) if r.scores else [""] * 3)]
+            )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Common, steps_of
+from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Watched, steps_of
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
@@ -19,6 +19,8 @@ FILES = ("index", "mask_file", "attack_result", "checkpoint", "triggered")
 PLACES = {"device", "threads", "data_dir", "data", *FILES, *RUN_ID.values()}
 # Settings that say where a result goes besides: they change no figure.
 OUTPUTS = {"export", "register_as"}
+# Of the step that was asked for, whatever the runs before it were made with.
+OWN = {*Watched.model_fields, *OUTPUTS}
 
 
 class Step(Protocol):
@@ -138,7 +140,7 @@ def hold_to_plan(run_id: str, plan: Plan) -> None:
         for name, field in STEPS[slot].model_fields.items():
             wanted, there = getattr(plan[slot], name), logged.get(name, EARLIER.get(name, field.default))
             there = tuple(there) if isinstance(there, list) else there  # JSON has no tuples
-            if name in Common.model_fields or name in PLACES | OUTPUTS or wanted in (field.default, there):
+            if name in PLACES | OWN or wanted in (field.default, there):
                 continue
             if made["entry"] == "import":
                 raise ConfigError(f"{name}={wanted} cannot be given with run {step_id}, an imported model")

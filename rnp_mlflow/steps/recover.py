@@ -6,7 +6,7 @@ from torch import Tensor
 from rnp_mlflow.config import Recover
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.interop import indices, masks
-from rnp_mlflow.method import recover_by
+from rnp_mlflow.method import recover_by, watch_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
@@ -25,9 +25,12 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     clean = stored_clean(upstream["unlearn"], suspect, device)
     proxy = stored_proxy(upstream["unlearn"], device)
     settings = suspect.settle(run, settings, clean)
+    watch = watch_by(settings, suspect.judged_by(clean.held), suspect.transform)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
         log = on_epoch(run, "recover", advance)
-        result = recover_by(settings, model.to(device), suspect.model, clean.used.pair, suspect.transform, proxy, log)
+        result = recover_by(
+            settings, model.to(device), suspect.model, clean.used.pair, suspect.transform, proxy, watch, log
+        )
     masks.write_csv(run.folder / "mask_values.csv", result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     write_history(run.folder / "history.csv", result.history)

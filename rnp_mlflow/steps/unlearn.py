@@ -14,7 +14,7 @@ from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.interop import indices
-from rnp_mlflow.method import examine, unlearn_by
+from rnp_mlflow.method import examine, unlearn_by, watch_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
@@ -32,11 +32,13 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     clean = subject.draw_clean(suspect.data, settings, device)
     settings = suspect.settle(run, settings, clean)
+    test = suspect.judged_by(clean.held)
+    watch = watch_by(settings, test, suspect.transform)
     with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = on_epoch(run, "unlearn", advance)
-        result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, log)
+        result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, watch, log)
     verdict, proxy = examine(settings, suspect.model, result, clean.used.pair, suspect.transform)
-    scores = evaluate(result.model, suspect.judged_by(clean.held), suspect.transform, settings.precision)
+    scores = evaluate(result.model, test, suspect.transform, settings.precision)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     write_history(run.folder / "history.csv", result.history)
     indices.write(run.folder / indices.DEFENCE, clean.indices)
