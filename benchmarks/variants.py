@@ -24,7 +24,7 @@ from rnp_mlflow.tracking import lineage
 REFERENCE = {
     "unlearning_stop": "epoch", "clip": 0, "unlearning_views": "augmented", "recovering_views": "augmented",
     "recovering_batch_size": 128, "recovering_epochs": 20, "mask_averaging": "none", "proxy_steps": 0,
-    "bn_stats": "keep", "refine": 0, "select_by": "clean_acc",
+    "bn_stats": "keep", "refine": 0, "select_by": "clean_acc", "pruning_stride": 1, "curve_images": 0,
 }  # fmt: skip
 FINETUNING = {"epochs": 20, "lr": 0.01, "batch_size": 64}
 
@@ -63,7 +63,7 @@ def by_mask(mask: Mask, base: Figures, **settings: Any) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "mask.csv")
         masks.write_csv(file, mask)
-        return figures(prune(base | {"mask_file": str(file), "pruning_by": "number"} | settings))
+        return figures(prune(base | {"mask_file": str(file), "pruning_by": "number", "pruning_stride": 1} | settings))
 
 
 def nwc(base: Figures, earlier: Figures) -> Figures:

@@ -1,6 +1,9 @@
 """Unlearning and recovery against the same thing written out with plain torch."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.batches import batches
+from rnp_mlflow.core.descent import Descent
 from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.unlearn import unlearn
@@ -27,6 +31,40 @@ def test_batches_are_a_partition_in_near_equal_parts() -> None:
     assert [len(p) for p in batches(5, 128, seeded())] == [5]
     again = torch.cat(list(batches(129, 128, seeded())))
     assert torch.equal(torch.cat(parts), again)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_descent_is_torchs_sgd_and_leaves_alone_what_has_no_gradient(weight_decay: float) -> None:
+    start = [torch.randn(3, generator=seeded()), torch.randn(2, 2, generator=seeded(6)), torch.ones(1)]
+    ours, theirs = ([x.clone().requires_grad_() for x in start] for _ in range(2))
+    descent = Descent(ours, 0.1, 0.9, weight_decay)
+    optimizer = torch.optim.SGD(theirs, 0.1, 0.9, weight_decay=weight_decay)
+    for k in range(4):
+        for x, y, _ in (ours, theirs):
+            loss = x.square().sum() + y.sin().sum()
+            (loss if k else y.square().sum()).backward()  # the first has no gradient at first
+        descent.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        if k == 2:
+            descent.lr = optimizer.param_groups[0]["lr"] = 0.01
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(ours[0], start[0])
+    assert all(x.grad is None for x in ours)
+
+
+def test_unlearning_and_recovery_do_without_the_compiler() -> None:
+    asked = (
+        "import sys, torch; from rnp_mlflow import defend\n"
+        "net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1),"
+        " torch.nn.Flatten(), torch.nn.Linear(4, 3))\n"
+        "defend(net, torch.rand(12, 1, 8, 8), torch.arange(12) % 3, clean_threshold=0.9, unlearning_epochs=1,"
+        " recovering_epochs=1)\n"
+        "print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules])"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])

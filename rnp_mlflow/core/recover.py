@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
+from rnp_mlflow.core.descent import Descent
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
 from rnp_mlflow.core.precision import forwards
@@ -69,7 +70,7 @@ def recover(
         turns += suspect_steps * [(suspect, alpha * suspect_weight)]
     working = {part: copy.deepcopy(part).requires_grad_(False).train() for part, _ in turns}
     mask = {name: values.requires_grad_() for name, values in ones_mask(model).items()}
-    optimizer = torch.optim.SGD(mask.values(), lr, momentum)
+    descent = Descent(mask.values(), lr, momentum)
     history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
@@ -85,9 +86,8 @@ def recover(
                 part, weight = turns[steps % len(turns)]
                 logits = forward[part](inputs, masked_scales(working[part], mask))
                 loss = cross_entropy(logits, labels[index])
-                optimizer.zero_grad()
                 (weight * loss).backward()
-                optimizer.step()
+                descent.step()
                 with torch.no_grad():
                     for name, values in mask.items():
                         total[name] += values.clamp_(0, 1)

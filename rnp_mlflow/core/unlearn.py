@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD
-from torch.optim.lr_scheduler import MultiStepLR
 
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
+from rnp_mlflow.core.descent import Descent
 from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_down_to, predict
 from rnp_mlflow.core.precision import forwards
 from rnp_mlflow.errors import ModelError
@@ -62,8 +61,7 @@ def unlearn(
         ModelError: the loss is no longer finite.
     """
     working = copy.deepcopy(model).requires_grad_(True).train()
-    optimizer = SGD(working.parameters(), lr, momentum, weight_decay=weight_decay)
-    rate = MultiStepLR(optimizer, list(schedule), 0.1)
+    descent = Descent(working.parameters(), lr, momentum, weight_decay)
     history: list[EpochRecord] = []
     seen = 1.0
     with forwards(working, precision) as forward:
@@ -72,17 +70,16 @@ def unlearn(
             for index in batches(len(images), batch_size, generator):
                 logits = forward(transform(images[index], generator))
                 loss = cross_entropy(logits, labels[index])
-                optimizer.zero_grad()
                 (-loss).backward()
                 if clip:
                     clip_grad_norm_(working.parameters(), clip)
-                optimizer.step()
+                descent.step()
                 tally.add(loss, logits, labels[index])
                 if stop == "step":
                     seen = accuracy_down_to(clean_threshold, working, images, labels, transform, precision)
                     if seen <= clean_threshold:
                         break
-            rate.step()
+            descent.lr *= 0.1 ** schedule.count(epoch)
             history.append(tally.record(watch(epoch, working) if watch else None))
             on_epoch(history[-1])
             if not math.isfinite(history[-1].loss):

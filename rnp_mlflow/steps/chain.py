@@ -81,6 +81,7 @@ def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: 
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
     output = MODULES[step].make(run, plan, upstream, device)
+    runtime.release_memory()
     run.tags({"output": output})
 
 

@@ -57,6 +57,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     masks.write_csv(run.folder / "pruned_neurons.csv", mask, ranking(mask)[: picked["pruned"]])
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
+    runtime.release_memory()  # torch.export takes some
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     if verdict:
         if traced.doubt is not None:
