@@ -80,7 +80,8 @@ def defend(
     free = torch.ones(len(labels), dtype=torch.bool)
     free[kept] = False
     used, held = (images[free], labels[free]), (images[kept], labels[kept])
-    plans = {step: settle(plan, model, used[0], feed) for step, plan in plans.items()}
+    same = {"precision": settle(start, model, used[0], feed).precision}
+    plans = {step: plan.model_copy(update=same) for step, plan in plans.items()}
     start = plans["unlearn"]
     unlearned = unlearn_by(start, model, used, feed)
     verdict, proxy = examine(start, model, unlearned, used, feed)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import mlflow
 import numpy as np
@@ -19,10 +20,12 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
+from rnp_mlflow import config
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.steps import rerun, subject
 from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.steps.recover import stored_clean
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -238,6 +241,32 @@ def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None
     assert "recover/test_acc" not in before.data.metrics
     first = list(csv.DictReader((files(before) / "history.csv").open()))
     assert [row["loss"] for row in rows[:2]] == [row["loss"] for row in first]
+
+
+def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def measured(settings: config.Prune, *rest: object) -> config.Prune:
+        asked.append(settings.threads)
+        return settings.model_copy(update={"precision": "bf16"})
+
+    class Run:
+        said: ClassVar[list[object]] = []
+
+        def tags(self, values: dict[str, object]) -> None:
+            self.said.append(values)
+
+    monkeypatch.setattr(subject, "settle", measured)
+    monkeypatch.setattr(subject, "SETTLED", {})
+    attack, unlearn = (runs(entry=name)[-1].info.run_id for name in ("attack", "unlearn"))
+    suspect = subject.load(attack, make_plan("prune", {}), torch.device("cpu"))
+    clean = stored_clean(unlearn, suspect, torch.device("cpu"))
+    for settings in (config.Unlearn(threads=2), config.Recover(threads=2), config.Prune(threads=1)):
+        assert suspect.settle(Run(), settings, clean).precision == "bf16"  # type: ignore[arg-type]
+    assert asked == [2, 1]
+    assert Run.said == 3 * [{"precision": "bf16"}]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory, Linux's figures of it")

@@ -31,6 +31,7 @@ from rnp_mlflow.tracking.runs import StepRun
 
 DATA, POISON = "data.json", "poison_plan.json"
 TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"
+SETTLED: dict[tuple[object, ...], str] = {}  # what `precision=auto` was found to mean (`Subject.settle`)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Subject:
-    """Model (eval mode, on its device), its spec, data, triggered images if known, and how images are fed."""
+    """A model run: its model (eval mode, on its device), spec, data, triggered images if known, how they are fed."""
 
+    run_id: str
     model: nn.Module
     spec: store.ModelSpec
     data: Dataset
@@ -67,10 +69,16 @@ class Subject:
         return test_set(self.data.test or held, self.triggered, held.images.device)
 
     def settle(self, run: StepRun, settings: S, clean: "CleanImages") -> S:
-        """The settings with the precision that `auto` means here, which the run is tagged with."""
-        found = settle(settings, self.model, clean.used.images, self.transform)
-        run.tags({"precision": found.precision})
-        return found
+        """The settings with the precision that `auto` means here, which the run is tagged with.
+
+        Three steps in a row ask the same of the same model: it is measured once a process.
+        """
+        images = tuple(clean.indices.tolist()), tuple(clean.held_indices.tolist())
+        asked = settings.precision, settings.device, settings.threads, self.run_id, *images
+        if asked not in SETTLED:
+            SETTLED[asked] = settle(settings, self.model, clean.used.images, self.transform).precision
+        run.tags({"precision": SETTLED[asked]})
+        return settings.model_copy(update={"precision": SETTLED[asked]})
 
 
 @lru_cache(maxsize=1)
@@ -156,7 +164,7 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
         )
     model, spec = store.load(lineage.fetch(model_run_id, "model"))
     triggered = stored_triggered(model_run_id, data)
-    return Subject(model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))
+    return Subject(model_run_id, model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))
 
 
 @dataclass(frozen=True)
