@@ -139,8 +139,8 @@ def recover_by(
 
 
 def rule_of(settings: Prune) -> Rule:
-    """The choice without the trigger."""
-    proxy_ratio = settings.proxy_ratio if settings.select_by == "proxy" else None
+    """The choice without the trigger: told beside the fixed point and the oracle, too, where one of these is taken."""
+    proxy_ratio = None if settings.select_by == "clean_acc" else settings.proxy_ratio
     return Rule(settings.acc_ratio, proxy_ratio, settings.stop_ratio, settings.margin_ratio)
 
 
@@ -213,10 +213,10 @@ def trace_by(
     points = [found[cut] for cut in sweep if cut in found]
     if settings.select_by in ("proxy", "clean_acc") and settings.refine:
         points = refined(model, mask, points, rule, settings.refine, judge, refit)
-    size, cost, faded = None, None, verdict.faded if verdict else None
+    size = cost = faded = None
     if proxy:
         size = signs.relative_size(proxy.change, feed(judge.held[0], None)) if points[0].proxy_asr else 1.0
-        cost = signs.cost(points)
+        cost, faded = signs.cost(points), verdict.faded if verdict else None
 
     @cache
     def scores(pruned: int) -> Scores:

@@ -223,6 +223,23 @@ def test_steps_by_run_id_alone() -> None:
     assert (summary["selected"], summary["points"]["fixed"]["pruned"]) == ("fixed", 7)
 
 
+def test_the_curve_of_a_part_of_the_test_images_and_a_summary_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    recover, told = runs(entry="recover")[-1].info.run_id, {}
+    for count in (0, 7):
+        sweep = ("--pruning_step=0.3", "--clean_views=1", "--select_by=number", f"--curve_images={count}")
+        assert main(["prune", f"--recover_run_id={recover}", *sweep]) == 0
+        told[count] = json.loads((files(newest("prune")) / "summary.json").read_text()), capsys.readouterr().out
+    (whole, all_said), (part, said) = told[0], told[7]
+    assert part["before"] == whole["before"]
+    assert part["points"]["fixed"] == whole["points"]["fixed"]
+    assert "the curve: at most 7 of each" in said
+    assert "the curve:" not in all_said
+    rows = list(csv.DictReader((files(newest("prune")) / "pruning_curve.csv").open()))
+    assert all(
+        float(row[name]) * 7 == pytest.approx(round(float(row[name]) * 7)) for row in rows for name in ("acc", "asr")
+    )
+
+
 def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None:
     """With a run that was made without: `eval_every` belongs to the step that is asked for."""
     unlearn = runs(entry="unlearn")[-1].info.run_id

@@ -93,7 +93,7 @@ def test_a_backdoorbench_result_becomes_a_model_run(imported: mlflow.entities.Ru
 
 def test_the_steps_run_on_it_unchanged_and_say_what_they_did(pruned: mlflow.entities.Run) -> None:
     summary = json.loads((artifacts(pruned) / "summary.json").read_text())
-    assert summary["images"] == {"clean": 80, "held_out": 16, "test": 40, "triggered": 18, "curve": 1000}
+    assert summary["images"] == {"clean": 80, "held_out": 16, "test": 40, "triggered": 18}
     assert {"chosen", "fixed", "oracle"} == set(summary["points"])
     count = summary["points"]["fixed"]["pruned"]
     assert count == 60
@@ -175,7 +175,7 @@ def test_a_defender_with_clean_images_alone(home: Path, capsys: pytest.CaptureFi
     assert "random crops of 16 of 80 clean images" in told
     assert "the same 16, there is no test part" in told
     summary = json.loads((artifacts(newest("prune")) / "summary.json").read_text())
-    assert summary["images"] == {"clean": 80, "held_out": 16, "test": 0, "triggered": 0, "curve": 1000}
+    assert summary["images"] == {"clean": 80, "held_out": 16, "test": 0, "triggered": 0}
     assert "oracle" not in summary["points"]
     assert summary["before"]["asr"] is summary["points"]["chosen"]["asr"] is None
     assert not any("asr" in name or "der" in name for name in newest("prune").data.metrics)

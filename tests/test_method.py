@@ -193,6 +193,12 @@ def test_the_curve_is_measured_on_a_part_of_the_test_images_and_what_is_reported
     assert [point.val_acc for point in whole.curve] == [point.val_acc for point in part.curve]
 
 
+def test_the_sweep_looks_beside_the_choice_that_is_told_whichever_point_is_taken() -> None:
+    rules = {way: method.rule_of(Prune(select_by=way)) for way in ("proxy", "number", "asr", "clean_acc")}
+    assert rules["number"] == rules["asr"] == rules["proxy"]
+    assert (rules["proxy"].proxy_ratio, rules["clean_acc"].proxy_ratio) == (0.01, None)
+
+
 def test_of_many_clean_images_a_few_hundred_make_statistics_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = Preprocess.for_side(8, (0.5,), (0.25,), False)
     held = torch.arange(1000).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8), torch.arange(1000)

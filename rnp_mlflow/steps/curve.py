@@ -99,8 +99,8 @@ def evidence(summary: dict[str, Any]) -> list[str]:
         f"{counts['test']} test images" if counts["test"] else f"the same {counts['held_out']}, there is no test part"
     )
     triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
-    fewer = 0 < counts["curve"] < max(counts["test"], counts["triggered"])
-    part = f"; the curve: {counts['curve']} of each" if fewer else ""
+    fewer = 0 < summary["curve_images"] < max(counts["test"], counts["triggered"])
+    part = f"; the curve: at most {summary['curve_images']} of each" if fewer else ""
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
     proxy = "  proxy: share of held-out images that a stand-in for the trigger turns to the suspected class"
     return [

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from rnp_mlflow.config import RUN_ID, Prune
-from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.evaluate import der
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.proxy import Proxy
@@ -43,14 +42,13 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
     verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
     traced = draw(settings, suspect, clean, mask, proxy, verdict)
-    with runtime.progress("test", 4) as advance:
-        summary = summarise(settings, traced, advance)
+    summary = summarise(settings, traced)
     summary["verdict"] = conclusion(settings, traced, verdict, suspect.spec.classes)
     picked = summary["points"][summary["selected"]]
     summary["layers"] = pruned_by_layer(mask, picked["pruned"])
     summary["images"] = {
         "clean": len(clean.indices), "held_out": len(clean.held), "test": len(suspect.data.test or ()),
-        "triggered": len(suspect.triggered.images) if suspect.triggered else 0, "curve": settings.curve_images,
+        "triggered": len(suspect.triggered.images) if suspect.triggered else 0,
     }  # fmt: skip
     purified = pruned_copy(suspect.model, mask, picked["pruned"], traced.refit)
     store.save(run.folder / "purified_model", purified, suspect.spec)
@@ -125,24 +123,24 @@ def conclusion(
     }  # fmt: skip
 
 
-def summarise(settings: Prune, traced: Traced, on_point: runtime.Advance = lambda: None) -> dict[str, Any]:
+def summarise(settings: Prune, traced: Traced) -> dict[str, Any]:
     """`summary.json`: the figures before, and those of each operating point, on all test images."""
-
-    def tested(point: Point) -> Point:
-        point = traced.whole(point)
-        on_point()
-        return point
-
-    before = tested(traced.points[0])
+    unpruned = traced.points[0]
     own = settings.select_by if settings.select_by in ("proxy", "clean_acc") else "proxy"
-    ways = {"chosen": own, "fixed": "number"} | ({"oracle": "asr"} if before.scores.asr is not None else {})
-    chosen = {name: choose(traced, settings.model_copy(update={"select_by": way})) for name, way in ways.items()}
-    points = {name: tested(point) for name, point in chosen.items()}
+    ways = {"chosen": own, "fixed": "number"} | ({"oracle": "asr"} if unpruned.scores.asr is not None else {})
+    points = {name: choose(traced, settings.model_copy(update={"select_by": way})) for name, way in ways.items()}
+    with runtime.progress("test", 1 + len(points)) as advance:
+        before = traced.whole(unpruned)
+        advance()
+        for name, point in points.items():
+            points[name] = traced.whole(point)
+            advance()
     return {
         "before": asdict(before.scores) | {"val_acc": before.val_acc, "proxy_asr": before.proxy_asr},
         "select_by": settings.select_by,
         "selected": next(name for name, way in ways.items() if way == settings.select_by),
         "pruning_by": settings.pruning_by,
+        "curve_images": settings.curve_images,
         "points": {
             name: {settings.pruning_by: row.at, "pruned": row.pruned}
             | {"val_acc": row.val_acc, "proxy_asr": row.proxy_asr}
