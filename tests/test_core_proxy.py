@@ -95,6 +95,19 @@ def test_inversion_finds_the_shortcut_with_a_small_change_in_the_range_of_the_im
         assert other.change.flatten().abs().topk(2).values.sum() < 0.7 * other.change.abs().sum()
 
 
+def test_the_search_ends_by_itself_once_the_proxy_need_not_grow() -> None:
+    model, passes = Shortcut(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    images, labels = torch.randn(60, 1, 4, 4, generator=seeded()), torch.arange(60) % 3
+    found = invert(model, images, labels, 0, as_is, seeded(), steps=200)
+    made = len(passes)
+    assert 20 < made < 200
+    cut = invert(model, images, labels, 0, as_is, seeded(), steps=made)
+    assert torch.equal(cut.change, found.change)
+    norms = [invert(model, images, labels, 0, as_is, seeded(), steps=k).change.norm() for k in (made - 22, made - 20)]
+    assert norms[0] < norms[1]  # it grew last in the 20th step before the end
+
+
 def test_a_proxy_marks_the_images_of_other_classes_and_counts_its_successes() -> None:
     images, labels = torch.zeros(6, 1, 4, 4), torch.tensor([0, 1, 1, 2, 2, 2])
     change = torch.zeros(1, 4, 4)

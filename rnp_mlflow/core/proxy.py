@@ -16,6 +16,7 @@ from rnp_mlflow.core.evaluate import Transform, predict
 from rnp_mlflow.core.precision import forwards
 
 STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
+PATIENCE = 20  # steps without growth after which no better proxy is to be found
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def invert(
     """Find a proxy that leads `success` of a batch to `target` (0 to 1), with a norm as small as can be.
 
     Momentum ascent with normalised gradients inside an ℓ2 ball that grows by 5 % after every step whose batch
-    falls short. images: (N, C, H, W) with labels (N,), on the model's device; those of `target` are not used.
+    falls short; the search ends `PATIENCE` steps after it last grew, and after `steps` in any case.
+    images: (N, C, H, W) with labels (N,), on the model's device; those of `target` are not used.
     generator: a CPU one. model: left as it was, taken in eval mode.
     """
     working = copy.deepcopy(model).requires_grad_(False).eval()
@@ -86,8 +88,11 @@ def invert(
     change = torch.randn(inputs.shape[1:], generator=generator).to(inputs)
     radius = 0.01 * change[0].numel() ** 0.5
     change, velocity = change / change.norm() * radius, torch.zeros_like(change)
+    grown = 0
     with forwards(working, precision) as forward:
-        for _ in range(steps):
+        for step in range(steps):
+            if step - grown == PATIENCE:
+                break
             index = torch.randint(len(inputs), (batch_size,), generator=generator)
             proxy = Proxy(target, change.detach().requires_grad_(), low, high)
             logits = forward(proxy(inputs[index]))
@@ -95,6 +100,7 @@ def invert(
             (slope,) = torch.autograd.grad(loss, proxy.change)
             if (logits.argmax(1) == target).float().mean() < success:
                 radius *= GROWTH
+                grown = step + 1
             velocity = MOMENTUM * velocity - slope / (slope.norm() + 1e-12)
             change = change + STEP * radius * velocity
             change = change * (radius / change.norm()).clamp(max=1)
