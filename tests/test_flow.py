@@ -287,17 +287,21 @@ def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_image
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory, Linux's figures of it")
-def test_memory_is_kept_while_a_step_works_and_given_back_after_it() -> None:
+def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_where_it_is_spared() -> None:
     """30 blocks of 16 MiB, the last still in use: it would hold the others, were they only trimmed from the end."""
     asked = (
         "import torch; from rnp_mlflow.config import Prune; from rnp_mlflow.steps import runtime\n"
         "def used(): return int(open('/proc/self/statm').read().split()[1]) * 4 // 1024\n"
+        "def left():\n"
+        "    blocks = [torch.ones(4 << 20) for _ in range(30)]; last = blocks.pop(); del blocks\n"
+        "    return used() - before\n"
         "runtime.prepare(Prune()); before = used()\n"
-        "blocks = [torch.ones(4 << 20) for _ in range(30)]; last = blocks.pop(); del blocks; kept = used()\n"
-        "runtime.release_memory(); print(kept - before, used() - before)"
+        "with runtime.sparing_memory(): spared = left()\n"
+        "kept = left(); runtime.release_memory(); print(spared, kept, used() - before)"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
-    kept, left = map(int, done.stdout.split())
+    spared, kept, left = map(int, done.stdout.split())
+    assert spared < 100
     assert kept > 400
     assert left < 100
 

@@ -34,7 +34,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     settings = suspect.settle(run, settings, clean)
     test = suspect.judged_by(clean.held)
     watch = watch_by(settings, test, suspect.transform)
-    with runtime.progress("unlearn", settings.unlearning_epochs) as advance:
+    with runtime.sparing_memory(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = on_epoch(run, "unlearn", advance)
         result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, watch, log)
     verdict, proxy = examine(settings, suspect.model, result, clean.used.pair, suspect.transform)
