@@ -59,7 +59,6 @@ class Common(Settings):
     seed: int = Field(0, ge=0, lt=2**63, description="source of every random choice")
     device: Text = Field(None, description="cpu, cuda or cuda:N; auto takes CUDA where it is")
     threads: Count = Field(None, description="CPU threads of torch; auto leaves torch's own choice")
-    batch_size: int = Field(128, ge=2, description="images a training batch, at most")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="number format: fp32, or bf16, two to six times as fast on processors that have it; auto takes "
@@ -91,6 +90,7 @@ class Attack(Data):
         "all_to_one", description="the trigger leads to target, or from each class to the next"
     )
     training_epochs: int = Field(5, ge=1, description="epochs of training")
+    batch_size: int = Field(128, ge=2, description="images a training batch, at most")
     training_lr: float = Field(0.1, gt=0, description="peak learning rate of training (SGD, one cycle)")
     weight_decay: float = Field(0.0005, ge=0, description="weight decay of training")
 
@@ -139,6 +139,7 @@ class Unlearn(Watched):
     holdout: float = Field(0.2, gt=0, lt=1, description="share of those kept back to choose the threshold")
     unlearning_lr: float = Field(0.01, gt=0, description="learning rate of unlearning")
     unlearning_epochs: int = Field(20, ge=1, description="epochs of unlearning, at most")
+    unlearning_batch_size: int = Field(64, ge=2, description="images a batch of unlearning, at most")
     clean_threshold: float = Field(0.2, ge=0, lt=1, description="stop when clean accuracy is at or below this")
     schedule: Integers = Field((10, 20), description="epochs after which unlearning_lr is divided by 10")
     unlearning_stop: Literal["step", "epoch"] = Field(
@@ -148,7 +149,9 @@ class Unlearn(Watched):
         "plain", description="unlearn on the images as they are, or cropped and mirrored as the reference does"
     )
     proxy_steps: int = Field(
-        100, ge=0, description="steps of looking for a stand-in for the trigger (a proxy); 0: none, as the reference"
+        100,
+        ge=0,
+        description="steps of looking for a stand-in for the trigger (a proxy), at most; 0: none, as the reference",
     )
     proxy_classes: int = Field(
         3, ge=1, description="classes that a proxy is looked for, at most, where unlearning leaves the target open"
@@ -276,6 +279,7 @@ CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a m
 # What a run did that was made before a parameter was there.
 EARLIER: dict[str, Any] = {
     "precision": "fp32",
+    "unlearning_batch_size": 128,
     "proxy_steps": 0,
     "proxy_classes": 1,
     "proxy_share": 0.0,

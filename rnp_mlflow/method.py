@@ -30,7 +30,7 @@ from rnp_mlflow.errors import ConfigError
 Images = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), on the model's device
 S = TypeVar("S", bound=Common)
 # Of more clean images, this many do for a pruned model's statistics, and so many views for its held-out accuracy.
-STATISTICS, VIEWS = 500, 1000
+STATISTICS, VIEWS = 200, 1000
 WATCHED = 1000  # test images, and triggered ones, that an epoch is measured on, at most
 
 
@@ -64,7 +64,7 @@ def unlearn_by(
         return unlearn(
             model, *clean, feed.seen(settings.unlearning_views), draws,
             lr=settings.unlearning_lr, epochs=settings.unlearning_epochs, clean_threshold=settings.clean_threshold,
-            schedule=settings.schedule, batch_size=settings.batch_size, clip=settings.clip,
+            schedule=settings.schedule, batch_size=settings.unlearning_batch_size, clip=settings.clip,
             stop=settings.unlearning_stop, precision=settings.precision, watch=watch, on_epoch=on_epoch,
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ def unlearn(
     epochs: int = 20,
     clean_threshold: float = 0.2,
     schedule: tuple[int, ...] = (10, 20),
-    batch_size: int = 128,
+    batch_size: int = 64,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     clip: float = 20.0,
