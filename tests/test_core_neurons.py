@@ -6,7 +6,7 @@ from conftest import scaled
 from torch import nn
 from torch.func import functional_call
 
-from rnp_mlflow.core.neurons import check_mask, flatten, masked_scales, norm_layers, ones_mask
+from rnp_mlflow.core.neurons import check_mask, flatten, light_copy, masked_scales, norm_layers, ones_mask
 from rnp_mlflow.errors import MaskError, ModelError
 from rnp_mlflow.models.registry import build
 
@@ -37,6 +37,22 @@ def test_model_without_batchnorm_is_refused_with_a_way_out() -> None:
         norm_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)))
     with pytest.raises(ModelError, match="no BatchNorm"):
         norm_layers(nn.Sequential(nn.BatchNorm2d(3, affine=False)))
+
+
+def test_a_light_copy_answers_alike_and_has_norms_and_buffers_of_its_own(
+    small_net: nn.Sequential, images: torch.Tensor
+) -> None:
+    small_net.append(nn.Linear(3, 3))
+    small_net.append(nn.Linear(3, 3))
+    small_net[-1].weight = small_net[-2].weight  # tied
+    light, inputs = light_copy(small_net), scaled(images, None)
+    assert torch.equal(light(inputs), small_net.requires_grad_(True)(inputs))
+    own = {name for name in small_net.state_dict() if name.startswith(("1.", "4."))}  # the two norms
+    for name, value in light.state_dict(keep_vars=True).items():
+        assert (value.data_ptr() == small_net.state_dict()[name].data_ptr()) is (name not in own), name
+        assert not value.requires_grad
+    assert light[-1].weight is light[-2].weight
+    assert all(value.requires_grad for value in small_net.parameters())
 
 
 def test_mask_equals_a_masked_norm_class_bit_for_bit(small_net: nn.Sequential, images: torch.Tensor) -> None:

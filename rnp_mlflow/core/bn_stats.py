@@ -4,7 +4,6 @@ Pruning shifts what every later layer sees; the stored running statistics then n
 (as in 'BatchNorm calibration' after pruning: Li et al., EagleEye, ECCV 2020).
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.neurons import norm_layers
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.neurons import light_copy, norm_layers
+from rnp_mlflow.core.precision import forwards, laid_out
 
 PIXELS = 128 * 32 * 32  # of images at once; of more, activations fall out of the cache and memory grows
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
@@ -66,7 +65,8 @@ def shift_from(
     images: uint8 (N, C, H, W) on the model's device; a few hundred clean ones.
     """
     stored = statistics(model)
-    before = statistics(reestimate_(copy.deepcopy(model), images, transform, precision))
+    with laid_out(model, precision):
+        before = statistics(reestimate_(light_copy(model), images, transform, precision))
 
     @torch.no_grad()
     def shift(pruned: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ section 3). A *mask* maps each layer's module path to a float tensor of shape (c
 values in [0, 1]; layers stand in `state_dict` order, and every function here keeps that order.
 """
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -31,6 +32,16 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
             "prune; RNP needs one (vgg19_bn instead of vgg19, for example)"
         )
     return layers
+
+
+def light_copy(model: nn.Module) -> nn.Module:
+    """A copy without gradients whose BatchNorm layers and buffers are its own; all other weights are the model's.
+
+    They lie in the same memory: who changes them, changes both.
+    """
+    own = {id(p) for part in model.modules() if isinstance(part, _BatchNorm) for p in part.parameters()}
+    shared = {id(p): nn.Parameter(p.detach(), False) for p in model.parameters() if id(p) not in own}
+    return copy.deepcopy(model, shared).requires_grad_(False)
 
 
 def ones_mask(model: nn.Module) -> Mask:

@@ -5,7 +5,6 @@ Where a backdoor is a shortcut to that class, such a change takes it (Wang et al
 that it can be a patch as well as a pattern over the whole image.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.evaluate import Transform, predict
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.neurons import light_copy
+from rnp_mlflow.core.precision import forwards, laid_out
 
 STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
 PATIENCE = 20  # steps without growth after which no better proxy is to be found
@@ -81,7 +81,6 @@ def invert(
     images: (N, C, H, W) with labels (N,), on the model's device; those of `target` are not used.
     generator: a CPU one. model: left as it was, taken in eval mode.
     """
-    working = copy.deepcopy(model).requires_grad_(False).eval()
     inputs = transform(images, None)
     low, high = (edge(inputs.transpose(0, 1).flatten(1), 1)[:, None, None] for edge in (torch.amin, torch.amax))
     inputs = inputs[labels != target]
@@ -89,7 +88,7 @@ def invert(
     radius = 0.01 * change[0].numel() ** 0.5
     change, velocity = change / change.norm() * radius, torch.zeros_like(change)
     grown = 0
-    with forwards(working, precision) as forward:
+    with laid_out(model, precision), forwards(light_copy(model).eval(), precision) as forward:
         for step in range(steps):
             if step - grown == PATIENCE:
                 break

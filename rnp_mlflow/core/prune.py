@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.core.neurons import check_mask, flatten, norm_layers
+from rnp_mlflow.core.neurons import check_mask, flatten, light_copy, norm_layers
 from rnp_mlflow.errors import ConfigError
 
 R = TypeVar("R")
@@ -138,7 +138,7 @@ def sweep(
         MaskError: the mask is not this model's.
     """
     check_mask(model, mask)
-    working, original = copy.deepcopy(model), scales(model)
+    working, original = light_copy(model), scales(model)
     known: dict[int, R] = {}
     for point in points:
         if point.pruned not in known:

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
 from rnp_mlflow.core.descent import Descent
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.neurons import Mask, light_copy, masked_scales, ones_mask
+from rnp_mlflow.core.precision import forwards, laid_out
 from rnp_mlflow.core.proxy import Proxy
 
 
@@ -68,12 +68,14 @@ def recover(
     turns = [(model, alpha)]
     if suspect and proxy:
         turns += suspect_steps * [(suspect, alpha * suspect_weight)]
-    working = {part: copy.deepcopy(part).requires_grad_(False).train() for part, _ in turns}
     mask = {name: values.requires_grad_() for name, values in ones_mask(model).items()}
     descent = Descent(mask.values(), lr, momentum)
     history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
+        for part in dict(turns):
+            stack.enter_context(laid_out(part, precision))
+        working = {part: light_copy(part).train() for part in dict(turns)}
         forward = {part: stack.enter_context(forwards(copied, precision)) for part, copied in working.items()}
         for epoch in range(1, epochs + 1):
             tally = Tally(epoch)

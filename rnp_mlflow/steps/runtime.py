@@ -94,12 +94,20 @@ Advance = Callable[[], None]
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar on standard error that advances by one a call; nothing where that is no terminal."""
+    """A bar on standard error that advances by one a call; nothing where that is no terminal.
+
+    Memory that is kept is given back at every advance, so that its holes do not add up.
+    """
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+
+        def advance() -> None:
+            release_memory()
+            bar.advance(task)
+
+        yield advance
 
 
 def say(line: str) -> None:
