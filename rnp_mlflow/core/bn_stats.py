@@ -14,7 +14,7 @@ from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import light_copy, norm_layers
 from rnp_mlflow.core.precision import forwards, laid_out
 
-PIXELS = 128 * 32 * 32  # of images at once; of more, activations fall out of the cache and memory grows
+PIXELS = 64 * 32 * 32  # of images at once; of more, activations fall out of the cache and memory grows
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
 
 

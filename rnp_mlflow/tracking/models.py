@@ -1,6 +1,5 @@
 """The purified model as MLflow knows models: logged (pt2), linked to its figures, registered."""
 
-import copy
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,9 +27,10 @@ PINNED = ("mlflow", "numpy", "torch")
 def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
     """Log `model` in the active run as pt2, with signature and pinned requirements; its model ID.
 
-    example: at least two uint8 images (N, C, H, W). A batch of one would be frozen into the graph.
+    model: it is taken to the CPU. example: at least two uint8 images (N, C, H, W); a batch of one would be frozen
+    into the graph.
     """
-    served = Served(copy.deepcopy(model).cpu(), spec).eval()
+    served = Served(model.cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
     with tempfile.TemporaryDirectory(prefix="rnp-") as folder, quiet(*CHATTY):
