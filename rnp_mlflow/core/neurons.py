@@ -35,13 +35,13 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def light_copy(model: nn.Module) -> nn.Module:
-    """A copy without gradients whose BatchNorm layers and buffers are its own; all other weights are the model's.
+    """A copy whose BatchNorm layers and buffers are its own; all other weights are the model's.
 
     They lie in the same memory: who changes them, changes both.
     """
     own = {id(p) for part in model.modules() if isinstance(part, _BatchNorm) for p in part.parameters()}
-    shared = {id(p): nn.Parameter(p.detach(), False) for p in model.parameters() if id(p) not in own}
-    return copy.deepcopy(model, shared).requires_grad_(False)
+    shared = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if id(p) not in own}
+    return copy.deepcopy(model, shared)
 
 
 def ones_mask(model: nn.Module) -> Mask:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.evaluate import Transform, predict
 from rnp_mlflow.core.neurons import light_copy
-from rnp_mlflow.core.precision import forwards, laid_out
+from rnp_mlflow.core.precision import forwards
 
 STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
 PATIENCE = 20  # steps without growth after which no better proxy is to be found
@@ -88,7 +88,8 @@ def invert(
     radius = 0.01 * change[0].numel() ** 0.5
     change, velocity = change / change.norm() * radius, torch.zeros_like(change)
     grown = 0
-    with laid_out(model, precision), forwards(light_copy(model).eval(), precision) as forward:
+    working = light_copy(model).requires_grad_(False).eval()
+    with forwards(working, precision) as forward:
         for step in range(steps):
             if step - grown == PATIENCE:
                 break

@@ -3,7 +3,6 @@
 A neuron is pruned by setting its γ to 0 in the *original* model; β stays (RNP, section 3.3).
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -114,8 +113,8 @@ Refit = Callable[[nn.Module], object]  # changes a pruned model in place, BatchN
 
 
 def pruned_copy(model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit: Refit | None = None) -> nn.Module:
-    """A copy of `model` without its `pruned` lowest neurons, refitted if any; `model` stays as it is."""
-    result = copy.deepcopy(model)
+    """A copy of `model` (`light_copy`) without its `pruned` lowest neurons, refitted if any; `model` stays as it is."""
+    result = light_copy(model)
     prune_(result, scales(model), keep_vector(mask, pruned))
     if refit and pruned:
         refit(result)

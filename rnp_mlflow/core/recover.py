@@ -75,7 +75,7 @@ def recover(
     with ExitStack() as stack:
         for part in dict(turns):
             stack.enter_context(laid_out(part, precision))
-        working = {part: light_copy(part).train() for part in dict(turns)}
+        working = {part: light_copy(part).requires_grad_(False).train() for part in dict(turns)}
         forward = {part: stack.enter_context(forwards(copied, precision)) for part, copied in working.items()}
         for epoch in range(1, epochs + 1):
             tally = Tally(epoch)
