@@ -135,11 +135,11 @@ def test_reestimated_statistics_are_the_batch_moments(small_net: nn.Sequential, 
     assert all(torch.equal(once[k], v) for k, v in small_net.state_dict().items())
 
 
-def test_statistics_are_taken_in_batches_as_equal_as_can_be_of_128_small_or_32_large_images_at_most() -> None:
+def test_statistics_are_taken_in_batches_as_equal_as_can_be_of_64_small_or_32_large_images_at_most() -> None:
     seen: list[int] = []
     net = nn.Sequential(nn.BatchNorm2d(1))
     net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    for side, sizes in ((32, [100, 100, 100, 100]), (128, [31] * 10 + [30] * 4)):
+    for side, sizes in ((32, [50, 50, 50, 50]), (128, [31] * 10 + [30] * 4)):
         seen.clear()
         reestimate_(net, torch.zeros(sum(sizes), 1, side, side), lambda images, generator: images)
         assert seen == sizes
