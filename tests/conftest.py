@@ -4,6 +4,9 @@ import os
 import subprocess
 from pathlib import Path
 
+# Files run side by side, so threads that wait must leave the processor to those that work. Read as torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 from torch import nn
