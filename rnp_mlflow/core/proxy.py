@@ -5,6 +5,7 @@ Where a backdoor is a shortcut to that class, such a change takes it (Wang et al
 that it can be a patch as well as a pattern over the whole image.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.evaluate import Transform, predict
 from rnp_mlflow.core.neurons import light_copy
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.precision import forwards, laid_out
 
 STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
 PATIENCE = 20  # steps without growth after which no better proxy is to be found
@@ -88,8 +89,9 @@ def invert(
     radius = 0.01 * change[0].numel() ** 0.5
     change, velocity = change / change.norm() * radius, torch.zeros_like(change)
     grown = 0
-    working = light_copy(model).requires_grad_(False).eval()
-    with forwards(working, precision) as forward:
+    with ExitStack() as stack:
+        stack.enter_context(laid_out(model, precision))  # so that the copy shares its weights
+        forward = stack.enter_context(forwards(light_copy(model).requires_grad_(False).eval(), precision))
         for step in range(steps):
             if step - grown == PATIENCE:
                 break
