@@ -48,42 +48,36 @@ def test_their_model_gives_their_figures(archive: Path) -> None:
 
 
 def test_bf16_calls_at_most_2_of_1000_images_otherwise_than_fp32(archive: Path) -> None:
-    """Of the suspect, and of it without 5 % of its neurons, drawn at random; every second image."""
+    """Of the suspect, and of it without 5 % of its neurons, drawn at random."""
     result = backdoorbench.read(archive / "record/badnet_0_1/attack_result.pt")
     model, clean = build("preactresnet18", 10, 3).eval(), sources.load("npz", str(archive / "clean.npz")).test
     model.load_state_dict(result.weights)
     assert clean is not None
     assert result.triggered is not None
-    images = torch.cat([clean.images, result.triggered.images])[::2]
+    images = torch.cat([clean.images, result.triggered.images])
     draws = torch.Generator().manual_seed(0)
     mask = {name: torch.rand(len(values), generator=draws) for name, values in ones_mask(model).items()}
     feed = Preprocess(*sources.NORMALISATION["cifar10"])
-    differ = 0
     for subject in (model, pruned_copy(model, mask, 170)):
         quick, exact = (predict(subject, images, feed, kind) for kind in ("bf16", "fp32"))
-        differ += int((quick != exact).sum())
-    assert differ <= 2 * len(images) * 0.002
+        assert int((quick != exact).sum()) <= len(images) * 0.002
 
 
 def test_their_mask_gives_their_curve_and_their_tools_read_ours(archive: Path) -> None:
-    """Every second point and those beside the choice, within one image: ACC 1/500, ASR and RA 1/450.
-
-    The export is their operating point.
-    """
+    """All 19 points, within one image: ACC 1/500, ASR and RA 1/450. The export is their operating point."""
     theirs = archive / "backdoorbench-output"
     imported = newest("import").info.run_id
     arguments = [f"--model_run_id={imported}", f"--mask_file={theirs / 'mask_values.txt'}", "--bn_stats=keep",
                  f"--index={theirs / 'defence_index.txt'}", "--clean_views=0", "--holdout=0.02",
-                 "--select_by=number", "--export=backdoorbench"]  # fmt: skip
+                 "--select_by=number", "--export=backdoorbench", "--pruning_stride=1"]  # fmt: skip
     assert main(["prune", *arguments]) == 0
     run = newest("prune")
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
-    wanted = {round(float(row["threshold"]), 6): row for row in csv.DictReader((theirs / "threshold_df.csv").open())}
+    wanted = list(csv.DictReader((theirs / "threshold_df.csv").open()))
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))[1:]
-    assert len(wanted) == 19
-    assert {k / 10 for k in range(10)} <= {float(row["threshold"]) for row in rows}
-    for row in rows:
-        right = wanted[round(float(row["threshold"]), 6)]
+    assert len(rows) == len(wanted) == 19
+    for row, right in zip(rows, wanted, strict=True):
+        assert float(row["threshold"]) == pytest.approx(float(right["threshold"]))
         assert float(row["acc"]) == pytest.approx(float(right["test_acc"]), abs=1 / 500 + 1e-9), row
         assert float(row["asr"]) == pytest.approx(float(right["test_asr"]), abs=1 / 450 + 1e-9), row
         assert float(row["ra"]) == pytest.approx(float(right["test_ra"]), abs=1 / 450 + 1e-9), row
