@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.neurons import light_copy, norm_layers
-from rnp_mlflow.core.precision import forwards, laid_out
+from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.precision import forwards, frozen
 
 PIXELS = 64 * 32 * 32  # of images at once; of more, activations fall out of the cache and memory grows
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
@@ -65,8 +65,8 @@ def shift_from(
     images: uint8 (N, C, H, W) on the model's device; a few hundred clean ones.
     """
     stored = statistics(model)
-    with laid_out(model, precision):
-        before = statistics(reestimate_(light_copy(model), images, transform, precision))
+    with frozen(model, precision) as working:
+        before = statistics(reestimate_(working, images, transform, precision))
 
     @torch.no_grad()
     def shift(pruned: nn.Module) -> nn.Module:

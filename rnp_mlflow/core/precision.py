@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rnp_mlflow.core.neurons import light_copy
+
 NOTHING: Mapping[str, Tensor] = {}
 
 
@@ -100,6 +102,13 @@ def laid_out(model: nn.Module, precision: str) -> Iterator[torch.memory_format]:
         yield layout
     finally:
         lay_out(model, torch.contiguous_format)
+
+
+@contextmanager
+def frozen(model: nn.Module, precision: str) -> Iterator[nn.Module]:
+    """A `light_copy` without gradients that shares the model's weights in the layout that pays, while that lasts."""
+    with laid_out(model, precision):
+        yield light_copy(model).requires_grad_(False)
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format) -> None:

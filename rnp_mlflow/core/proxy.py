@@ -5,7 +5,6 @@ Where a backdoor is a shortcut to that class, such a change takes it (Wang et al
 that it can be a patch as well as a pattern over the whole image.
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.evaluate import Transform, predict
-from rnp_mlflow.core.neurons import light_copy
-from rnp_mlflow.core.precision import forwards, laid_out
+from rnp_mlflow.core.precision import forwards, frozen
 
 STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
 PATIENCE = 20  # steps without growth after which no better proxy is to be found
@@ -89,9 +87,7 @@ def invert(
     radius = 0.01 * change[0].numel() ** 0.5
     change, velocity = change / change.norm() * radius, torch.zeros_like(change)
     grown = 0
-    with ExitStack() as stack:
-        stack.enter_context(laid_out(model, precision))  # so that the copy shares its weights
-        forward = stack.enter_context(forwards(light_copy(model).requires_grad_(False).eval(), precision))
+    with frozen(model, precision) as working, forwards(working.eval(), precision) as forward:
         for step in range(steps):
             if step - grown == PATIENCE:
                 break

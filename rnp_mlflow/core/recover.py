@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
 from rnp_mlflow.core.descent import Descent
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.neurons import Mask, light_copy, masked_scales, ones_mask
-from rnp_mlflow.core.precision import forwards, laid_out
+from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+from rnp_mlflow.core.precision import forwards, frozen
 from rnp_mlflow.core.proxy import Proxy
 
 
@@ -73,9 +73,7 @@ def recover(
     history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
-        for part in dict(turns):
-            stack.enter_context(laid_out(part, precision))
-        working = {part: light_copy(part).requires_grad_(False).train() for part in dict(turns)}
+        working = {part: stack.enter_context(frozen(part, precision)).train() for part in dict(turns)}
         forward = {part: stack.enter_context(forwards(copied, precision)) for part, copied in working.items()}
         for epoch in range(1, epochs + 1):
             tally = Tally(epoch)

@@ -63,7 +63,7 @@ def sparing_memory() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give back what glibc has kept (`keep_memory`): between steps, and before what needs other memory."""
+    """Give back what glibc has kept (`keep_memory`): between steps and rounds of one, before what needs other."""
     glibc("malloc_trim", 0)
 
 
