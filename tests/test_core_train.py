@@ -13,8 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.batches import batches
+from rnp_mlflow.core.bn_stats import shift_from
 from rnp_mlflow.core.descent import Descent
+from rnp_mlflow.core.neurons import ones_mask
 from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.proxy import invert
+from rnp_mlflow.core.prune import Cut, pruned_copy, sweep
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.errors import ModelError
@@ -22,6 +26,25 @@ from rnp_mlflow.errors import ModelError
 
 def seeded(seed: int = 5) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def test_what_leaves_the_weights_alone_works_on_a_copy_that_shares_them(
+    small_net: nn.Sequential, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    inputs, mask, conv, seen = scaled(images, None), ones_mask(small_net), small_net[3], []
+    conv.register_forward_hook(lambda own, *_: seen.append((own, own.weight.data_ptr() == conv.weight.data_ptr())))
+    ways = {
+        "recover": lambda: recover(small_net, images, labels, scaled, seeded(), epochs=1),
+        "invert": lambda: invert(small_net, images, labels, 0, scaled, seeded(), steps=1),
+        "shift_from": lambda: shift_from(small_net, images, scaled),
+        "sweep": lambda: list(sweep(small_net, mask, [Cut(1, 1)], lambda net: net(inputs))),
+        "pruned_copy": lambda: pruned_copy(small_net, mask, 1)(inputs),
+    }
+    for name, way in ways.items():
+        seen.clear()
+        way()
+        assert seen, name
+        assert all(own is not conv and shared for own, shared in seen), name
 
 
 def test_batches_are_a_partition_in_near_equal_parts() -> None:

@@ -297,11 +297,14 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
         "    return used() - before\n"
         "runtime.prepare(Prune()); before = used()\n"
         "with runtime.sparing_memory(): spared = left()\n"
-        "kept = left(); runtime.release_memory(); print(spared, kept, used() - before)"
+        "with runtime.progress('epochs', 1) as advance: held = left(); advance(); advanced = used() - before\n"
+        "kept = left(); runtime.release_memory(); print(spared, held, advanced, kept, used() - before)"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
-    spared, kept, left = map(int, done.stdout.split())
+    spared, held, advanced, kept, left = map(int, done.stdout.split())
     assert spared < 100
+    assert held > 400
+    assert advanced < 100
     assert kept > 400
     assert left < 100
 

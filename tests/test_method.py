@@ -105,6 +105,15 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
     assert asked == [3]
 
 
+def test_unlearning_has_batches_of_its_own_size() -> None:
+    images, labels = (torch.as_tensor(values) for values in pixels())
+    feed = Preprocess.for_side(images.shape[-1], files.MEAN, files.STD, False)
+    for size in (10, 64):
+        asked = Unlearn(unlearning_batch_size=size, unlearning_epochs=1, unlearning_stop="epoch")
+        found = method.unlearn_by(asked, network("mobilenet_v3_small"), (images, labels.long()), feed)
+        assert found.history[0].steps == -(-len(images) // size)
+
+
 def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> None:
     images, labels = pixels()
     model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
