@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from rnp_mlflow import config
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
-from rnp_mlflow.steps import rerun, subject
+from rnp_mlflow.steps import rerun, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.recover import stored_clean
 
@@ -307,6 +308,22 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
     assert advanced < 100
     assert kept > 400
     assert left < 100
+
+
+def test_memory_is_spared_while_a_model_unlearns(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, unlearn_by = [], unlearn.unlearn_by
+
+    @contextmanager
+    def sparing() -> Iterator[None]:
+        told.append("spared")
+        yield
+        told.append("kept")
+
+    monkeypatch.setattr(runtime, "sparing_memory", sparing)
+    monkeypatch.setattr(unlearn, "unlearn_by", lambda *given: (told.append("unlearn"), unlearn_by(*given))[1])
+    attack = runs(entry="attack")[-1].info.run_id
+    assert call("unlearn", model_run_id=attack, ratio=0.2, unlearning_epochs=1, proxy_steps=0, threads=2) == 0
+    assert told == ["spared", "unlearn", "kept"]
 
 
 def test_a_mask_file_takes_the_place_of_recovery() -> None:
