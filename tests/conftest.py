@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 # Files run side by side, so threads that wait must leave the processor to those that work. Read as torch is imported.
@@ -13,6 +14,22 @@ from torch import nn
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+
+# The longest files, begun first, so that none is left alone at the end with a core idle.
+FIRST = ("test_real_data.py", "test_main_job.py", "test_flow.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_threads() -> Iterator[None]:
+    """A file's steps set the process's threads; the next file has them as they were."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 class TwoPaths(nn.Module):
