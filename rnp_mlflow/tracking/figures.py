@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 INK, MUTED = "#222222", "#8a8a8a"
 COLOURS = {"acc": "#1668b8", "asr": "#c8342b", "ra": "#3b8f4e", "val_acc": "#7fb2e0", "proxy_asr": "#e59a6f"}
+BINS = 50  # of mask values
 DASHED = ("val_acc", "proxy_asr")  # what is known without the attacker's trigger
 NAMES = {
     "acc": "ACC (clean images)",
@@ -89,20 +91,30 @@ def positions(rows: Sequence[Mapping[str, Any]], axis: str) -> list[float]:
 
 
 def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
-    """How the mask values of every layer are spread; the count axis is logarithmic."""
-    cols = min(5, len(mask))
-    lines = -(-len(mask) // cols)
-    figure, axes = _canvas(2.4 * cols, 1.7 * lines + 0.5, lines, cols)
-    for ax in axes.flat[len(mask) :]:
-        ax.set_visible(False)
-    for ax, (name, values) in zip(axes.flat, mask.items(), strict=False):
-        low = int((values < 0.5).sum())
-        ax.hist(values.tolist(), bins=20, range=(0, 1), color=COLOURS["acc"], log=True)
-        ax.set_title(f"{name}: {low} of {len(values)} below 0.5", fontsize=7, color=INK)
-        ax.tick_params(labelsize=6)
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("mask value", fontsize=8)
-    figure.supylabel("neurons", fontsize=8)
+    """How the mask values of every layer are spread: a row a layer, a colour a count (logarithmic)."""
+    from matplotlib.colors import LogNorm
+
+    counts = np.stack([np.histogram(values.numpy(), BINS, (0, 1))[0] for values in mask.values()])
+    low = [f"{int((values < 0.5).sum())} of {len(values)}" for values in mask.values()]
+    lines, small = len(mask), {"fontsize": 8, "color": INK}
+    figure, axes = _canvas(8, 0.18 * lines + 1)
+    ax = axes[0][0]
+    colours = ax.imshow(
+        np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(0.5, max(2, counts.max())), aspect="auto",
+        extent=(0, 1, lines, 0), interpolation="none",
+    )  # fmt: skip
+    ax.axvline(0.5, color=INK, linewidth=1)
+    ax.text(1.02, 0, "below 0.5", va="bottom", **small)
+    ax.set_xlabel("mask value", **small)
+    ax.tick_params(axis="x", labelsize=8)
+    right = ax.secondary_yaxis("right")
+    for side, words in ((ax, list(mask)), (right, low)):
+        side.set_yticks([k + 0.5 for k in range(lines)], words, **small)
+        side.tick_params(axis="y", length=0)
+        side.spines[:].set_visible(False)
+    bar = figure.colorbar(colours, format="%g", pad=0.02, shrink=min(1.0, 20 / lines), anchor=(0, 1))
+    bar.set_label("neurons", **small)
+    bar.ax.tick_params(labelsize=8)
     figure.savefig(file, metadata={"Software": None})
 
 
