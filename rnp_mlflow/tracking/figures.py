@@ -100,7 +100,7 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
     figure, axes = _canvas(8, 0.18 * lines + 1)
     ax = axes[0][0]
     colours = ax.imshow(
-        np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(0.5, max(2, counts.max())), aspect="auto",
+        np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(0.5, max(10, counts.max())), aspect="auto",
         extent=(0, 1, lines, 0), interpolation="none",
     )  # fmt: skip
     ax.axvline(0.5, color=INK, linewidth=1)
@@ -114,6 +114,7 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
         side.spines[:].set_visible(False)
     bar = figure.colorbar(colours, format="%g", pad=0.02, shrink=min(1.0, 20 / lines), anchor=(0, 1))
     bar.set_label("neurons", **small)
+    bar.minorticks_off()
     bar.ax.tick_params(labelsize=8)
     figure.savefig(file, metadata={"Software": None})
 
