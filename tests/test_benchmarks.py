@@ -75,7 +75,8 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     assert "Ahead of the reference on 1 of 2 models, of its oracle on 2 of 2 models." in text
 
 
-def test_every_phase_is_timed_and_held_against_its_ceiling(tmp_path: Path) -> None:
+def test_every_phase_is_timed_and_held_against_its_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "speed.json"
     small = [
         "--model",
@@ -96,6 +97,7 @@ def test_every_phase_is_timed_and_held_against_its_ceiling(tmp_path: Path) -> No
     done = CliRunner().invoke(speed.main, asked, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert mlflow.get_tracking_uri() == before
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
     found = json.loads(out.read_text())
     assert found["machine"]["threads"] == 2
     assert [entry["size"] for entry in found["found"]] == [
