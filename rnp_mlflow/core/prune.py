@@ -112,13 +112,17 @@ def scales(model: nn.Module) -> dict[str, Tensor]:
 Refit = Callable[[nn.Module], object]  # changes a pruned model in place, BatchNorm statistics say
 
 
-def pruned_copy(model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit: Refit | None = None) -> nn.Module:
-    """A copy of `model` (`light_copy`) without its `pruned` lowest neurons, refitted if any; `model` stays as it is."""
-    result = light_copy(model)
-    prune_(result, scales(model), keep_vector(mask, pruned))
+def prune_at_(model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit: Refit | None = None) -> nn.Module:
+    """Take the `pruned` lowest neurons out of `model`, in place, and refit it if any; returns model."""
+    prune_(model, scales(model), keep_vector(mask, pruned))
     if refit and pruned:
-        refit(result)
-    return result
+        refit(model)
+    return model
+
+
+def pruned_copy(model: nn.Module, mask: Mapping[str, Tensor], pruned: int, refit: Refit | None = None) -> nn.Module:
+    """The same to a copy of `model` (`light_copy`), which stays as it is."""
+    return prune_at_(light_copy(model), mask, pruned, refit)
 
 
 def sweep(

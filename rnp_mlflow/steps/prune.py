@@ -11,7 +11,7 @@ from rnp_mlflow.config import RUN_ID, Prune
 from rnp_mlflow.core.evaluate import der
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.proxy import Proxy
-from rnp_mlflow.core.prune import keep_vector, pruned_copy, ranking
+from rnp_mlflow.core.prune import keep_vector, prune_at_, ranking
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
@@ -50,7 +50,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         "clean": len(clean.indices), "held_out": len(clean.held), "test": len(suspect.data.test or ()),
         "triggered": len(suspect.triggered.images) if suspect.triggered else 0,
     }  # fmt: skip
-    purified = pruned_copy(suspect.model, mask, picked["pruned"], traced.refit)
+    purified = prune_at_(suspect.model, mask, picked["pruned"], traced.refit)  # the suspect has served: no copy of it
     store.save(run.folder / "purified_model", purified, suspect.spec)
     masks.write_csv(run.folder / "pruned_neurons.csv", mask, ranking(mask)[: picked["pruned"]])
     if settings.export == "backdoorbench":
