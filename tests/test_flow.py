@@ -310,6 +310,17 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
     assert left < 100
 
 
+def test_a_step_on_the_cpu_does_without_triton() -> None:
+    asked = (
+        "import torch; from rnp_mlflow.config import Prune; from rnp_mlflow.steps import runtime\n"
+        "runtime.prepare(Prune(device='cpu'))\n"
+        "ones = torch.ones(2, 2); print(torch.export.export(torch.nn.Linear(2, 2), (ones,)).module()(ones).shape)\n"
+        "import sys; print([name for name in sys.modules if name.startswith('triton.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (done.stdout.splitlines(), done.stderr) == (["torch.Size([2, 2])", "[]"], "")
+
+
 def test_memory_is_spared_while_a_model_unlearns(monkeypatch: pytest.MonkeyPatch) -> None:
     told, unlearn_by = [], unlearn.unlearn_by
 

@@ -1,6 +1,7 @@
 """The process around a step: device, threads, determinism, progress bars."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ def prepare(settings: Common) -> torch.device:
         ConfigError: there is no such device here.
     """
     device = pick_device(settings.device)
+    if device.type == "cpu":
+        without_triton()
     keep_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -36,6 +39,12 @@ def prepare(settings: Common) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     return device
+
+
+def without_triton() -> None:
+    """Have torch.export not find Triton, which it would import: 70 MiB that serve GPUs alone."""
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it says that Triton is not there
 
 
 @lru_cache
