@@ -30,6 +30,7 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     )
     os.chdir(home)
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+    torch.set_num_threads(1)  # beside another file on two cores, two threads each take a seventh more of them
     result = root / "record/badnet_0_1/attack_result.pt"
     assert main(["import", f"--attack_result={result}", f"--data={root / 'clean.npz'}"]) == 0
     yield root
