@@ -27,6 +27,7 @@ from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.steps import rerun, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.recover import stored_clean
+from rnp_mlflow.tracking import figures, models
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -310,6 +311,22 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
     assert left < 100
 
 
+def test_the_masks_picture_has_a_row_a_layer_with_its_values_from_left_to_right(tmp_path: Path) -> None:
+    """Layers are low and high by turns: of two, the first is seen above on the left, the other below on the right."""
+    pictures = []
+    for layers in (2, 121):
+        mask = {f"layer{k}": torch.full((8,), 0.1 if k % 2 == 0 else 0.9) for k in range(layers)}
+        figures.mask_histograms(tmp_path / "mask.png", mask)
+        pictures.append(np.array(Image.open(tmp_path / "mask.png").convert("RGB")).astype(int))
+    two, many = pictures
+    width = two.shape[1]
+    rows, columns = np.nonzero((two[..., 2] - two[..., 0] > 60)[:, : int(0.85 * width)])  # right of it is the scale
+    low = columns < width / 2
+    assert columns[~low].min() - columns[low].max() > 0.5 * width
+    assert rows[low].max() < rows[~low].min()
+    assert 119 * 18 < len(many) - len(two) < 119 * 30
+
+
 def test_a_step_on_the_cpu_does_without_triton() -> None:
     asked = (
         "import torch; from rnp_mlflow.config import Prune; from rnp_mlflow.steps import runtime\n"
@@ -335,6 +352,17 @@ def test_memory_is_spared_while_a_model_unlearns(monkeypatch: pytest.MonkeyPatch
     attack = runs(entry="attack")[-1].info.run_id
     assert call("unlearn", model_run_id=attack, ratio=0.2, unlearning_epochs=1, proxy_steps=0, threads=2) == 0
     assert told == ["spared", "unlearn", "kept"]
+
+
+def test_the_suspect_becomes_the_purified_model_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, logged, load, log = [], [], subject.load, models.log
+    monkeypatch.setattr(subject, "load", lambda *given: (loaded.append(load(*given)), loaded[-1])[1])
+    monkeypatch.setattr(models, "log", lambda model, *given: (logged.append(model), log(model, *given))[1])
+    recover = runs(entry="recover")[-1].info.run_id
+    number = {"pruning_by": "number", "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1}
+    assert call("prune", recover_run_id=recover, select_by="number", **number) == 0
+    assert newest("prune").data.metrics["pruned"] > 0
+    assert logged == [loaded[-1].model]
 
 
 def test_a_mask_file_takes_the_place_of_recovery() -> None:

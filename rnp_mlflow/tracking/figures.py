@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 INK, MUTED = "#222222", "#8a8a8a"
@@ -94,13 +94,13 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
     """How the mask values of every layer are spread: a row a layer, a colour a count (logarithmic)."""
     from matplotlib.colors import LogNorm
 
-    counts = np.stack([np.histogram(values.numpy(), BINS, (0, 1))[0] for values in mask.values()])
+    counts = torch.stack([values.histc(BINS, 0, 1) for values in mask.values()])
     low = [f"{int((values < 0.5).sum())} of {len(values)}" for values in mask.values()]
     lines, small = len(mask), {"fontsize": 8, "color": INK}
     figure, axes = _canvas(8, 0.18 * lines + 1)
     ax = axes[0][0]
     colours = ax.imshow(
-        np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(0.5, max(10, counts.max())), aspect="auto",
+        counts.where(counts > 0, torch.nan), cmap="Blues", norm=LogNorm(0.5, max(10, int(counts.max()))), aspect="auto",
         extent=(0, 1, lines, 0), interpolation="none",
     )  # fmt: skip
     ax.axvline(0.5, color=INK, linewidth=1)
