@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
@@ -311,20 +312,24 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
     assert left < 100
 
 
-def test_the_masks_picture_has_a_row_a_layer_with_its_values_from_left_to_right(tmp_path: Path) -> None:
-    """Layers are low and high by turns: of two, the first is seen above on the left, the other below on the right."""
-    pictures = []
-    for layers in (2, 121):
-        mask = {f"layer{k}": torch.full((8,), 0.1 if k % 2 == 0 else 0.9) for k in range(layers)}
+def test_the_masks_picture_shows_beside_each_layers_name_where_its_values_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, savefig, heights = [], Figure.savefig, []
+    monkeypatch.setattr(Figure, "savefig", lambda own, *to, **how: (drawn.append(own), savefig(own, *to, **how))[1])
+    for layers in (1, 121):
+        mask = {f"layer{k}": torch.tensor(3 * [0.9 * k / layers] + [1.0]) for k in range(layers)}
         figures.mask_histograms(tmp_path / "mask.png", mask)
-        pictures.append(np.array(Image.open(tmp_path / "mask.png").convert("RGB")).astype(int))
-    two, many = pictures
-    width = two.shape[1]
-    rows, columns = np.nonzero((two[..., 2] - two[..., 0] > 60)[:, : int(0.85 * width)])  # right of it is the scale
-    low = columns < width / 2
-    assert columns[~low].min() - columns[low].max() > 0.5 * width
-    assert rows[low].max() < rows[~low].min()
-    assert 119 * 18 < len(many) - len(two) < 119 * 30
+        heights.append(Image.open(tmp_path / "mask.png").height)
+        ax = drawn[-1].axes[0]
+        counts, (left, right, bottom, top) = ax.images[0].get_array().filled(0), ax.images[0].get_extent()
+        assert [label.get_text() for label in ax.get_yticklabels()] == list(mask)
+        for tick, (name, values) in zip(ax.get_yticks(), mask.items(), strict=True):
+            row = counts[int((tick - top) / (bottom - top) * layers)]
+            lies = left + (right - left) * (np.nonzero(row)[0] + 0.5) / len(row)
+            assert row[row > 0].tolist() == [3, 1], name
+            assert lies == pytest.approx([float(values[0]), 1.0], abs=1 / len(row)), name
+    assert 120 * 18 < heights[1] - heights[0] < 120 * 30, "a row has room for its name, whatever the number of layers"
 
 
 def test_a_step_on_the_cpu_does_without_triton() -> None:
