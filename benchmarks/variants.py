@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnp_mlflow.artifacts import table
 from rnp_mlflow.attacks.train import train
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import der, evaluate
@@ -16,7 +17,7 @@ from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import chain, curve, runtime, subject
+from rnp_mlflow.steps import chain, runtime, subject
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
 
@@ -33,7 +34,7 @@ Figures = dict[str, Any]
 
 def figures(run_id: str) -> Figures:
     """What a prune run says of its points, and where it came from."""
-    summary = json.loads(lineage.fetch(run_id, curve.SUMMARY).read_text())
+    summary = json.loads(lineage.fetch(run_id, table.SUMMARY).read_text())
     found = {name: {k: v for k, v in point.items() if k != "threshold"} for name, point in summary["points"].items()}
     tags = lineage.get(run_id).data.tags
     known = {"run": run_id, "seconds": float(tags["rnp.seconds"]), "before": summary["before"]}

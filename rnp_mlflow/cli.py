@@ -31,10 +31,15 @@ def command(entry: str) -> click.Command:
     options: list[click.Parameter] = []
     for name, field in parameters(entry).items():
         words = "|".join(choices(field)) or "TEXT"
-        settings: dict[str, Any] = {"metavar": words, "help": field.description, "show_default": True}
-        settings |= {"required": True} if field.is_required() else {"default": text(field.default)}
+        settings: dict[str, Any] = {"metavar": words, "help": field.description}
+        settings |= {"required": True} if field.is_required() else {"show_default": text(field.default)}
         options.append(click.Option([f"--{name}"], **settings))
-    return click.Command(entry, params=options, help=ENTRIES[entry], callback=lambda **values: run(entry, values))
+
+    def call(**values: Any) -> int:
+        """Hand on what was given, and nothing else: a value that equals the default is still one that was given."""
+        return run(entry, {name: value for name, value in values.items() if value is not None})
+
+    return click.Command(entry, params=options, help=ENTRIES[entry], callback=call)
 
 
 def group() -> click.Group:

@@ -4,6 +4,7 @@ One frozen model per step. The CLI's options and the MLproject file follow from 
 `auto` and `none` are the words for "not given"; no default needs quoting in a shell.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -330,7 +331,7 @@ def choices(field: FieldInfo) -> tuple[str, ...]:
 T = TypeVar("T", bound=Settings)
 
 
-def parse(settings: type[T], values: dict[str, Any]) -> T:
+def parse(settings: type[T], values: Mapping[str, Any]) -> T:
     """Settings from texts or values; names that are not its own are left alone.
 
     Raises:

@@ -34,19 +34,42 @@ def test_reference_names_and_defaults() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_mlproject_and_cli_declare_what_config_declares(entry: str) -> None:
-    wanted = {
-        name: None if field.is_required() else config.text(field.default)
-        for name, field in config.parameters(entry).items()
-    }
+def test_mlproject_declares_what_is_auto_and_names_the_rest_with_its_default(entry: str) -> None:
+    """A declared default would travel as if it had been given; `auto` is the word for "not given"."""
+    known = config.parameters(entry)
     project = MLPROJECT["entry_points"][entry]
-    assert {name: p.get("default") for name, p in project["parameters"].items()} == wanted
-    assert {p["type"] for p in project["parameters"].values()} == {"string"}
+    for name, declared in project["parameters"].items():
+        wanted = {"type": "string"} if known[name].is_required() else {"type": "string", "default": "auto"}
+        assert declared == wanted, name
+        assert known[name].is_required() or known[name].default is None, name
     passed = re.findall(r"--(\w+) \{(\w+)\}", project["command"])
-    assert [a for a, _ in passed] == [b for _, b in passed] == list(wanted)
-    options = command(entry).params
-    assert {option.name: option.default if wanted[option.name or ""] else None for option in options} == wanted
-    assert all(option.help for option in options)  # type: ignore[attr-defined]
+    assert [a for a, _ in passed] == [b for _, b in passed] == list(project["parameters"])
+    section = (ROOT / "MLproject").read_text().split(f"\n  {entry}:\n")[1].split("parameters:")[0]
+    for name, value in re.findall(r"(\w+)=(\S+)", section):
+        assert config.text(known[name].default) == value, name
+
+
+def test_mlproject_is_readable_and_names_every_documented_parameter() -> None:
+    text = (ROOT / "MLproject").read_text()
+    assert len(text.splitlines()) <= 150
+    assert all(f"{name}=" in text or f"{name}:" in text for name in REFERENCE)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_command_line_takes_every_parameter_and_hands_on_what_was_given_alone(
+    entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = config.parameters(entry)
+    options = {option.name: option for option in command(entry).params}
+    assert list(options) == list(known)
+    assert all(option.help for option in options.values())  # type: ignore[attr-defined]
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr("rnp_mlflow.cli.run", lambda entry, values: told.append(values) or 0)
+    given = {name: "x" if field.is_required() else config.text(field.default) for name, field in known.items()}
+    needed = {name: "x" for name, field in known.items() if field.is_required()}
+    assert main([entry, *(f"--{name}={value}" for name, value in given.items())]) == 0
+    assert main([entry, *(f"--{name}={value}" for name, value in needed.items())]) == 0
+    assert told == [given, needed]
 
 
 def test_mlproject_has_no_other_entry_points() -> None:
@@ -132,6 +155,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(words: list[str], capsys: p
 # Which room may import which. The arrows point one way: a room is absent from the lists of those before it.
 ALLOWED = {
     "errors": set(),
+    "artifacts": set(),
     "config": {"errors"},
     "core": {"errors"},
     "loading": {"errors"},
@@ -139,10 +163,22 @@ ALLOWED = {
     "attacks": {"errors", "data", "core"},
     "models": {"errors", "loading"},
     "interop": {"errors", "loading", "core", "data"},
-    "tracking": {"errors", "loading", "models"},
+    "tracking": {"errors", "artifacts", "loading", "models"},
     "method": {"errors", "config", "core", "data"},
     "defence": {"errors", "config", "core", "data", "method"},
-    "steps": {"errors", "config", "loading", "core", "data", "attacks", "models", "interop", "tracking", "method"},
+    "steps": {
+        "errors",
+        "artifacts",
+        "config",
+        "loading",
+        "core",
+        "data",
+        "attacks",
+        "models",
+        "interop",
+        "tracking",
+        "method",
+    },
     "cli": {"errors", "config", "steps"},
 }
 OUTSIDE = {
@@ -152,6 +188,7 @@ OUTSIDE = {
     "attacks": {"torch"},
     "config": {"pydantic"},
     "errors": set(),
+    "artifacts": set(),
 }
 
 

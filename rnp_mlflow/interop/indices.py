@@ -7,8 +7,6 @@ from torch import Tensor
 
 from rnp_mlflow.errors import DataError
 
-DEFENCE, HELD_OUT = "defence_index.txt", "holdout_index.txt"
-
 
 def write(file: Path, indices: Tensor) -> None:
     """One integer a line."""

@@ -16,7 +16,7 @@ def run(entry: str, values: dict[str, Any]) -> int:
     if entry == "rerun":
         return rerun.ask(values)
     if entry == "main":
-        main.ask(make_plan(entry, values, reuse=False))
+        main.ask(make_plan(entry, values))
     else:
         chain.ask(entry, make_plan(entry, values))
     return 0

@@ -27,7 +27,6 @@ from rnp_mlflow.models.served import Served
 from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures
-from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
 
 PLANTED = 0.5  # an attack with a lower ASR did not plant (BackdoorBench's practice)
@@ -67,7 +66,7 @@ def prepare(settings: Attack) -> Prepared:
     return Prepared(source, data, digest, data.test, model, spec, attack, plan)
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Train, judge, and leave model, poison plan, trigger and sample picture."""
     settings: Attack = plan["attack"]
     if settings.precision == "auto":  # there is no model yet to hold bf16 to
@@ -89,14 +88,13 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     subject.write_data(run.folder, ready.source)
     said = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
     chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
-    made = subject.write_poison(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
+    subject.write_poison(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
         draw_samples(run.folder / "samples.png", bad, ready.data.classes, ready.test)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})
     run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
     report(run, scores)
-    return file_digest(run.folder / "model" / store.WEIGHTS, *made)
 
 
 def recipe(settings: Attack) -> dict[str, Any]:

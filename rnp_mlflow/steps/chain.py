@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Watched, steps_of
+from rnp_mlflow.artifacts import manifest, table
+from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Watched, steps_of, text
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
@@ -26,8 +27,8 @@ OWN = {*Watched.model_fields, *OUTPUTS}
 class Step(Protocol):
     """What a step's module offers."""
 
-    def make(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
-        """Do the work, leave its files in `run.folder`, and give the digest of what was made.
+    def make(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+        """Do the work, and leave its files in `run.folder`.
 
         upstream: step → run ID of the finished runs before this one.
         """
@@ -52,20 +53,23 @@ def ask(step: str, plan: Plan) -> str:
         return run.run_id
 
 
-def find_or_make(step: str, plan: Plan) -> str:
-    """The newest finished run of the same inputs, or a new one; its run ID."""
+def find_or_make(step: str, plan: Plan) -> dict[str, str]:
+    """step → run ID: of the newest finished run of the same inputs, or of a new one; and of those before it.
+
+    Those before it are this call's own. A run that is reused may itself have started from others of the same content.
+    """
     upstream = upstream_of(step, plan)
     inputs = inputs_digest(step, plan, upstream)
     if plan.reuse and (found := lineage.find_finished(step, inputs)):
         runtime.say(f"{step}: taken from run {found} (same inputs)")
-        return found
+        return upstream | {step: found}
     with step_run(step) as run:
         own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
         nearest = {} if step == "attack" else {step_before(step, plan): upstream[step_before(step, plan)]}
         fill(run, step, plan, upstream, inputs, nearest)
-        return run.run_id
+        return upstream | {step: run.run_id}
 
 
 def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: str, given: dict[str, str]) -> None:
@@ -75,14 +79,25 @@ def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: 
     """
     device = runtime.prepare(plan[step])
     runtime.say(f"{step}: run {run.run_id}")
-    run.tags({"inputs": inputs, "code": lineage.code_digest(), "device": device, "threads": torch.get_num_threads()})
+    made_on = {"device": device, "threads": torch.get_num_threads(), "processor": runtime.processor(device)}
+    run.tags({"inputs": inputs, "code": lineage.code_digest(), **made_on})
     run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
     settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
-    (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
-    output = MODULES[step].make(run, plan, upstream, device)
+    (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+    MODULES[step].make(run, plan, upstream, device)
     runtime.release_memory()
-    run.tags({"output": output})
+    run.tags({"output": output_digest(run)})
+
+
+def output_digest(run: StepRun) -> str:
+    """A digest of all that later steps read of a run: files, and of the images their digest and how they are read."""
+    files = manifest.of(run.folder, run.entry)
+    content: dict[str, Any] = {a.path: files.get(a.path) for a in table.ARTIFACTS[run.entry] if a.decides}
+    if table.DATA in files:
+        source = json.loads((run.folder / table.DATA).read_text())
+        content |= {"images": run.data_digest, "source": {k: v for k, v in source.items() if k != "data_dir"}}
+    return lineage.digest(content)
 
 
 def step_before(step: str, plan: Plan) -> str:
@@ -112,61 +127,68 @@ def upstream_of(step: str, plan: Plan) -> dict[str, str]:
     """step → run ID of everything before this step: named, found or made.
 
     Raises:
-        LineageError: a named run cannot be used.
+        LineageError: a named run, or one that it started from, cannot be used.
         ConfigError: it was made with other parameters than this call gives.
     """
     if step in lineage.MODEL_RUNS:
         return {}
     before = step_before(step, plan)
-    kinds = lineage.MODEL_RUNS if before == "attack" else (before,)
     run_id = explicit(step, plan).get(before)
     if run_id is None:
-        run_id = find_or_make(before, plan)
-        run = lineage.require(run_id, *kinds)
-    else:
-        run = lineage.require(run_id, *kinds)
-        hold_to_plan(run_id, plan)
-    earlier = {name: lineage.tag(run, RUN_ID[name]) for name in CHAIN[: CHAIN.index(before)]}
-    return {name: found for name, found in earlier.items() if found} | {before: run_id}
+        return find_or_make(before, plan)
+    found = {before: run_id}
+    run = lineage.require(run_id, *kinds(before))
+    for name in CHAIN[: CHAIN.index(before)]:
+        if earlier := lineage.tag(run, RUN_ID[name]):
+            found[name] = earlier
+            lineage.require(earlier, *kinds(name))
+    hold_to_plan(found, plan)
+    return found
 
 
-def hold_to_plan(run_id: str, plan: Plan) -> None:
-    """Refuse a parameter of this call that the named run was not made with (defaults are not given)."""
-    record = lineage.settings_of(run_id)
-    chain = record["upstream"] | {record["entry"]: run_id}
-    for step, step_id in chain.items():
-        made = lineage.settings_of(step_id)  # of an upstream "attack", an import may have taken the place
+def kinds(step: str) -> tuple[str, ...]:
+    """The entry points whose runs can stand in this place of the chain."""
+    return lineage.MODEL_RUNS if step == "attack" else (step,)
+
+
+def hold_to_plan(chain: dict[str, str], plan: Plan) -> None:
+    """Refuse a parameter that this call gives and that a named run, or one that it started from, was not made with."""
+    for step, run_id in chain.items():
+        made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
         logged = made["settings"][made["entry"]]
-        slot = "attack" if step in lineage.MODEL_RUNS else step
-        for name, field in STEPS[slot].model_fields.items():
-            wanted, there = getattr(plan[slot], name), logged.get(name, EARLIER.get(name, field.default))
-            there = tuple(there) if isinstance(there, list) else there  # JSON has no tuples
-            if name in PLACES | OWN or wanted in (field.default, there):
+        for name, field in STEPS[step].model_fields.items():
+            if name not in plan.given or name in PLACES | OWN:
                 continue
-            if made["entry"] == "import":
-                raise ConfigError(f"{name}={wanted} cannot be given with run {step_id}, an imported model")
-            raise ConfigError(f"{name}={wanted}, but run {step_id} was made with {name}={there}")
+            wanted, there = getattr(plan[step], name), logged.get(name, EARLIER.get(name, field.default))
+            if wanted == (tuple(there) if isinstance(there, list) else there):  # JSON has no tuples
+                continue
+            if made["entry"] == "import" and name not in logged:
+                raise ConfigError(f"{name}={text(wanted)} cannot be given with run {run_id}, an imported model")
+            raise ConfigError(f"{name}={text(wanted)}, but run {run_id} was made with {name}={text(there)}")
 
 
 def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
-    """A digest of all that decides what a step makes: settings, data, upstream results, code, threads."""
-    settings = plan[step]
-    device = runtime.prepare(settings)
+    """A digest of all that decides what a step makes: settings, files, upstream results, code, processor, threads."""
+    settings = [plan[step]]
+    if step == "prune" and plan["prune"].mask_file:  # it draws the clean images itself then, as `unlearn` would
+        settings.append(plan["unlearn"])
+    device = runtime.prepare(plan[step])
     content: dict[str, Any] = {
         "step": step,
-        "settings": settings.model_dump(mode="json", exclude=PLACES | OUTPUTS),
-        "upstream": {name: lineage.tag(lineage.get(run_id), "output") for name, run_id in upstream.items()},
+        "settings": [part.model_dump(mode="json", exclude=PLACES | OUTPUTS) for part in settings],
+        "upstream": {name: lineage.output_of(run_id) for name, run_id in upstream.items()},
         "code": lineage.code_digest(),
         "device": device.type,
+        "processor": runtime.processor(device),
         "threads": torch.get_num_threads(),
         "bf16": has_bf16(device),
     }
     for name in FILES:
-        place = getattr(settings, name, None)
+        place = next((found for part in settings if (found := getattr(part, name, None))), None)
         if place and Path(place).is_file():
-            content[name] = lineage.file_digest(Path(place))
+            content[name] = manifest.file_digest(Path(place))
     if step == "attack":
-        content["data"] = attack.prepare(settings).data_digest
+        content["data"] = attack.prepare(plan["attack"]).data_digest
     return lineage.digest(content)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rnp_mlflow.artifacts import table
 from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.verdict import SURE
 from rnp_mlflow.tracking import figures, ui
 from rnp_mlflow.tracking.runs import StepRun
 
-CSV, SUMMARY = "pruning_curve.csv", "summary.json"
 MEANING = {
     "chosen": "without trigger",
     "fixed": "at pruning_number",
@@ -38,15 +38,15 @@ def step_of(point: Point) -> int:
 def write(run: StepRun, rows: list[Point], summary: dict[str, Any], title: str, model_id: str) -> None:
     """Curve as csv, png, html and metrics; summary as json and metrics, these linked to the logged model."""
     axis, picked = summary["pruning_by"], summary["points"][summary["selected"]]
-    table = [values(row, axis) for row in rows]
-    with (run.folder / CSV).open("w", newline="") as out:
-        writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
+    lines = [values(row, axis) for row in rows]
+    with (run.folder / table.CURVE).open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(table)
-    (run.folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+        writer.writerows(lines)
+    (run.folder / table.SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     chosen = {"at": picked[axis], "pruned": picked["pruned"]}
-    figures.curve_png(run.folder / "pruning_curve.png", table, axis, chosen, title)
-    figures.curve_html(run.folder / "pruning_curve.html", table, axis, chosen, title)
+    figures.curve_png(run.folder / table.CURVE_PNG, lines, axis, chosen, title)
+    figures.curve_html(run.folder / table.CURVE_HTML, lines, axis, chosen, title)
     log_curve(run, rows)
     log_figures(run, summary, model_id)
 
@@ -74,18 +74,18 @@ def log_figures(run: StepRun, summary: dict[str, Any], model_id: str | None = No
 
 def tell(run: StepRun, summary: dict[str, Any]) -> None:
     """The result as a table on standard output, the evidence, and where to look."""
-    table = Table(title=f"prune run {run.run_id}", title_justify="left")
+    shape = Table(title=f"prune run {run.run_id}", title_justify="left")
     for column in ("point", summary["pruning_by"], "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER"):
-        table.add_column(column, justify="left" if column == "point" else "right")
+        shape.add_column(column, justify="left" if column == "point" else "right")
     before = summary["before"]
-    table.add_row("before", "", "0", *(shown(before[key]) for key in ("val_acc", "proxy_asr", "acc", "asr", "ra")), "")
+    shape.add_row("before", "", "0", *(shown(before[key]) for key in ("val_acc", "proxy_asr", "acc", "asr", "ra")), "")
     for name, point in summary["points"].items():
         mark = " ◀ purified" if name == summary["selected"] else ""
         at = point[summary["pruning_by"]]
         cells = (shown(point[key]) for key in ("val_acc", "proxy_asr", *FIGURES))
-        table.add_row(f"{name}{mark}", "none" if at is None else f"{at:g}", str(point["pruned"]), *cells)
+        shape.add_row(f"{name}{mark}", "none" if at is None else f"{at:g}", str(point["pruned"]), *cells)
     console = Console(width=110)
-    console.print(table)
+    console.print(shape)
     for name in summary["points"]:
         console.print(f"  {name}: {MEANING[name]}", highlight=False)
     for line in (*evidence(summary), *ui.where(run.experiment_id, [run.run_id])):

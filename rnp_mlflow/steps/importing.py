@@ -23,7 +23,6 @@ from rnp_mlflow.steps import runtime, subject
 from rnp_mlflow.steps.attack import draw_samples
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import outside
-from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
 
 SOURCES = ("attack_result", "checkpoint", "model_uri")
@@ -44,7 +43,7 @@ class Found:
     poisoned: Tensor | None = None
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Take the model in, judge it; leave what `attack` leaves, ASR and RA only where triggered images are known."""
     settings: Import = plan["import"]
     found = find(settings)
@@ -63,13 +62,12 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     target = targets[0] if len(targets) == 1 else None
     poisoned = found.poisoned if found.poisoned is not None else torch.empty(0).long()
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
-    made = subject.write_poison(run.folder, known, {"indices": poisoned}, bad)
+    subject.write_poison(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
         draw_samples(run.folder / "samples.png", bad, spec.classes)
     run.tags({"precision": settings.precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
-    return file_digest(run.folder / "model" / store.WEIGHTS, *made)
 
 
 def suspect_model(settings: Import, found: Found, data: Dataset) -> tuple[nn.Module, store.ModelSpec]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
 from rnp_mlflow.steps import chain, curve
 from rnp_mlflow.steps.plan import Plan, flat
@@ -15,16 +16,18 @@ def ask(plan: Plan) -> str:
     chain.preflight("prune", plan)
     with step_run("main") as run:
         run.params(flat(plan, "main"))
-        prune_id = chain.find_or_make("prune", plan)
+        prune_id = chain.find_or_make("prune", plan)["prune"]
         pruned = lineage.require(prune_id, "prune")
         record = lineage.settings_of(prune_id)
         upstream = record["upstream"] | {"prune": prune_id}
         run.tags({RUN_ID.get(step, f"{step}_run_id"): run_id for step, run_id in upstream.items()})
         named = plan["unlearn"].model_run_id
         record |= {"entry": "main", "upstream": upstream, "given": {"attack": named} if named else {}}
-        (run.folder / lineage.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
-        for name in (curve.SUMMARY, curve.CSV, "pruning_curve.png", "pruning_curve.html"):
+        (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+        for name in (table.SUMMARY, table.CURVE, table.CURVE_PNG, table.CURVE_HTML):
             shutil.copy(lineage.fetch(prune_id, name), run.folder / name)
-        curve.log_figures(run, json.loads((run.folder / curve.SUMMARY).read_text()))
-        run.tags({name: lineage.tag(pruned, name) for name in ("data", "output", "code", "device", "threads")})
+        curve.log_figures(run, json.loads((run.folder / table.SUMMARY).read_text()))
+        run.tags(
+            {name: lineage.tag(pruned, name) for name in ("data", "output", "code", "device", "threads", "processor")}
+        )
         return run.run_id

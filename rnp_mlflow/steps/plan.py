@@ -1,5 +1,6 @@
 """What one call asks for: the settings of every step it may have to run."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,12 @@ from rnp_mlflow.errors import ConfigError
 class Plan:
     """Settings by step, and whether finished runs of the same inputs may be taken for them.
 
-    repeating: a run is being repeated, so changed data are compared, not refused.
+    given: names of the parameters that the call gave; the others have their defaults. repeating: a run is being
+    repeated, so changed data are compared, not refused.
     """
 
     settings: dict[str, Any]
+    given: frozenset[str] = frozenset()
     reuse: bool = True
     repeating: bool = False
 
@@ -22,7 +25,26 @@ class Plan:
         return self.settings[step]
 
 
-def make_plan(entry: str, values: dict[str, Any], reuse: bool = True, repeating: bool = False) -> Plan:
+def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
+    """What a call with these texts or values asks for; `auto` and None stand for "not given".
+
+    Raises:
+        ConfigError: unknown name, malformed value, or values that contradict each other.
+    """
+    given = frozenset(name for name, value in values.items() if value not in (None, "auto", ""))
+    return Plan(settings_by_step(entry, values), given, reuse=entry != "main")
+
+
+def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) -> Plan:
+    """A plan that repeats a run: everything is made anew. values: all of that run's. changed: what the call gave.
+
+    Raises:
+        ConfigError: as `make_plan`.
+    """
+    return Plan(settings_by_step(entry, values), frozenset(changed), reuse=False, repeating=True)
+
+
+def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the steps of an entry point from flat texts or values; what is not named keeps its default.
 
     Raises:
@@ -32,16 +54,16 @@ def make_plan(entry: str, values: dict[str, Any], reuse: bool = True, repeating:
     known = {name for step in steps for name in STEPS[step].model_fields}
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"unknown parameter {unknown[0]}; see --help")
-    plan = Plan({step: parse(STEPS[step], values) for step in steps}, reuse, repeating)
+    settings: dict[str, Any] = {step: parse(STEPS[step], values) for step in steps}
     if entry == "import":
-        return plan
-    if plan["prune"].mask_file and plan["prune"].recover_run_id:
+        return settings
+    if settings["prune"].mask_file and settings["prune"].recover_run_id:
         raise ConfigError("give mask_file or recover_run_id, not both")
     holders = {"attack": "unlearn", "unlearn": "recover", "recover": "prune"}
-    given = [RUN_ID[step] for step, holder in holders.items() if getattr(plan[holder], RUN_ID[step])]
-    if len(given) > 1:
-        raise ConfigError(f"give {given[-1]} alone: it already leads to the run that {given[0]} names")
-    return plan
+    named = [RUN_ID[step] for step, holder in holders.items() if getattr(settings[holder], RUN_ID[step])]
+    if len(named) > 1:
+        raise ConfigError(f"give {named[-1]} alone: it already leads to the run that {named[0]} names")
+    return settings
 
 
 def flat(plan: Plan, entry: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID, Prune
 from rnp_mlflow.core.evaluate import der
 from rnp_mlflow.core.neurons import Mask
@@ -25,7 +26,7 @@ from rnp_mlflow.tracking import lineage, models
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Sweep the mask over the suspect model; leave curve, summary and purified model, and hand it on."""
     settings: Prune = plan["prune"]
     suspect = subject.load(upstream["attack"], plan, device)
@@ -37,7 +38,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         mask = masks.read(Path(settings.mask_file), suspect.model)
     else:
         clean = stored_clean(upstream["unlearn"], suspect, device)
-        mask = masks.read(lineage.fetch(upstream["recover"], "mask_values.csv"), suspect.model)
+        mask = masks.read(lineage.fetch(upstream["recover"], table.MASK), suspect.model)
     settings = suspect.settle(run, settings, clean)
     proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
     verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
@@ -52,7 +53,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     }  # fmt: skip
     purified = prune_at_(suspect.model, mask, picked["pruned"], traced.refit)  # the suspect has served: no copy of it
     store.save(run.folder / "purified_model", purified, suspect.spec)
-    masks.write_csv(run.folder / "pruned_neurons.csv", mask, ranking(mask)[: picked["pruned"]])
+    masks.write_csv(run.folder / table.PRUNED_NEURONS, mask, ranking(mask)[: picked["pruned"]])
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     runtime.release_memory()  # torch.export takes some
@@ -67,8 +68,6 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if settings.register_as:
         register(run, settings.register_as, model_id, upstream, {key: picked[key] for key in curve.FIGURES})
     curve.tell(run, summary)
-    names = ("purified_model/model.safetensors", curve.CSV)
-    return lineage.file_digest(*(run.folder / name for name in names))
 
 
 def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import Recover
 from rnp_mlflow.core.neurons import flatten
-from rnp_mlflow.interop import indices, masks
+from rnp_mlflow.interop import masks
 from rnp_mlflow.method import recover_by, watch_by
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime, subject
@@ -16,7 +17,7 @@ from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
@@ -31,7 +32,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         result = recover_by(
             settings, model.to(device), suspect.model, clean.used.pair, suspect.transform, proxy, watch, log
         )
-    masks.write_csv(run.folder / "mask_values.csv", result.mask)
+    masks.write_csv(run.folder / table.MASK, result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     write_history(run.folder / "history.csv", result.history)
     figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
@@ -39,7 +40,6 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
     regained = result.history[-1].accuracy
     runtime.say(f"  accuracy {regained:.4f}; {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
-    return lineage.file_digest(run.folder / "mask_values.csv")
 
 
 def stored_clean(unlearn_run_id: str, suspect: subject.Subject, device: torch.device) -> subject.CleanImages:
@@ -49,4 +49,4 @@ def stored_clean(unlearn_run_id: str, suspect: subject.Subject, device: torch.de
         lines = lineage.fetch(unlearn_run_id, name).read_text().split()
         return torch.tensor([int(line) for line in lines])
 
-    return subject.split(suspect.data, read(indices.DEFENCE), read(indices.HELD_OUT), device)
+    return subject.split(suspect.data, read(table.DEFENCE_INDEX), read(table.HOLDOUT_INDEX), device)

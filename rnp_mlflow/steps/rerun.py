@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import EARLIER, Rerun, parameters, parse, text
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
-from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.steps.plan import plan_again
 from rnp_mlflow.tracking import compare, lineage
 from rnp_mlflow.tracking.runs import step_run
 
@@ -24,9 +25,10 @@ def ask(values: dict[str, Any]) -> int:
     old = lineage.get(settings.run_id)
     if (origin := lineage.tag(old, "rerun_of")) and lineage.tag(old, "entry") == "rerun":
         raise LineageError(f"run {settings.run_id} is a rerun itself; repeat the run it repeats: {origin}")
-    old = lineage.require(settings.run_id, *lineage.NEEDED)
+    old = lineage.require(settings.run_id, *table.ARTIFACTS)
     record = lineage.settings_of(settings.run_id)
-    plan = make_plan(record["entry"], repeated_values(record, settings, old), reuse=False, repeating=True)
+    changes = changed(settings)
+    plan = plan_again(record["entry"], repeated_values(record, settings.run_id, old) | changes, changes)
     with step_run("rerun", {"rerun_of": settings.run_id}) as run:
         run.params({name: text(value) for name, value in settings})
         runtime.say(f"repeating {record['entry']} run {settings.run_id}")
@@ -40,8 +42,14 @@ def ask(values: dict[str, Any]) -> int:
     return 0 if identical else 1
 
 
-def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[str, Any]:
-    """The old run's settings, its named runs, its threads and device; then what this call changes.
+def changed(settings: Rerun) -> dict[str, Any]:
+    """The parameters that this call gives another value."""
+    values = {"seed": settings.seed, "data_dir": settings.data_dir}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, Any]:
+    """The old run's settings, the runs that its user named, its threads and device.
 
     Raises:
         LineageError: it was made with a parameter that this version does not take.
@@ -53,16 +61,13 @@ def repeated_values(record: dict[str, Any], settings: Rerun, old: Any) -> dict[s
     if gone := sorted(values.keys() - taken):
         commit = old.data.tags.get("mlflow.source.git.commit", "unknown")
         raise LineageError(
-            f"run {settings.run_id} has the parameter {gone[0]}, which is no more: repeat it with its own code, "
-            f"commit {commit}"
+            f"run {run_id} has the parameter {gone[0]}, which was removed: repeat it with its own code, commit {commit}"
         )
     if record["entry"] != "import":
         values |= dict.fromkeys(chain.RUN_ID.values())
         values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
         values["register_as"] = None  # a repetition is no new version
-    values |= {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
-    changes = {"seed": settings.seed, "data_dir": settings.data_dir}
-    return values | {name: value for name, value in changes.items() if value is not None}
+    return values | {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
 
 
 def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tuple[str, str]]:

@@ -41,6 +41,17 @@ def prepare(settings: Common) -> torch.device:
     return device
 
 
+def processor(device: torch.device) -> str:
+    """What computes there: a GPU's name and compute capability, or the vector instructions that torch uses on the CPU.
+
+    Another one adds in another order, so it gives another result.
+    """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)} ({major}.{minor})"
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def without_triton() -> None:
     """Have torch.export not find Triton, which it would import: 70 MiB that serve GPUs alone."""
     sys.modules.setdefault("triton", None)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rnp_mlflow.artifacts.table import DATA, POISON_PLAN, TRIGGER, TRIGGERED
 from rnp_mlflow.attacks import poison, registry
 from rnp_mlflow.attacks.trigger import Trigger
 from rnp_mlflow.config import Unlearn
@@ -29,8 +30,6 @@ from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
-DATA, POISON = "data.json", "poison_plan.json"
-TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"
 SETTLED: dict[tuple[object, ...], str] = {}  # what `precision=auto` was found to mean (`Subject.settle`)
 
 
@@ -111,31 +110,28 @@ def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device)
     return TestSet(clean.images.to(device), clean.labels.to(device), *(part.to(device) for part in bad))
 
 
-def write_data(folder: Path, source: Source) -> Path:
+def write_data(folder: Path, source: Source) -> None:
     """`data.json`: what to load the images with."""
     (folder / DATA).write_text(json.dumps(asdict(source), indent=2) + "\n")
-    return folder / DATA
 
 
 def write_poison(
     folder: Path, content: dict[str, Any], poisoned: dict[str, Tensor], known: Trigger | Triggered | None
-) -> list[Path]:
+) -> None:
     """`poison_plan.json`: `content`, and training indices by name; and the trigger, or the images with it.
 
-    content: attack, target, label_mode, poison_rate; None stands for what is not known. The files that it
-    wrote are given back.
+    content: attack, target, label_mode, poison_rate; None stands for what is not known.
     """
     name = None if known is None else TRIGGERED if isinstance(known, Triggered) else TRIGGER
     content = content | {"triggered": name} | {key: found.tolist() for key, found in poisoned.items()}
-    (folder / POISON).write_text(json.dumps(content) + "\n")
+    (folder / POISON_PLAN).write_text(json.dumps(content) + "\n")
     if name is not None:
         save_file({key: value.contiguous() for key, value in vars(known).items()}, folder / name)
-    return [folder / POISON, *([folder / name] if name else [])]
 
 
 def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
     """The triggered images of a model run: stored, or made from its trigger; None where none are known."""
-    plan = json.loads(lineage.fetch(model_run_id, POISON).read_text())
+    plan = json.loads(lineage.fetch(model_run_id, POISON_PLAN).read_text())
     if plan["triggered"] is None:
         return None
     tensors = load_file(lineage.fetch(model_run_id, plan["triggered"]))

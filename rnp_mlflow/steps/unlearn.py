@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
+from rnp_mlflow.artifacts.table import DEFENCE_INDEX, HOLDOUT_INDEX, PROXY, VERDICT
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import evaluate
 from rnp_mlflow.core.proxy import Proxy
@@ -22,10 +23,8 @@ from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
 
-PROXY, VERDICT = "proxy.safetensors", "verdict.json"
 
-
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
+def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Unlearn on the defender's images (less those held out); leave the model and the indices used."""
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
@@ -41,8 +40,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     scores = evaluate(result.model, test, suspect.transform, settings.precision)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     write_history(run.folder / "history.csv", result.history)
-    indices.write(run.folder / indices.DEFENCE, clean.indices)
-    indices.write(run.folder / indices.HELD_OUT, clean.held_indices)
+    indices.write(run.folder / DEFENCE_INDEX, clean.indices)
+    indices.write(run.folder / HOLDOUT_INDEX, clean.held_indices)
     if proxy:
         write_proxy(run.folder, proxy)
         draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held)
@@ -64,10 +63,6 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
-    names = ("unlearned_model/model.safetensors", indices.DEFENCE, indices.HELD_OUT)
-    return lineage.file_digest(
-        *(run.folder / name for name in (*names, *([VERDICT] if verdict else []), *([PROXY] if proxy else [])))
-    )
 
 
 def write_proxy(folder: Path, proxy: Proxy) -> None:
@@ -77,8 +72,8 @@ def write_proxy(folder: Path, proxy: Proxy) -> None:
 
 
 def stored_verdict(run_id: str) -> Verdict | None:
-    """The verdict of an unlearn run; None where it left none."""
-    if not lineage.has(run_id, VERDICT):
+    """The verdict of an unlearn run; None if it left none."""
+    if not lineage.left(run_id, VERDICT):
         return None
     return TypeAdapter(Verdict).validate_json(lineage.fetch(run_id, VERDICT).read_text())
 
@@ -96,8 +91,8 @@ def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSe
 
 
 def stored_proxy(run_id: str, device: torch.device) -> Proxy | None:
-    """The proxy of an unlearn run; None where it left none."""
-    if not lineage.has(run_id, PROXY):
+    """The proxy of an unlearn run; None if it left none."""
+    if not lineage.left(run_id, PROXY):
         return None
     tensors = load_file(lineage.fetch(run_id, PROXY), str(device))
     return Proxy(int(tensors.pop("target")), **tensors)

@@ -8,21 +8,13 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
-from rnp_mlflow.tracking import lineage
+from rnp_mlflow.artifacts import table
+from rnp_mlflow.tracking import contents, lineage
 from rnp_mlflow.tracking.runs import VERSIONS
 
-# entry → the artifacts whose content is its result.
-RESULTS = {
-    "attack": ("model/model.safetensors", "poison_plan.json"),
-    "import": ("model/model.safetensors", "poison_plan.json"),
-    "unlearn": ("unlearned_model/model.safetensors", "defence_index.txt", "holdout_index.txt"),
-    "recover": ("mask_values.csv",),
-    "prune": ("pruning_curve.csv", "purified_model/model.safetensors"),
-    "main": ("pruning_curve.csv",),
-}
 # Parameters that change no figure: where things are computed, lie, or go besides.
 NO_FIGURE = ("threads", "device", "data_dir", "data", "export", "register_as")
-ORIGIN = ("data", "code", "threads", "device", "precision", *VERSIONS)
+ORIGIN = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
 
 
 def runs(old_id: str, new_id: str) -> list[str]:
@@ -35,8 +27,7 @@ def runs(old_id: str, new_id: str) -> list[str]:
     causes = [line for name in ORIGIN if (line := origin(old, new, name))]
     inputs = settings(old_id, new_id) + [line for line in causes if line.startswith("data")]
     effects = metrics(old, new)
-    for path in RESULTS[lineage.tag(old, "entry") or "main"]:
-        effects += artifact(lineage.fetch(old_id, path), lineage.fetch(new_id, path), path)
+    effects += artifacts(old, new)
     if not effects:
         return inputs
     return inputs + [line for line in causes if line not in inputs] + effects
@@ -79,6 +70,18 @@ def gap(before: list[tuple[int, float]], now: list[tuple[int, float]]) -> str:
     return f"was {before[-1][1]:.6g}, is {now[-1][1]:.6g} at the end; largest difference {largest:.3g}"
 
 
+def artifacts(old: Run, new: Run) -> list[str]:
+    """A line for each compared artifact that differs, or that one of the two runs did not leave."""
+    lines = []
+    before, now = contents.left_by(old), contents.left_by(new)
+    for path in (a.path for a in table.ARTIFACTS[lineage.tag(old, "entry") or "main"] if a.compared):
+        if path in before and path in now:
+            lines += artifact(contents.fetch(old, path), contents.fetch(new, path), path)
+        elif path in before or path in now:
+            lines.append(f"{path}: {'was left, is not now' if path in before else 'was not left, is now'}")
+    return lines
+
+
 def artifact(old: Path, new: Path, path: str) -> list[str]:
     """A line if the files differ by a bit: by how much, for weights, masks and curves."""
     if old.read_bytes() == new.read_bytes():
@@ -86,7 +89,7 @@ def artifact(old: Path, new: Path, path: str) -> list[str]:
     if path.endswith(".safetensors"):
         return [f"{path}: {weights(old, new)}"]
     if path.endswith(".csv"):
-        return [f"{path}: {table(old, new)}"]
+        return [f"{path}: {rows(old, new)}"]
     return [f"{path}: {lines_apart(old, new)}"]
 
 
@@ -94,12 +97,12 @@ def weights(old: Path, new: Path) -> str:
     before, now = load_file(old), load_file(new)
     if before.keys() != now.keys() or any(before[k].shape != now[k].shape for k in before):
         return "other tensors"
-    apart = {k: float((before[k].double() - now[k].double()).abs().max()) for k in before}
+    apart = {k: float((before[k].double() - now[k].double()).abs().max()) for k in before if before[k].numel()}
     changed = [k for k in before if not torch.equal(before[k], now[k])]
-    return f"{len(changed)} of {len(before)} tensors differ, by up to {max(apart.values()):.3g}"
+    return f"{len(changed)} of {len(before)} tensors differ, by up to {max(apart.values(), default=0.0):.3g}"
 
 
-def table(old: Path, new: Path) -> str:
+def rows(old: Path, new: Path) -> str:
     before, now = (list(csv.DictReader(file.open())) for file in (old, new))
     if len(before) != len(now):
         return f"{len(before)} rows, now {len(now)}"

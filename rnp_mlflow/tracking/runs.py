@@ -16,6 +16,7 @@ from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
+from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
 
 PREFIX = "rnp."
@@ -34,6 +35,7 @@ class StepRun:
         self.client = MlflowClient()
         self.started = time.monotonic()
         self.data: mlflow.entities.Dataset | None = None
+        self.data_digest: str | None = None
         self.uploaded = False
 
     def params(self, values: Mapping[str, str]) -> None:
@@ -64,12 +66,15 @@ class StepRun:
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Show the data on the run's page, and keep their digest (SHA-256, hex) in the tag `rnp.data`."""
         self.tags({"data": digest})
+        self.data_digest = digest
         self.data = mlflow.entities.Dataset(name, digest[:36], "local", source)
         self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(self.data)])
 
     def upload(self) -> None:
-        """Upload what is in `folder`, once; `step_run` does it at the end where the work has not."""
+        """Upload what is in `folder` and its manifest, once; `step_run` does it at the end if the work has not."""
         if not self.uploaded:
+            if self.entry in table.ARTIFACTS:
+                self.tags({"manifest": manifest.write(self.folder, self.entry)})
             mlflow.log_artifacts(str(self.folder), run_id=self.run_id)
         self.uploaded = True
 

@@ -1,0 +1,68 @@
+"""Every file that one step leaves and another reads: the only place that names them."""
+
+from dataclasses import dataclass
+
+SETTINGS = "settings.json"
+MODEL, MODEL_SPEC = "model/model.safetensors", "model/model.json"
+DATA, POISON_PLAN = "data.json", "poison_plan.json"
+TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"
+UNLEARNED, UNLEARNED_SPEC = "unlearned_model/model.safetensors", "unlearned_model/model.json"
+DEFENCE_INDEX, HOLDOUT_INDEX = "defence_index.txt", "holdout_index.txt"
+VERDICT, PROXY = "verdict.json", "proxy.safetensors"
+MASK = "mask_values.csv"
+CURVE, CURVE_PNG, CURVE_HTML = "pruning_curve.csv", "pruning_curve.png", "pruning_curve.html"
+PURIFIED, PURIFIED_SPEC = "purified_model/model.safetensors", "purified_model/model.json"
+PRUNED_NEURONS, SUMMARY = "pruned_neurons.csv", "summary.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that later steps, `rerun` or `main` read.
+
+    path: in the run's folder. optional: a run may leave it out. compared: `rerun` compares it; a file that names
+    places or run IDs is not. decides: what later steps make follows from its content.
+    """
+
+    path: str
+    optional: bool = False
+    compared: bool = True
+    decides: bool = True
+
+
+RECORD = Artifact(SETTINGS, compared=False, decides=False)
+MODEL_RUN = (
+    Artifact(MODEL),
+    Artifact(MODEL_SPEC),
+    Artifact(DATA, compared=False, decides=False),  # it names a place; `chain.output_digest` takes the rest of it
+    Artifact(POISON_PLAN),
+    Artifact(TRIGGER, optional=True),
+    Artifact(TRIGGERED, optional=True),
+    RECORD,
+)
+
+# entry point → the files of its runs
+ARTIFACTS: dict[str, tuple[Artifact, ...]] = {
+    "attack": MODEL_RUN,
+    "import": MODEL_RUN,
+    "unlearn": (
+        Artifact(UNLEARNED),
+        Artifact(UNLEARNED_SPEC),
+        Artifact(DEFENCE_INDEX),
+        Artifact(HOLDOUT_INDEX),
+        Artifact(VERDICT, optional=True),
+        Artifact(PROXY, optional=True),
+        RECORD,
+    ),
+    "recover": (Artifact(MASK), RECORD),
+    "prune": (
+        Artifact(CURVE),
+        Artifact(CURVE_PNG, compared=False, decides=False),
+        Artifact(CURVE_HTML, compared=False, decides=False),
+        Artifact(PURIFIED),
+        Artifact(PURIFIED_SPEC),
+        Artifact(PRUNED_NEURONS),
+        Artifact(SUMMARY, compared=False),  # its figures are metrics, which are compared
+        RECORD,
+    ),
+    "main": (Artifact(CURVE), Artifact(SUMMARY, compared=False), RECORD),
+}

@@ -1,0 +1,360 @@
+"""A run is reused only if all that it depends on is the same, and read only if it is what the run wrote."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import outside_files as files
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from rnp_mlflow.cli import main
+from rnp_mlflow.config import RUN_ID
+from rnp_mlflow.steps import chain, runtime, unlearn
+from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.tracking import contents, lineage
+
+ROOT = Path(__file__).parents[1]
+QUICK = (
+    "--unlearning_epochs=2", "--unlearning_lr=0.1", "--unlearning_batch_size=16", "--clean_threshold=0.9",
+    "--recovering_epochs=2", "--proxy_steps=2", "--threads=1",
+)  # fmt: skip
+SWEEP = ("--pruning_step=0.4", "--clean_views=1", "--refine=0")
+MEAN, STD = (",".join(map(str, values)) for values in (files.MEAN, files.STD))
+CHECKPOINT = ("--checkpoint=suspect.pt", "--model=preactresnet18")
+KNOWN = (*CHECKPOINT, f"--mean={MEAN}", f"--std={STD}", "--data=images", "--triggered=bad", "--target=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store of its own; a suspect's weights, clean and triggered images in the working folder."""
+    folder, here = tmp_path_factory.mktemp("reuse"), Path.cwd()
+    os.chdir(folder)
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    torch.save(files.suspect().state_dict(), "suspect.pt")
+    image_folder(folder / "images", 80, 2)
+    image_folder(folder / "bad", 12, 5)
+    yield folder
+    os.chdir(here)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    assert not MlflowClient().search_runs(["0"], "status = 'RUNNING'")
+
+
+def image_folder(root: Path, count: int, seed: int, names: tuple[str, ...] = ("ant", "bee", "cat", "dog")) -> Path:
+    for k, (image, label) in enumerate(zip(*files.clean_images(count, seed), strict=True)):
+        (root / names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / names[label] / f"{k}.png")
+    return root
+
+
+def newest(entry: str) -> mlflow.entities.Run:
+    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
+
+
+def folder_of(run: mlflow.entities.Run) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+def taken_in(*arguments: str) -> str:
+    assert main(["import", *arguments]) == 0
+    return newest("import").info.run_id
+
+
+@pytest.fixture(scope="module")
+def runs(home: Path) -> dict[str, mlflow.entities.Run]:
+    """entry → run of one finished chain, from an import to `prune`, and a `main` from the same import."""
+    model = taken_in(*KNOWN)
+    assert main(["main", f"--model_run_id={model}", *QUICK, *SWEEP]) == 0
+    assert main(["prune", f"--model_run_id={model}", *QUICK, *SWEEP]) == 0
+    return {entry: newest(entry) for entry in ("import", "unlearn", "recover", "prune", "main")}
+
+
+def changed_pixel(home: Path) -> list[str]:
+    place = Path(shutil.copytree("images", home / "pixel")) / "ant/0.png"
+    pixels = np.array(Image.open(place))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(place)
+    return ["--data=pixel"]
+
+
+def changed_label(home: Path) -> list[str]:
+    root = Path(shutil.copytree("images", home / "label"))
+    (root / "ant/0.png").rename(root / "bee/0.png")
+    return ["--data=label"]
+
+
+def other_order(home: Path) -> list[str]:
+    """The same images, in the same order, under other names of the classes."""
+    image_folder(home / "renamed", 80, 2, ("ape", "bat", "cow", "doe"))
+    image_folder(home / "renamed_bad", 12, 5, ("ape", "bat", "cow", "doe"))
+    return ["--data=renamed", "--triggered=renamed_bad"]
+
+
+def other_triggered(home: Path) -> list[str]:
+    image_folder(home / "worse", 12, 6)
+    return ["--triggered=worse"]
+
+
+CHANGES: dict[str, Callable[[Path], list[str]]] = {
+    "images": changed_pixel,
+    "labels": changed_label,
+    "names of the classes": other_order,
+    "mean": lambda home: ["--mean=0.5,0.5,0.5"],
+    "std": lambda home: ["--std=0.25,0.25,0.25"],
+    "image size": lambda home: ["--image_size=16"],
+    "triggered images": other_triggered,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_import_that_differs_in_one_thing_shares_nothing_downstream(
+    change: str, home: Path, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = taken_in(*KNOWN, *CHANGES[change](home))
+    capsys.readouterr()
+    assert main(["recover", f"--model_run_id={other}", *QUICK]) == 0
+    assert "same inputs" not in capsys.readouterr().err
+    assert newest("recover").data.tags["rnp.model_run_id"] == other
+    assert newest("unlearn").data.tags["rnp.model_run_id"] == other
+    assert newest("recover").data.tags["rnp.unlearn_run_id"] == newest("unlearn").info.run_id
+
+
+def test_the_same_weights_in_another_architecture_share_nothing(home: Path) -> None:
+    """Ours and torchvision's MobileNetV2 have the same keys and shapes, and other strides."""
+    images = torch.randint(256, (16, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    np.savez(home / "large.npz", x=images.numpy(), y=np.arange(16) % 4)
+    weights = files.network(architecture="torchvision/mobilenet_v2", width=None).state_dict()
+    save_file(weights, home / "mobile.safetensors")
+    made = []
+    for architecture in ("mobilenet_v2", "torchvision/mobilenet_v2"):
+        file = home / f"{architecture.replace('/', '_')}.safetensors"
+        shutil.copy(home / "mobile.safetensors", file)
+        spec = ["--mean=0.5,0.5,0.5", "--std=0.5,0.5,0.5", "--data=large.npz"]
+        taken = taken_in(f"--checkpoint={file}", f"--model={architecture}", *spec)
+        plan = make_plan("unlearn", {"model_run_id": taken})
+        made.append(chain.inputs_digest("unlearn", plan, {"attack": taken}))
+    specs = [json.loads((folder_of(run) / "model/model.json").read_text())["architecture"] for run in
+             MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'import'", max_results=2)]  # fmt: skip
+    assert len(set(specs)) == len(set(made)) == 2
+
+
+def test_the_same_import_twice_shares_all_and_each_chain_names_its_own(
+    runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = taken_in(*KNOWN)
+    capsys.readouterr()
+    assert main(["prune", f"--model_run_id={again}", *QUICK, *SWEEP]) == 0
+    assert capsys.readouterr().err.count("same inputs") == 2
+    assert newest("prune").data.tags["rnp.model_run_id"] == again
+    assert newest("prune").data.tags["rnp.recover_run_id"] == runs["recover"].info.run_id
+
+
+@contextmanager
+def changed(file: Path, how: str) -> Iterator[None]:
+    """The file is gone, or one byte in its middle is another, while the context lasts."""
+    content = file.read_bytes()
+    at = len(content) // 2
+    file.unlink()
+    if how == "changed":
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    try:
+        yield
+    finally:
+        file.write_bytes(content)
+
+
+def call_by_id(entry: str, run_id: str) -> list[str]:
+    """Arguments of a call that reads this run."""
+    following = {"import": "unlearn", "unlearn": "recover", "recover": "prune"}
+    if entry in following:
+        return [following[entry], f"--{RUN_ID.get(entry, 'model_run_id')}={run_id}"]
+    return ["rerun", f"--run_id={run_id}"]
+
+
+ARTIFACTS = {
+    "import": ("model/model.safetensors", "model/model.json", "data.json", "poison_plan.json", "triggered.safetensors"),
+    "unlearn": ("unlearned_model/model.safetensors", "unlearned_model/model.json", "defence_index.txt",
+                "holdout_index.txt", "verdict.json", "proxy.safetensors"),
+    "recover": ("mask_values.csv",),
+    "prune": ("pruning_curve.csv", "purified_model/model.safetensors", "purified_model/model.json", "summary.json"),
+    "main": ("pruning_curve.csv", "summary.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+@pytest.mark.parametrize("entry", ARTIFACTS)
+def test_a_run_that_lost_an_artifact_is_refused_by_id_and_never_reused(
+    entry: str, how: str, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs[entry]
+    for name in (*ARTIFACTS[entry], "settings.json", "manifest.json"):
+        assert found(run) == run.info.run_id
+        with changed(folder_of(run) / name, how):
+            capsys.readouterr()
+            assert main(call_by_id(entry, run.info.run_id)) == 2, name
+            last = capsys.readouterr().err.strip().splitlines()[-1]
+            assert last.startswith("error: "), last
+            assert run.info.run_id in last
+            assert name in last
+            assert found(run) is None, name
+    assert found(run) == run.info.run_id
+
+
+def found(run: mlflow.entities.Run) -> str | None:
+    """The run that a call with the inputs of this one would take; only these two steps are looked for."""
+    if run.data.tags["rnp.entry"] not in ("unlearn", "recover"):
+        return None if contents.fault(run) else run.info.run_id
+    with mlflow.start_run() as asking:
+        taken = lineage.find_finished(run.data.tags["rnp.entry"], run.data.tags["rnp.inputs"])
+    MlflowClient().delete_run(asking.info.run_id)
+    return taken
+
+
+def test_a_lost_artifact_further_up_is_refused_by_id_and_made_again_otherwise(
+    runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlearned, recovered = runs["unlearn"], runs["recover"]
+    with changed(folder_of(unlearned) / "proxy.safetensors", "gone"):
+        assert main(["prune", f"--recover_run_id={recovered.info.run_id}", *SWEEP]) == 2
+        assert f"run {unlearned.info.run_id} no longer has its artifact proxy.safetensors" in capsys.readouterr().err
+        assert main(["prune", f"--model_run_id={runs['import'].info.run_id}", *QUICK, *SWEEP]) == 0
+        said = capsys.readouterr().err
+        assert f"recover: taken from run {recovered.info.run_id}" in said
+        assert "unlearn: taken from" not in said
+        tags = newest("prune").data.tags
+        assert tags["rnp.unlearn_run_id"] == newest("unlearn").info.run_id != unlearned.info.run_id
+        assert json.loads((folder_of(newest("prune")) / "summary.json").read_text())["verdict"]
+    MlflowClient().delete_run(newest("unlearn").info.run_id)
+
+
+def test_a_run_made_before_manifests_is_told_by_its_metrics_and_shares_with_no_other(
+    runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for entry in ("import", "unlearn"):
+        run, client = runs[entry], MlflowClient()
+        tag = run.data.tags["rnp.manifest"]
+        client.delete_tag(run.info.run_id, "rnp.manifest")
+        try:
+            assert lineage.output_of(run.info.run_id) == run.info.run_id
+            lineage.require(run.info.run_id, entry)
+            for name in ARTIFACTS[entry]:
+                with changed(folder_of(run) / name, "gone"):
+                    assert main(call_by_id(entry, run.info.run_id)) == 2
+                    assert name in capsys.readouterr().err
+        finally:
+            client.set_tag(run.info.run_id, "rnp.manifest", tag)
+
+
+def test_a_deleted_run_is_refused(runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = runs["recover"].info.run_id
+    MlflowClient().delete_run(run_id)
+    try:
+        assert main(["prune", f"--recover_run_id={run_id}", *SWEEP]) == 2
+        assert "was deleted" in capsys.readouterr().err
+    finally:
+        MlflowClient().restore_run(run_id)
+
+
+@pytest.mark.parametrize("value", [10, 5])
+def test_a_value_that_is_given_is_held_against_the_run_even_if_it_is_the_default(
+    value: int, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """recovering_epochs: the run was made with 2, the default is 10."""
+    by_id = f"--recover_run_id={runs['recover'].info.run_id}"
+    assert main(["prune", by_id, f"--recovering_epochs={value}", *SWEEP]) == 2
+    assert f"recovering_epochs={value}, but run {runs['recover'].info.run_id} was made with recovering_epochs=2" in (
+        capsys.readouterr().err
+    )
+    assert main(["prune", by_id, "--recovering_epochs=2", "--schedule=10,20", "--alpha=0.2", *SWEEP]) == 0
+    assert main(["prune", by_id, "--unlearning_epochs=20", *SWEEP]) == 2
+    assert f"run {runs['unlearn'].info.run_id} was made with unlearning_epochs=2" in capsys.readouterr().err
+
+
+def test_a_default_that_is_given_to_mlflow_run_is_held_against_the_run_too(
+    home: Path, runs: dict[str, mlflow.entities.Run]
+) -> None:
+    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+                        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    given = ["-P", f"recover_run_id={runs['recover'].info.run_id}", "-P", "pruning_step=0.4", "-P", "clean_views=1"]
+    asked = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "prune", "--env-manager", "local", *given]
+    done = subprocess.run([*asked, "-P", "recovering_epochs=10"], capture_output=True, text=True, env=env, cwd=home)
+    assert done.returncode != 0
+    assert "recovering_epochs=10, but run" in done.stderr
+    done = subprocess.run([*asked, "-P", "recovering_epochs=2"], capture_output=True, text=True, env=env, cwd=home)
+    assert done.returncode == 0, done.stderr
+    params = newest("prune").data.params
+    assert (params["pruning_step"], params["alpha"], params["recovering_epochs"]) == ("0.4", "0.2", "2")
+
+
+def test_another_processor_is_another_input(
+    runs: dict[str, mlflow.entities.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = {"attack": runs["import"].info.run_id}
+    plan = make_plan("unlearn", {"model_run_id": upstream["attack"]})
+    digests = {chain.inputs_digest("unlearn", plan, upstream)}
+    device = torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for name in ("H100", "H200"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        said = runtime.processor(device)
+        assert said == f"{name} (9.0)"
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime, "processor", lambda device, said=said: said)
+            digests.add(chain.inputs_digest("unlearn", plan, upstream))
+    assert len(digests) == 3
+    assert runs["unlearn"].data.tags["rnp.processor"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_a_mask_file_is_pruned_on_images_that_are_inputs_too(runs: dict[str, mlflow.entities.Run]) -> None:
+    mask, upstream = folder_of(runs["recover"]) / "mask_values.csv", {"attack": runs["import"].info.run_id}
+    made = {
+        chain.inputs_digest("prune", make_plan("prune", {"mask_file": str(mask), "holdout": share}), upstream)
+        for share in (0.2, 0.4)
+    }
+    assert len(made) == 2
+
+
+def test_a_rerun_compares_proxy_verdict_and_triggered_images(
+    runs: dict[str, mlflow.entities.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_proxy, write_text = unlearn.write_proxy, Path.write_text
+
+    def other_proxy(folder: Path, proxy: unlearn.Proxy) -> None:
+        write_proxy(folder, proxy)
+        tensors = load_file(folder / "proxy.safetensors")
+        save_file({name: value + 1 if value.is_floating_point() else value for name, value in tensors.items()},
+                  folder / "proxy.safetensors")  # fmt: skip
+
+    monkeypatch.setattr(unlearn, "write_proxy", other_proxy)
+    monkeypatch.setattr(
+        Path, "write_text", lambda own, text: write_text(own, text + "\n" * (own.name == "verdict.json") * 2 + "{}\n"
+                                                         if own.name == "verdict.json" else text)
+    )  # fmt: skip
+    assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
+    said = capsys.readouterr().out
+    assert "proxy.safetensors: 3 of 4 tensors differ, by up to 1" in said
+    assert "verdict.json" in said
+    monkeypatch.undo()
+    assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 0
+
+
+def test_a_rerun_says_which_file_one_of_the_two_runs_did_not_leave(
+    runs: dict[str, mlflow.entities.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(unlearn, "write_proxy", lambda folder, proxy: None)
+    assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
+    assert "proxy.safetensors: was left, is not now" in capsys.readouterr().out
