@@ -1,0 +1,108 @@
+"""Does an imported model see what it was trained on? Accuracy near chance most often means that it does not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rnp_mlflow.core.evaluate import predict, spaced
+from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.models.store import ModelSpec
+
+TRIED = 200  # images that each alternative is tried on, at most
+SHARE = 0.2  # of the way from chance to 1: no better counts as near chance
+BELOW = 0.1  # further below what is said elsewhere is far below
+SIGNIFICANT = 3.0  # standard errors, of paired answers (McNemar, 1947)
+CAUSES = "class order, normalisation, image size, channel order, or an architecture with the same keys"
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "no normalisation": ((0.0,) * 3, (1.0,) * 3),
+    "mean and std of 0.5": ((0.5,) * 3, (0.5,) * 3),
+    "ImageNet's normalisation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "pixels from 0 to 255": ((0.0,) * 3, (0.00392157,) * 3),
+}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another way to read the same images.
+
+    give: the parameters that ask for it, or what to do if there is none. acc: on up to `TRIED` images, 0 to 1.
+    better: whether it is ahead of the way that was asked for by more than chance explains.
+    """
+
+    name: str
+    give: str
+    acc: float
+    better: bool
+
+
+def alternatives(
+    model: nn.Module, spec: ModelSpec, clean: ImageSet, transform: Preprocess, precision: str = "fp32"
+) -> list[Alternative]:
+    """Try the cheap alternatives; the best first.
+
+    clean: images with their labels, on the model's device or where memory maps them.
+    """
+    some = clean[spaced(len(clean), TRIED)]
+    answers = predict(model, some.images, transform, precision)
+    labels = some.labels.cpu()
+    before = answers == labels
+    found = []
+    for name, give, right in _tried(model, spec, some, answers, transform, precision):
+        gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
+        better = gained - lost > SIGNIFICANT * (gained + lost) ** 0.5
+        found.append(Alternative(name, give, float(right.double().mean()), better))
+    return sorted(found, key=lambda each: -each.acc)
+
+
+def _tried(
+    model: nn.Module, spec: ModelSpec, some: ImageSet, answers: Tensor, transform: Preprocess, precision: str
+) -> Iterator[tuple[str, str, Tensor]]:
+    """(name, parameters, bool (N,): which answers are right) of every alternative to the way of `transform`."""
+    labels, channels = some.labels.cpu(), some.images.shape[1]
+    if order := other_order(spec.classes):
+        way, positions = order
+        yield f"class folders sorted as {way}s", f"class_order={way}", answers == torch.tensor(positions)[labels]
+    for name, (mean, std) in NORMALISATIONS.items():
+        mean, std = mean[:channels], std[:channels]
+        if (mean, std) == (transform.mean, transform.std) or (channels == 1 and "ImageNet" in name):
+            continue
+        give = f"mean={','.join(map(str, mean))} std={','.join(map(str, std))}"
+        yield name, give, predict(model, some.images, Preprocess(mean, std), precision) == labels
+    if channels == 3:
+        yield "channels as BGR", "no parameter: swap them in the first layer's weights", predict(model, some.images.flip(1), transform, precision) == labels
+
+
+def other_order(classes: tuple[str, ...]) -> tuple[str, list[int]] | None:
+    """The other way to sort names that are all numbers, if it differs: its word, and each class's place in it."""
+    if not all(name.isdecimal() for name in classes):
+        return None
+    orders = {"number": sorted(classes, key=int), "text": sorted(classes)}
+    way = "number" if list(classes) == orders["text"] else "text"
+    return None if orders[way] == list(classes) else (way, [orders[way].index(name) for name in classes])
+
+
+def near_chance(acc: float, labels: Tensor, classes: int) -> float | None:
+    """The accuracy of chance, if `acc` is near it: that of the class with most images, at least 1 / classes."""
+    chance = max(1 / classes, float(labels.bincount().max()) / len(labels))
+    return chance if acc <= chance + SHARE * (1 - chance) else None
+
+
+def warning(acc: float, said: float | None, chance: float | None, count: int, tried: list[Alternative]) -> list[str]:
+    """The block to print; empty if nothing is suspicious.
+
+    acc: on `count` clean images. said: what the model says of its accuracy elsewhere. chance: as of `near_chance`.
+    """
+    ahead = [each for each in tried if each.better]
+    far = said is not None and said - acc > BELOW
+    if chance is None and not far and not ahead:
+        return []
+    why = f"near chance ({chance:.2f})" if chance is not None else "lower than it may be"
+    why = f"far below the {said:.4f} that the model's record says" if far else why
+    lines = [f"  warning: ACC {acc:.4f} on {count} clean images is {why}; usual causes: {CAUSES}"]
+    for each in tried:
+        mark = "  <- better" if each.better else ""
+        lines.append(f"    {each.name} ({each.give}): ACC {each.acc:.4f}{mark}")
+    return lines
