@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rnp_mlflow.errors import DataError
+from tests import image_files  # noqa: F401  (its makers are in MAKERS too)
 from tests.layouts import MAKERS
 
 DOCS = Path(__file__).parents[1] / "docs/images.md"

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.data import npz, pixels, sources, triggered
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import subject
-from tests import layouts
+from tests import image_files, layouts
 from tests import outside_files as files
 
 NUMBERS = ("1", "2", "3", "4")
@@ -119,17 +120,17 @@ def test_the_whole_range_of_a_normalisation_is_taken(tmp_path: Path) -> None:
 
 
 def test_one_channel_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
-    (x, y), deep = files.clean_images(8, 0), layouts.DEEP.repeat(2, 0).repeat(2, 1)
+    (x, y), deep = files.clean_images(8, 0), image_files.DEEP.repeat(2, 0).repeat(2, 1)
     for k, image in enumerate(x):
-        layouts.single(tmp_path / "set", Image.fromarray(image), f"{k}.png")
-    layouts.single(tmp_path / "set", Image.fromarray(deep), "9.png")
+        image_files.single(tmp_path / "set", Image.fromarray(image), f"{k}.png")
+    image_files.single(tmp_path / "set", Image.fromarray(deep), "9.png")
     np.savez(tmp_path / "a.npz", x=x, y=y)
     wanted = [np.asarray(Image.fromarray(image).convert("L")).tolist() for image in x]
     data = sources.load("folder", str(tmp_path / "set"), grey=True)
     assert data.train.shape == (1, 8, 8)
     assert (len(data.mean), len(data.std)) == (1, 1)
     assert data.train.images[:8, 0].tolist() == wanted
-    assert data.train.images[8, 0].tolist() == layouts.scaled(deep, 65535)
+    assert data.train.images[8, 0].tolist() == image_files.scaled(deep, 65535)
     assert sources.load("npz", str(tmp_path / "a.npz"), grey=True).train.images[:, 0].tolist() == wanted
     assert sources.load("folder", str(tmp_path / "set"), grey=True, image_size=4).train.shape == (1, 4, 4)
 
@@ -148,14 +149,14 @@ def test_deep_triggered_images_and_backdoorbenchs_are_scaled_too(tmp_path: Path)
     from rnp_mlflow.interop import backdoorbench
 
     result = files.attack_result(tmp_path)
-    deep = layouts.DEEP.repeat(2, 0).repeat(2, 1)
+    deep = image_files.DEEP.repeat(2, 0).repeat(2, 1)
     first = sorted(tmp_path.rglob("*.png"), key=lambda file: int(file.stem))[0]
     Image.fromarray(deep).save(first)
     known = backdoorbench.read(result).triggered
     assert known is not None
-    assert known.images[0, 0].tolist() == layouts.scaled(deep, 65535)
+    assert known.images[0, 0].tolist() == image_files.scaled(deep, 65535)
     found = triggered.read(tmp_path / "bd_test_dataset", ("0", "1", "2", "3"), "0", (3, 8, 8))
-    assert layouts.scaled(deep, 65535) in found.images[:, 0].tolist()
+    assert image_files.scaled(deep, 65535) in found.images[:, 0].tolist()
 
 
 def test_what_is_left_out_is_said_once_a_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -170,8 +171,8 @@ def test_what_is_left_out_is_said_once_a_part(tmp_path: Path, caplog: pytest.Log
     for line, part in zip(said, ("train", "test"), strict=True):
         place = tmp_path / part
         assert line == (
-            f"{place}: left out 2 hidden files or folders (the first is {place}/a/._0.png); 2 files that are not "
-            f"images by their ending (the first is {place}/a/boxes.txt)"
+            f"{place}: left out hidden files or folders (2, the first is {place}/a/._0.png); files that are not "
+            f"images by their ending (2, the first is {place}/a/boxes.txt)"
         )
 
 
@@ -204,6 +205,21 @@ def test_an_import_takes_class_order_and_flip_and_keeps_them(home: Path) -> None
     run, source = imported("--class_order=text", "--flip=yes")
     assert (source["class_order"], source["flip"]) == ("text", "yes")
     assert run.data.metrics["acc"] < 0.6  # 1, 10, 2, 20: two classes change places
+
+
+def test_triggered_folders_by_number_among_classes_that_are_other_numbers(home: Path) -> None:
+    """The issue's case: 18 images and their own labels, not 12 of which two labels are merged."""
+    for old, new in zip(("20", "10"), ("4", "3"), strict=True):
+        (home / "images" / old).rename(home / "images" / new)
+    for k, (image, label) in enumerate(zip(*files.clean_images(24, 5), strict=True)):
+        (home / "bad" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(home / "bad" / str(label) / f"{k}.png")
+    for target in (0, 1):
+        run, _ = imported("--triggered=bad", f"--target={target}")
+        stored = load_file(Path(run.info.artifact_uri.removeprefix("file://")) / "triggered.safetensors")
+        assert stored["true_labels"].bincount(minlength=4).tolist() == [0 if k == target else 6 for k in range(4)]
+        assert set(stored["target_labels"].tolist()) == {target}
+        assert run.data.metrics["ra"] > 0.9
 
 
 def test_triggered_images_of_an_import_follow_image_size(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ class LeftOut:
     def say(self, part: Path) -> None:
         """Log it, if there is anything."""
         if self.found:
-            counts = [f"{len(paths)} {kind} (the first is {paths[0]})" for kind, paths in self.found.items()]
+            counts = [f"{kind} ({len(paths)}, the first is {paths[0]})" for kind, paths in self.found.items()]
             log.warning(f"{part}: left out {'; '.join(counts)}")
 
 
