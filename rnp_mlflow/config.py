@@ -71,11 +71,31 @@ class Data(Common):
     """Which images, and how they are fed."""
 
     data_dir: Place = Field(None, description="where the images are: a folder or an npz file; auto only for digits")
-    image_size: Count = Field(None, description="scale folder images to this many pixels a side; auto keeps them")
+    image_size: Count = Field(
+        None,
+        description="scale every image to this many pixels a side (images that are not square are squeezed); auto "
+        "keeps their size, which must then be the same for all (GTSRB through torchvision: 32)",
+    )
     train_size: Count = Field(None, description="use so many training images, drawn class by class; auto takes all")
     test_size: Count = Field(None, description="use so many test images, drawn class by class; auto takes all")
-    mean: Channels = Field(None, description="a channel's mean, 0 to 1, comma between; auto takes the dataset's")
-    std: Channels = Field(None, description="a channel's standard deviation; auto takes the dataset's")
+    mean: Channels = Field(
+        None,
+        description="mean of each channel, separated by commas, for pixels scaled to 0 to 1 (not 0 to 255); auto takes "
+        "the dataset's",
+    )
+    std: Channels = Field(
+        None, description="standard deviation of each channel, on the same scale as mean; auto takes the dataset's"
+    )
+    class_order: Literal["number", "text"] = Field(
+        "number",
+        description="order of class folders whose names are all numbers: as numbers (BackdoorBench), or as text, as "
+        "torchvision's ImageFolder sorts them (0, 1, 10, 11, 2)",
+    )
+    flip: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="whether a mirrored image keeps its label, so that mirrored images may be used; auto: yes for "
+        "cifar10, cifar100, tiny and celeba, no for all others",
+    )
 
 
 class Attack(Data):
@@ -277,7 +297,7 @@ STEPS: dict[str, type[Settings]] = {
     "prune": Prune,
 }
 CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
-# What a run did that was made before a parameter was there.
+# Values assumed for runs that were made before a parameter existed (`earlier`).
 EARLIER: dict[str, Any] = {
     "precision": "fp32",
     "unlearning_batch_size": 128,
@@ -291,6 +311,13 @@ EARLIER: dict[str, Any] = {
 }
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
+
+
+def earlier(name: str, logged: Mapping[str, Any], default: Any) -> Any:
+    """The value of a parameter that a run was made with, if it did not exist then; logged: the run's own settings."""
+    if name == "flip":  # images of these kinds were mirrored
+        return "yes" if logged.get("dataset") in (None, "folder", "npz") else "auto"
+    return EARLIER.get(name, default)
 
 
 def steps_of(entry: str) -> tuple[str, ...]:

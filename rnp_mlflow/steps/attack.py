@@ -48,7 +48,8 @@ class Prepared:
 
 def prepare(settings: Attack) -> Prepared:
     """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
-    source = subject.Source(**{field.name: getattr(settings, field.name) for field in fields(subject.Source)})
+    named = {field.name for field in fields(subject.Source)} & Attack.model_fields.keys()
+    source = subject.Source(**{name: getattr(settings, name) for name in named})
     data, digest = subject.load_data(source)
     if data.test is None:
         raise DataError(f"attack needs a test part too, and {source.place} has none (train/CLASS and test/CLASS)")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from rnp_mlflow.artifacts import manifest, table
-from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Watched, steps_of, text
+from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, Watched, earlier, steps_of, text
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
@@ -159,7 +159,7 @@ def hold_to_plan(chain: dict[str, str], plan: Plan) -> None:
         for name, field in STEPS[step].model_fields.items():
             if name not in plan.given or name in PLACES | OWN:
                 continue
-            wanted, there = getattr(plan[step], name), logged.get(name, EARLIER.get(name, field.default))
+            wanted, there = getattr(plan[step], name), logged.get(name, earlier(name, logged, field.default))
             if wanted == (tuple(there) if isinstance(there, list) else there):  # JSON has no tuples
                 continue
             if made["entry"] == "import" and name not in logged:

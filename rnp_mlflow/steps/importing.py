@@ -177,7 +177,7 @@ def data_source(settings: Import, found: Found, repeating: bool = False) -> subj
     if place is not None and not Path(place).exists():
         raise DataError(f"data={place} does not exist")
     sizes = (settings.image_size, settings.train_size, settings.test_size)
-    return subject.Source(str(dataset), place, *sizes, mean, std)
+    return subject.Source(str(dataset), place, *sizes, mean, std, settings.class_order, settings.flip)
 
 
 def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:
@@ -195,5 +195,5 @@ def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered 
         return found.triggered
     if settings.target is None:
         raise ConfigError("triggered images need target: the class they lead to, by name or number")
-    target = triggered_data.label_of(settings.target, data.classes)
-    return triggered_data.read(Path(settings.triggered), data.classes, target, data.train.shape)
+    known = Path(settings.triggered), data.classes, settings.target, data.train.shape
+    return triggered_data.read(*known, scale=settings.image_size is not None)

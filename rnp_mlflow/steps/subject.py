@@ -44,6 +44,9 @@ class Source:
     test_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    class_order: str = "number"
+    flip: str = "auto"
+    grey: bool = False
 
     @property
     def place(self) -> str:
@@ -110,6 +113,15 @@ def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device)
     return TestSet(clean.images.to(device), clean.labels.to(device), *(part.to(device) for part in bad))
 
 
+def stored_source(file: Path) -> Source:
+    """What a model run's `data.json` says."""
+    content = json.loads(file.read_text())
+    if content["dataset"] in ("folder", "npz"):
+        # Runs made before there was `flip` took it for granted that mirrored images of these keep their label.
+        content.setdefault("flip", "yes")
+    return TypeAdapter(Source).validate_python(content)
+
+
 def write_data(folder: Path, source: Source) -> None:
     """`data.json`: what to load the images with."""
     (folder / DATA).write_text(json.dumps(asdict(source), indent=2) + "\n")
@@ -149,7 +161,7 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
         LineageError: the images are no longer those of that run.
     """
     run = lineage.require(model_run_id, *lineage.MODEL_RUNS)
-    source = TypeAdapter(Source).validate_json(lineage.fetch(model_run_id, DATA).read_text())
+    source = stored_source(lineage.fetch(model_run_id, DATA))
     if moved := plan["attack"].data_dir:
         source = replace(source, data_dir=moved)
     data, digest = load_data(source)
