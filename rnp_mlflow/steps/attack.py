@@ -19,14 +19,12 @@ from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import resolve_width
 from rnp_mlflow.models.served import Served
-from rnp_mlflow.steps import runtime, subject
+from rnp_mlflow.steps import runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -91,7 +89,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
     made = subject.write_poison(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
-        draw_samples(run.folder / "samples.png", bad, ready.data.classes, ready.test)
+        answer = samples.answering(model, feed, settings.precision, ready.data.classes)
+        samples.draw(run.folder / "samples.png", bad, ready.data.classes, answer, ready.test)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})
     run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
@@ -135,18 +134,6 @@ def report(run: StepRun, scores: Scores) -> None:
     run.tags({"planted": scores.asr >= PLANTED})
     if scores.asr < PLANTED:
         runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
-
-
-def draw_samples(file: Path, bad: Triggered, classes: tuple[str, ...], test: ImageSet | None = None) -> None:
-    """The first triggered image of up to eight true classes; above it the clean one, where `test` is given.
-
-    test: the test set that the triggered images were made from.
-    """
-    shown = [k for k in range(len(classes)) if (bad.true_labels == k).any()][:8]
-    first = torch.tensor([int((bad.true_labels == k).nonzero()[0]) for k in shown])
-    captions = [f"{classes[int(bad.true_labels[k])]} → {classes[int(bad.target_labels[k])]}" for k in first]
-    clean = torch.stack([test.images[test.labels == k][0] for k in shown]) if test is not None else None
-    figures.sample_png(file, clean, bad.images[first], captions)
 
 
 def on_epoch(run: StepRun, prefix: str, advance: runtime.Advance) -> OnEpoch:
