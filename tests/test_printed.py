@@ -1,6 +1,7 @@
 """What is printed, drawn and tagged is what was measured."""
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -8,23 +9,32 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.text
+import mlflow
+import outside_files as files
 import pytest
 import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import rnp_mlflow
 from rnp_mlflow import method
-from rnp_mlflow.config import Prune
+from rnp_mlflow.cli import main
+from rnp_mlflow.config import Prune, Recover, Unlearn
 from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.evaluate import Scores, predict
 from rnp_mlflow.core.proxy import Proxy
+from rnp_mlflow.core.unlearn import Unlearned
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.steps import curve, prune, subject, unlearn
+from rnp_mlflow.steps import attack, curve, prune, recover, subject, unlearn
+from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.steps.recover import stored_clean
 from rnp_mlflow.tracking import figures, runs
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +99,7 @@ def test_without_triggered_images_there_is_no_oracle() -> None:
     assert method.oracle(traced, Prune()) is None
 
 
-@pytest.mark.parametrize("name", prune.DECIDES)
+@pytest.mark.parametrize("name", ["pruning_number", "acc_ratio", "proxy_ratio", "stop_ratio", "margin_ratio"])
 def test_a_parameter_that_was_given_and_does_not_decide_is_told_of_in_one_line(name: str) -> None:
     for way in ("proxy", "clean_acc", "number", "asr"):
         settings = Prune(**{"select_by": way, name: 0.5})
@@ -254,6 +264,228 @@ def test_a_class_name_is_cut_to_two_lines_and_keeps_both_ends() -> None:
     assert "a class" in figures.short(CLASSES[3])
 
 
+def summary(**changes: Any) -> dict[str, Any]:
+    """A summary as `prune` leaves it, with these entries other; of a dict those named."""
+    point = {
+        "threshold": 0.5,
+        "pruned": 7,
+        "val_acc": 0.9,
+        "proxy_asr": 0.0,
+        "acc": 0.9,
+        "asr": 0.0,
+        "ra": 0.9,
+        "der": 1,
+    }
+    found: dict[str, Any] = {
+        "before": {"acc": 0.9, "asr": 1.0, "ra": 0.0, "val_acc": 0.9, "proxy_asr": 0.8}, "select_by": "proxy",
+        "selected": "chosen", "pruning_by": "threshold", "curve_images": 1000,
+        "points": {"chosen": point, "fixed": point, "oracle": point},
+        "images": {"clean": 500, "held_out": 100, "test": 400, "triggered": 300}, "layers": {},
+        "views": {"images": 100, "each": 5, "cropped": 1, "mirrored": 0},
+        "verdict": {"backdoor_suspected": True, "target": "cat", "score": 0.9, "size": 0.1, "cost": 0.01, "faded": 0.2,
+                    "doubt": 0.0003, "max_doubt": 0.007},
+    }  # fmt: skip
+    for name, value in changes.items():
+        found[name] = found[name] | value if isinstance(value, dict) else value
+    return found
+
+
+def test_held_out_accuracy_says_how_its_images_were_looked_at() -> None:
+    def told(**views: int) -> str:
+        return next(line for line in curve.evidence(summary(views=views)) if "held-out ACC:" in line)
+
+    assert told() == "  held-out ACC: 100 of 500 clean images, each 5 times, cropped at random"
+    assert told(mirrored=1).endswith("100 of 500 clean images, each 5 times, cropped and mirrored at random")
+    assert told(mirrored=1, cropped=0).endswith("each 5 times, mirrored at random")
+    assert told(cropped=0).endswith("100 of 500 clean images, as they are")
+    assert told(each=0).endswith("100 of 500 clean images, as they are")
+    assert told(images=40, each=1).endswith("40 of the 100 of 500 clean images, each once, cropped at random")
+
+
+@pytest.mark.parametrize(("views", "count", "side", "flip"), [(0, 12, 8, True), (5, 12, 8, False), (5, 1200, 8, True),
+                                                              (2, 12, 4, False)])  # fmt: skip
+def test_the_words_on_held_out_images_are_those_of_what_is_looked_at(
+    views: int, count: int, side: int, flip: bool
+) -> None:
+    held = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8), torch.arange(count)
+    feed = Preprocess.for_side(side, (0.0,), (1.0,), flip)
+    clean = subject.CleanImages(torch.arange(2 * count), torch.arange(count), ImageSet(*held), ImageSet(*held))
+    data = SimpleNamespace(test=None)
+    of = subject.Subject("", Wrong(), None, data, "", "", None, feed)  # type: ignore[arg-type]
+    said = prune.looked_at(Prune(clean_views=views), of, clean)["views"]
+    _, labels = method.held_views(Prune(clean_views=views), held, feed)
+    assert said["images"] == len(labels.unique())
+    assert said["each"] in (views, len(labels) // len(labels.unique()))
+    assert (said["each"] == 0) is (views == 0)
+    assert (said["cropped"], said["mirrored"]) == (int(side >= 8), int(flip))
+
+
+def test_accuracy_says_on_which_images_and_the_curve_on_how_many() -> None:
+    none = {"test": 0, "triggered": 0}
+    for changes, table, title in (
+        ({}, "  ACC: 400 test images; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
+        ({"curve_images": 350}, "; the curve: at most 350 of each", "350 test images, 300 triggered"),
+        ({"curve_images": 0}, "; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
+        ({"images": none}, "  ACC: the same 100, there is no test part (as they are)", "100 held-out images"),
+        ({"images": none, "curve_images": 30}, "(as they are); the curve: at most 30 of each", "30 held-out images"),
+        ({"images": none | {"held_out": 2000}}, "  ACC: all 2000, there is no test part", "1000 held-out images"),
+    ):
+        found = summary(**changes)
+        (line,) = (line for line in curve.evidence(found) if line.startswith("  ACC:"))
+        assert table in line
+        assert ("at most" in line) is ("at most" in table or title.startswith("1000"))
+        assert curve.measured_on(found) == title
+
+
+def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
+    lines = curve.evidence(summary())
+    assert (
+        "  proxy: share of the other classes' held-out images that a stand-in for the trigger turns to 'cat'" in lines
+    )
+    assert "size of the proxy 0.100 × cost of stopping it 0.01 × (0.1 + 0.20 taken by unlearning) = 0.0003" in lines[0]
+    nothing = {"backdoor_suspected": False, "size": 1.0, "cost": 1.0, "doubt": 0.3}
+    turned = curve.evidence(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
+    assert "the proxy turns no held-out image" in turned
+    assert "size of the proxy" not in turned, "a size of 1 is what counts then, not what was measured"
+    without = summary(before={"proxy_asr": None}, verdict={"doubt": None, "backdoor_suspected": None})
+    assert not [line for line in curve.evidence(without) if line.startswith("  proxy:")]
+
+
+def test_the_chosen_point_says_what_chose_it() -> None:
+    for changes, words in (
+        ({}, "without trigger, by the proxy"),
+        ({"select_by": "asr", "selected": "oracle"}, "without trigger, by the proxy"),
+        ({"select_by": "clean_acc"}, "without trigger, as far as held-out accuracy allows"),
+        ({"verdict": {"backdoor_suspected": False}}, "without trigger, nothing: no sign of a backdoor"),
+        ({"verdict": None, "before": {"proxy_asr": None}},
+         "without trigger, as far as held-out accuracy allows: there is no proxy"),
+    ):  # fmt: skip
+        assert curve.rule(summary(**changes)) == words
+
+
+def test_accuracy_while_training_is_said_to_be_that() -> None:
+    said = recover.regained(Recover(), 0.5, proxy=True)
+    assert said.startswith("accuracy 0.5000 of the unlearned model and the suspect in the last epoch's batches, while")
+    assert said.endswith("the proxy on 50% of the other classes' images")
+    for settings, proxy in ((Recover(), False), (Recover(proxy_share=0), True)):
+        assert recover.regained(settings, 0.5, proxy) == (
+            "accuracy 0.5000 of the unlearned model in the last epoch's batches, while training"
+        )
+    assert "suspect" not in recover.regained(Recover(suspect_steps=0), 0.5, proxy=True)
+    found = Unlearned(nn.Identity(), 0.2, True, [])
+    assert unlearn.lost(Unlearn(), found, 40) == "clean accuracy 0.2000 on 40 images after 0 steps"
+    assert unlearn.lost(Unlearn(unlearning_stop="epoch"), found, 40).startswith("accuracy 0.2000 in the last epoch's")
+
+
+@pytest.mark.parametrize(
+    ("asr", "already", "planted", "said"),
+    [(0.9, 0.1, True, ""), (0.5, 0.49, True, ""), (0.4, 0.1, False, "did not plant"), (1.0, 0.5, False, "50% of these"),
+     (0.3, 0.6, False, "60% of these")],
+)  # fmt: skip
+def test_an_attack_planted_only_if_the_trigger_makes_the_answer(
+    asr: float, already: float, planted: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags: dict[str, object] = {}
+    attack.report(SimpleNamespace(tags=tags.update), Scores(0.2, asr, 0.0), already)  # type: ignore[arg-type]
+    assert tags == {"planted": planted}
+    first, *warned = capsys.readouterr().err.splitlines()
+    assert "ASR" in first
+    assert len(warned) == bool(said)
+    assert said in " ".join(warned)
+
+
+@pytest.mark.parametrize("mode", ["all_to_one", "all_to_all"])
+def test_the_answers_without_the_trigger_are_those_to_the_same_images(mode: str) -> None:
+    test, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
+    targets = torch.full((12,), 5) if mode == "all_to_one" else (test.labels + 1) % 6
+    kept = test.labels != targets
+    bad = subject.Triggered(torch.zeros(int(kept.sum()), 1, 8, 8, dtype=torch.uint8), test.labels[kept], targets[kept])
+    wanted = predict(model, test.images, feed)[kept] == targets[kept]
+    assert 0 < wanted.double().mean() < 1
+    assert attack.without_trigger(model, test, bad, feed, "fp32") == float(wanted.double().mean())
+
+
+SMALL = ("--width=4", "--train_size=600", "--test_size=100", "--training_epochs=1", "--ratio=0.2", "--threads=1",
+         "--device=cpu", "--precision=fp32")  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    return tmp_path
+
+
+def newest(entry: str) -> mlflow.entities.Run:
+    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
+
+
+def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: Proxy | None = None) -> list[str]:
+    """What the stored model of a run says, its own normalisation before it; the proxy between, if any."""
+    model, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    inputs = (images.float() / 255 - mean) / std
+    with torch.no_grad():
+        found = model.eval()(proxy(inputs) if proxy else inputs).argmax(1)
+    return [f"→ {spec.classes[k]}" for k in found]
+
+
+def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
+    store: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After one epoch, or with a high rate, the model is wrong of some, and some triggered images miss the target."""
+    sweep = ("--pruning_max=0.4", "--pruning_step=0.2", "--pruning_number=0.3", "--curve_images=9", "--select_by=asr")
+    assert main(["prune", *SMALL, *QUICK, "--clean_threshold=0.99", *sweep]) == 0
+    samples_, proxied = (figure for figure in drawn if len(figure.axes) > 10)
+    made = newest("attack")
+    suspect = subject.load(made.info.run_id, make_plan("prune", {}), torch.device("cpu"))
+    assert suspect.data.test is not None
+    assert suspect.triggered is not None
+    said = columns(samples_, 8)
+    of = [int(column[0]) for column in said]
+    assert of == list(range(1, 9))
+    clean = torch.stack([suspect.data.test.images[suspect.data.test.labels == k][0] for k in of])
+    bad = torch.stack([suspect.triggered.images[suspect.triggered.true_labels == k][0] for k in of])
+    assert [column[1] for column in said] == answers(made, clean)
+    assert [column[2] for column in said] == answers(made, bad)
+
+    unlearned = newest("unlearn")
+    proxy = unlearn.stored_proxy(unlearned.info.run_id, torch.device("cpu"))
+    assert proxy is not None
+    said = columns(proxied, len(proxied.axes) // 3)
+    held = stored_clean(unlearned.info.run_id, suspect, torch.device("cpu")).held
+    shown = torch.stack([held.images[held.labels == int(column[0])][0] for column in said])
+    assert [column[1] for column in said] == answers(made, shown)
+    assert [column[2] for column in said] == answers(made, shown, proxy)
+
+    found = json.loads((Path(newest("prune").info.artifact_uri) / "summary.json").read_text())
+    out = capsys.readouterr().out
+    assert (found["selected"], found["points"]["oracle"]["der"]) == (
+        "oracle",
+        max(p["der"] for p in found["points"].values()),
+    )
+    assert "│ oracle ◀ purified │" in out
+    assert "  oracle: best DER in hindsight, sees the trigger" in out
+    assert (
+        f"  held-out ACC: {found['images']['held_out']} of {found['images']['clean']} clean images, as they are" in out
+    )
+    assert f"oracle (sees the trigger): {found['points']['oracle']['pruned']} neurons" in texts(drawn[-1])
+    assert newest("prune").data.metrics["pruned"] == found["points"]["oracle"]["pruned"]
+    assert newest("prune").data.metrics["der"] == found["points"]["oracle"]["der"]
+
+
+def test_an_imported_models_samples_have_its_answers_under_them(store: Path, drawn: list[Figure]) -> None:
+    files.attack_result(store)
+    arguments = [f"--attack_result={store}/attack_result.pt", f"--data={files.clean_npz(store / 'clean.npz')}"]
+    assert main(["import", *arguments, "--threads=1"]) == 0
+    run = newest("import")
+    bad = load_file(Path(run.info.artifact_uri) / "triggered.safetensors")
+    said = columns(drawn[-1], 3)
+    first = [int((bad["true_labels"] == int(column[0])).nonzero()[0]) for column in said]
+    assert [column[0] for column in said] == ["1", "2", "3"]
+    assert [column[1:] for column in said] == [[word] for word in answers(run, bad["images"][first])]
+
+
 def git(folder: Path, *words: str) -> str:
     """A git command with nothing from outside the test."""
     known = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
@@ -271,10 +503,6 @@ def repository(folder: Path, *names: str) -> str:
     git(folder, "add", "theirs.txt", *names)
     git(folder, "commit", "-m", "theirs")
     return git(folder, "rev-parse", "HEAD")
-
-
-SMALL = ("--width=4", "--train_size=600", "--test_size=100", "--training_epochs=1", "--ratio=0.2", "--threads=1",
-         "--device=cpu")  # fmt: skip
 
 
 def test_an_installed_copy_below_another_repository_does_not_log_that_ones_commit(tmp_path: Path) -> None:

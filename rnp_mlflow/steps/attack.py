@@ -14,11 +14,12 @@ from rnp_mlflow.attacks import poison, registry, train
 from rnp_mlflow.attacks.trigger import Material, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.batches import EpochRecord, OnEpoch
-from rnp_mlflow.core.evaluate import Scores, evaluate
+from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import resolve_width
@@ -28,7 +29,8 @@ from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.lineage import file_digest
 from rnp_mlflow.tracking.runs import StepRun
 
-PLANTED = 0.5  # an attack with a lower ASR did not plant (BackdoorBench's practice)
+# An attack with a lower ASR did not plant (BackdoorBench's practice), nor one whose label most images get anyway.
+PLANTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if bad is not None:
         answer = samples.answering(model, feed, settings.precision, ready.data.classes)
         samples.draw(run.folder / "samples.png", bad, ready.data.classes, answer, ready.test)
-    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
+    already = without_trigger(model, ready.test, bad, feed, settings.precision) if bad is not None else None
+    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "attack/asr_without_trigger": already})
     run.tags({"precision": settings.precision})
     run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
-    report(run, scores)
+    report(run, scores, already)
     return file_digest(run.folder / "model" / store.WEIGHTS, *made)
 
 
@@ -125,14 +128,34 @@ def planted(
     return poison.poisoned(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
-def report(run: StepRun, scores: Scores) -> None:
-    """Say what was planted; flag an attack that was not."""
-    if scores.asr is None:
+def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: str) -> float:
+    """Share of the images behind the triggered ones that the model calls by the attacker's label as they are.
+
+    test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.
+    """
+    targets = torch.full_like(test.labels, -1)
+    for label in bad.true_labels.unique():  # one target to each true class, whatever the label mode
+        targets[test.labels == label] = bad.target_labels[bad.true_labels == label][0]
+    behind = test[(targets >= 0).nonzero().flatten()]
+    return accuracy(predict(model, behind.images, feed, precision), targets[targets >= 0])
+
+
+def report(run: StepRun, scores: Scores, already: float | None) -> None:
+    """Say what was planted; flag an attack that was not.
+
+    already: the share of the triggered images that get the attacker's label without the trigger, too.
+    """
+    if scores.asr is None or already is None:
         runtime.say(f"  ACC {scores.acc:.4f}; no triggered images, so ASR is not known")
         return
     runtime.say(f"  ACC {scores.acc:.4f}  ASR {scores.asr:.4f}  RA {scores.ra:.4f}")
-    run.tags({"planted": scores.asr >= PLANTED})
-    if scores.asr < PLANTED:
+    run.tags({"planted": scores.asr >= PLANTED > already})
+    if already >= PLANTED:
+        runtime.say(
+            f"  warning: {already:.0%} of these images get the attacker's label without the trigger, so ASR "
+            "says nothing of one; leave this run out of averages"
+        )
+    elif scores.asr < PLANTED:
         runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
 
 

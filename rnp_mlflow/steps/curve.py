@@ -121,7 +121,8 @@ def seen(summary: dict[str, Any]) -> list[str]:
     """What held-out accuracy and the proxy's success were measured on."""
     counts, views = summary["images"], summary["views"]
     ways = " and ".join(way for way in ("cropped", "mirrored") if views[way])
-    how = f"each {views['each']} times, {ways} at random" if views["each"] and ways else "as they are"
+    times = "once" if views["each"] == 1 else f"{views['each']} times"
+    how = f"each {times}, {ways} at random" if views["each"] and ways else "as they are"
     some = f"{views['images']} of the " if views["images"] < counts["held_out"] else ""
     lines = [f"  held-out ACC: {some}{counts['held_out']} of {counts['clean']} clean images, {how}"]
     if summary["before"]["proxy_asr"] is None:

@@ -31,7 +31,7 @@ WHERE = {
     "proxy": "by the proxy (by acc_ratio if there is none)",
     "clean_acc": "as far as acc_ratio allows",
     "number": "at pruning_number",
-    "asr": "at the oracle",
+    "asr": "at the oracle (best DER in hindsight, sees the trigger)",
 }
 # parameter → the word of select_by that makes it decide where to prune
 DECIDES = {
