@@ -17,7 +17,7 @@ from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from rnp_mlflow import __version__
+import rnp_mlflow
 from rnp_mlflow.errors import LineageError, RnpError
 
 PREFIX = "rnp."
@@ -171,7 +171,7 @@ def machine() -> dict[str, object]:
     """Where a figure was made: versions, machine, and whether the working tree was clean."""
     changed = git("status", "--porcelain")
     dirty = "unknown" if changed is None else bool(changed)
-    versions = {name: version(name) for name in VERSIONS} | {"version": __version__}
+    versions = {name: version(name) for name in VERSIONS} | {"version": rnp_mlflow.__version__}
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     return {**versions, "python": platform.python_version(), "machine": cpu, "dirty": dirty}
 
