@@ -387,7 +387,7 @@ def test_an_attack_planted_only_if_the_trigger_makes_the_answer(
 ) -> None:
     tags: dict[str, object] = {}
     attack.report(SimpleNamespace(tags=tags.update), Scores(0.2, asr, 0.0), already)  # type: ignore[arg-type]
-    assert tags == {"planted": planted}
+    assert tags == {"planted": planted, "asr_without_trigger": already}
     first, *warned = capsys.readouterr().err.splitlines()
     assert "ASR" in first
     assert len(warned) == bool(said)

@@ -94,7 +94,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         answer = samples.answering(model, feed, settings.precision, ready.data.classes)
         samples.draw(run.folder / "samples.png", bad, ready.data.classes, answer, ready.test)
     already = without_trigger(model, ready.test, bad, feed, settings.precision) if bad is not None else None
-    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "attack/asr_without_trigger": already})
+    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})
     run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
     report(run, scores, already)
@@ -149,7 +149,8 @@ def report(run: StepRun, scores: Scores, already: float | None) -> None:
         runtime.say(f"  ACC {scores.acc:.4f}; no triggered images, so ASR is not known")
         return
     runtime.say(f"  ACC {scores.acc:.4f}  ASR {scores.asr:.4f}  RA {scores.ra:.4f}")
-    run.tags({"planted": scores.asr >= PLANTED > already})
+    # A tag: a metric that older runs lack would make their repetitions differ.
+    run.tags({"planted": scores.asr >= PLANTED > already, "asr_without_trigger": round(already, 4)})
     if already >= PLANTED:
         runtime.say(
             f"  warning: {already:.0%} of these images get the attacker's label without the trigger, so ASR "
