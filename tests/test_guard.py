@@ -87,7 +87,9 @@ def test_the_other_order_of_numbers_is_known_where_there_is_one() -> None:
         (0.6, [50, 50], 0.5), (0.61, [50, 50], None), (0.8, [90, 10], 0.9), (0.93, [90, 10], None),
     ],
 )  # fmt: skip
-def test_near_chance_is_near_the_answer_that_needs_no_model(acc: float, counts: list[int], chance: float | None) -> None:
+def test_near_chance_is_near_the_answer_that_needs_no_model(
+    acc: float, counts: list[int], chance: float | None
+) -> None:
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     assert guard.near_chance(acc, labels, len(counts)) == pytest.approx(chance)
 

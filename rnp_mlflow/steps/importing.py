@@ -19,8 +19,7 @@ from rnp_mlflow.loading import read_safetensors, read_weights
 from rnp_mlflow.method import settle
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes, fit
-from rnp_mlflow.steps import runtime, subject
-from rnp_mlflow.steps.attack import draw_samples
+from rnp_mlflow.steps import runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import outside
 from rnp_mlflow.tracking.runs import StepRun
@@ -64,7 +63,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
     subject.write_poison(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
-        draw_samples(run.folder / "samples.png", bad, spec.classes)
+        answer = samples.answering(model, feed, settings.precision, spec.classes)
+        samples.draw(run.folder / "samples.png", bad, spec.classes, answer)
     run.tags({"precision": settings.precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)

@@ -38,8 +38,17 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
     values = flatten(result.mask)
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
-    regained = result.history[-1].accuracy
-    runtime.say(f"  accuracy {regained:.4f}; {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+    runtime.say(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")
+    runtime.say(f"  {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+
+
+def regained(settings: Recover, accuracy: float, proxy: bool) -> str:
+    """Say what the last epoch's accuracy is one of: of batches in training, not of the mask that is kept."""
+    of, how = "the unlearned model", ""
+    if proxy and settings.proxy_share:
+        how = f", the proxy on {settings.proxy_share:.0%} of the other classes' images"
+        of += " and the suspect" if settings.suspect_steps else ""
+    return f"accuracy {accuracy:.4f} of {of} in the last epoch's batches, while training{how}"
 
 
 def stored_clean(unlearn_run_id: str, suspect: subject.Subject, device: torch.device) -> subject.CleanImages:

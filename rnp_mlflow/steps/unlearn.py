@@ -12,12 +12,13 @@ from rnp_mlflow.artifacts.table import DEFENCE_INDEX, HOLDOUT_INDEX, PROXY, VERD
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import evaluate
 from rnp_mlflow.core.proxy import Proxy
+from rnp_mlflow.core.unlearn import Unlearned
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.interop import indices
 from rnp_mlflow.method import examine, unlearn_by, watch_by
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import runtime, subject
+from rnp_mlflow.steps import runtime, samples, subject
 from rnp_mlflow.steps.attack import on_epoch, write_history
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures, lineage
@@ -44,14 +45,14 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     indices.write(run.folder / HOLDOUT_INDEX, clean.held_indices)
     if proxy:
         write_proxy(run.folder, proxy)
-        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held)
+        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held, settings.precision)
         rate = proxy.rate(suspect.model, *clean.held.pair, suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.change.norm())})
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
     run.tags({"reached_threshold": result.reached})
-    runtime.say(f"  clean accuracy {result.accuracy:.4f} on {len(clean.used)} images after {steps} steps")
+    runtime.say(f"  {lost(settings, result, len(clean.used))}")
     if verdict:
         name = suspect.spec.classes[verdict.target]
         (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
@@ -63,6 +64,14 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
+
+
+def lost(settings: Unlearn, result: Unlearned, images: int) -> str:
+    """Say what accuracy is left, and what it is one of: the model, or an epoch's batches as the reference has it."""
+    steps = sum(record.steps for record in result.history)
+    if settings.unlearning_stop == "epoch":
+        return f"accuracy {result.accuracy:.4f} in the last epoch's batches, while training; {steps} steps"
+    return f"clean accuracy {result.accuracy:.4f} on {images} images after {steps} steps"
 
 
 def write_proxy(folder: Path, proxy: Proxy) -> None:
@@ -78,16 +87,23 @@ def stored_verdict(run_id: str) -> Verdict | None:
     return TypeAdapter(Verdict).validate_json(lineage.fetch(run_id, VERDICT).read_text())
 
 
-def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet) -> None:
-    """A held-out image of up to eight other classes, the same with the proxy, and what it changes."""
+def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet, precision: str) -> None:
+    """A held-out image of up to eight other classes, the same with the proxy, and what it changes.
+
+    Under them stand the suspect's answers: to the image, and to what the proxy makes of it.
+    """
     others = [k for k in held.labels.unique() if k != proxy.target][:8]
     if not others:
         return
-    shown = held[torch.stack([(held.labels == k).nonzero()[0, 0] for k in others])]
+    shown, classes = held[torch.stack([(held.labels == k).nonzero()[0, 0] for k in others])], suspect.spec.classes
     changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
-    classes = suspect.spec.classes
-    captions = [f"{classes[k]} → {classes[proxy.target]}" for k in shown.labels.tolist()]
-    figures.sample_png(file, shown.images.cpu(), changed, captions, title="with the proxy")
+    plain, proxied = (
+        samples.answering(suspect.model, feed, precision, classes)(shown.images)
+        for feed in (suspect.transform, proxy.after(suspect.transform))
+    )
+    rows = [("clean", shown.images.cpu(), plain), ("with the proxy", changed, proxied)]
+    note = f"{samples.CAPTION}; the proxy was made to lead to {classes[proxy.target]}"
+    figures.sample_png(file, rows, [classes[k] for k in shown.labels.tolist()], note)
 
 
 def stored_proxy(run_id: str, device: torch.device) -> Proxy | None:
