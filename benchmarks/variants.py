@@ -18,6 +18,7 @@ from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import chain, runtime, subject
+from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
 
@@ -92,7 +93,7 @@ def finetuning(base: Figures, earlier: Figures) -> Figures:
     settings: Unlearn = plan["unlearn"]
     device = runtime.prepare(settings)
     suspect = subject.load(base["model_run_id"], plan, device)
-    clean = subject.draw_clean(suspect.data, settings, device)
+    clean = clean_images.draw(suspect.data, settings, device)
     test = suspect.judged_by(clean.held)
     before = evaluate(suspect.model, test, suspect.transform)
     given = suspect.data.train[clean.indices].to(device)

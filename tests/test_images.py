@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from rnp_mlflow.artifacts import source
 from rnp_mlflow.cli import main
 from rnp_mlflow.data import npz, pixels, sources, triggered
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import subject
 from tests import image_files, layouts
 from tests import outside_files as files
 
@@ -83,11 +83,11 @@ def test_stored_runs_from_before_flip_load_as_they_were_made(tmp_path: Path) -> 
         old = {"dataset": dataset, "data_dir": "/x", "image_size": 8, "train_size": None, "test_size": None,
                "mean": [0.5], "std": [0.25]}  # fmt: skip
         (tmp_path / "data.json").write_text(json.dumps(old))
-        found = subject.stored_source(tmp_path / "data.json")
+        found = source.read(tmp_path / "data.json")
         assert (found.flip, found.class_order, found.grey, found.mean) == (flip, "number", False, (0.5,))
-    new = subject.Source("folder", "/x", flip="auto", class_order="text", grey=True)
-    subject.write_data(tmp_path, new)
-    assert subject.stored_source(tmp_path / "data.json") == new
+    new = source.Source("folder", "/x", flip="auto", class_order="text", grey=True)
+    source.write(tmp_path, new)
+    assert source.read(tmp_path / "data.json") == new
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ from rnp_mlflow.core.proxy import Proxy
 from rnp_mlflow.core.unlearn import Unlearned
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.steps import attack, curve, prune, recover, subject, unlearn
+from rnp_mlflow.steps import attack, curve, prune, recover, stored, subject, unlearn
+from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
-from rnp_mlflow.steps.recover import stored_clean
 from rnp_mlflow.tracking import figures, runs
 
 ROOT = Path(__file__).parents[1]
@@ -309,7 +309,7 @@ def test_the_words_on_held_out_images_are_those_of_what_is_looked_at(
 ) -> None:
     held = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8), torch.arange(count)
     feed = Preprocess.for_side(side, (0.0,), (1.0,), flip)
-    clean = subject.CleanImages(torch.arange(2 * count), torch.arange(count), ImageSet(*held), ImageSet(*held))
+    clean = CleanImages(torch.arange(2 * count), torch.arange(count), ImageSet(*held), ImageSet(*held))
     data = SimpleNamespace(test=None)
     of = subject.Subject("", Wrong(), None, data, "", "", None, feed)  # type: ignore[arg-type]
     said = prune.looked_at(Prune(clean_views=views), of, clean)["views"]
@@ -450,10 +450,10 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     assert [column[2] for column in said] == answers(made, bad)
 
     unlearned = newest("unlearn")
-    proxy = unlearn.stored_proxy(unlearned.info.run_id, torch.device("cpu"))
+    proxy = stored.proxy(unlearned.info.run_id, torch.device("cpu"))
     assert proxy is not None
     said = columns(proxied, len(proxied.axes) // 3)
-    held = stored_clean(unlearned.info.run_id, suspect, torch.device("cpu")).held
+    held = recorded(unlearned.info.run_id, suspect.data, torch.device("cpu")).held
     shown = torch.stack([held.images[held.labels == int(column[0])][0] for column in said])
     assert [column[1] for column in said] == answers(made, shown)
     assert [column[2] for column in said] == answers(made, shown, proxy)

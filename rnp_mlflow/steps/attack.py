@@ -1,19 +1,19 @@
 """Entry point `attack`: train a backdoored model, the test subject of all later steps."""
 
 import copy
-import csv
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 
+from rnp_mlflow.artifacts import history as history_file
+from rnp_mlflow.artifacts import poisoning
+from rnp_mlflow.artifacts import source as source_file
+from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison, registry, train
 from rnp_mlflow.attacks.trigger import Material, Trigger
 from rnp_mlflow.config import Attack
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.seeds import generator
@@ -24,7 +24,7 @@ from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import resolve_width
 from rnp_mlflow.models.served import Served
-from rnp_mlflow.steps import runtime, samples, subject
+from rnp_mlflow.steps import epochs, runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -36,7 +36,7 @@ PLANTED = 0.5
 class Prepared:
     """All that training needs. attack: None for a clean model."""
 
-    source: subject.Source
+    source: Source
     data: Dataset
     data_digest: str
     test: ImageSet
@@ -48,8 +48,8 @@ class Prepared:
 
 def prepare(settings: Attack) -> Prepared:
     """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
-    named = {field.name for field in fields(subject.Source)} & Attack.model_fields.keys()
-    source = subject.Source(**{name: getattr(settings, name) for name in named})
+    named = {field.name for field in fields(Source)} & Attack.model_fields.keys()
+    source = Source(**{name: getattr(settings, name) for name in named})
     data, digest = subject.load_data(source)
     if data.test is None:
         raise DataError(f"attack needs a test part too, and {source.place} has none (train/CLASS and test/CLASS)")
@@ -79,17 +79,17 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
             model, training.to(device), feed, generator(settings.seed, "training"),
-            **recipe(settings), on_epoch=on_epoch(run, "attack", advance),
+            **recipe(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
         )  # fmt: skip
     how = (len(ready.data.classes), settings.target, settings.label_mode)
     bad = poison.triggered(ready.test, *how, trigger) if trigger else None
     scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
-    write_history(run.folder / "history.csv", history)
+    history_file.write(run.folder, history)
     store.save(run.folder / "model", model, ready.spec)
-    subject.write_data(run.folder, ready.source)
+    source_file.write(run.folder, ready.source)
     said = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
     chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
-    subject.write_poison(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
+    poisoning.write(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
         answer = samples.answering(model, feed, settings.precision, ready.data.classes)
         samples.draw(run.folder / "samples.png", bad, ready.data.classes, answer, ready.test)
@@ -157,27 +157,3 @@ def report(run: StepRun, scores: Scores, already: float | None) -> None:
         )
     elif scores.asr < PLANTED:
         runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
-
-
-def on_epoch(run: StepRun, prefix: str, advance: runtime.Advance) -> OnEpoch:
-    """What training calls after every epoch: log it, move the bar."""
-
-    def log(record: EpochRecord) -> None:
-        tested = {f"test_{name}": value for name, value in asdict(record.scores).items()} if record.scores else {}
-        values = {"loss": record.loss, "accuracy": record.accuracy} | tested
-        run.metrics({f"{prefix}/{name}": value for name, value in values.items()}, record.epoch)
-        advance()
-
-    return log
-
-
-def write_history(file: Path, history: Sequence[EpochRecord]) -> None:
-    """`history.csv`: one row an epoch; its test scores where it was looked at."""
-    names = ("epoch", "loss", "accuracy", "steps", *(f"test_{field.name}" for field in fields(Scores)))
-    with file.open("w", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(names)
-        for r in history:
-            writer.writerow(
-                [r.epoch, repr(r.loss), repr(r.accuracy), r.steps, *(astuple(r.scores) if r.scores else [""] * 3)]
-            )

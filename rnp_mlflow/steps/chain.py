@@ -10,7 +10,7 @@ from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, Watched, earlier, steps_of, text
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
+from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, step_run
@@ -209,4 +209,4 @@ def preflight(step: str, plan: Plan) -> None:
         return
     ready = attack.prepare(plan["attack"])
     if step != "attack":
-        subject.draw_clean(ready.data, plan["unlearn"], device)
+        clean.draw(ready.data, plan["unlearn"], device)

@@ -20,10 +20,9 @@ from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
 from rnp_mlflow.method import Traced, backdoor_suspected, choose, oracle, own_rule, sweep_of, trace_by, views_of
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import curve, runtime, subject
+from rnp_mlflow.steps import clean as clean_images
+from rnp_mlflow.steps import curve, runtime, stored, subject
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.steps.recover import stored_clean
-from rnp_mlflow.steps.unlearn import stored_proxy, stored_verdict
 from rnp_mlflow.tracking import lineage, models
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -56,14 +55,14 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         raise ConfigError("select_by=asr needs triggered images, and this model run has none")
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     if settings.mask_file:
-        clean = subject.draw_clean(suspect.data, plan["unlearn"], device)
+        clean = clean_images.draw(suspect.data, plan["unlearn"], device)
         mask = masks.read(Path(settings.mask_file), suspect.model)
     else:
-        clean = stored_clean(upstream["unlearn"], suspect, device)
+        clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
         mask = masks.read(lineage.fetch(upstream["recover"], table.MASK), suspect.model)
     settings = suspect.settle(run, settings, clean)
-    proxy = stored_proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
-    verdict = stored_verdict(upstream["unlearn"]) if "unlearn" in upstream else None
+    proxy = stored.proxy(upstream["unlearn"], device) if "unlearn" in upstream else None
+    verdict = stored.verdict(upstream["unlearn"]) if "unlearn" in upstream else None
     traced = draw(settings, suspect, clean, mask, proxy, verdict)
     summary = summarise(settings, traced)
     summary["verdict"] = conclusion(settings, traced, verdict, suspect.spec.classes)
@@ -120,7 +119,7 @@ def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], f
 def draw(
     settings: Prune,
     suspect: subject.Subject,
-    clean: subject.CleanImages,
+    clean: clean_images.CleanImages,
     mask: Mask,
     proxy: Proxy | None,
     verdict: Verdict | None,
@@ -135,7 +134,7 @@ def draw(
         )  # fmt: skip
 
 
-def looked_at(settings: Prune, suspect: subject.Subject, clean: subject.CleanImages) -> dict[str, dict[str, int]]:
+def looked_at(settings: Prune, suspect: subject.Subject, clean: clean_images.CleanImages) -> dict[str, dict[str, int]]:
     """How many images there are, and how held-out ones are looked at, for `summary.json`.
 
     `views`: how many held-out images, how often each (0: as it is), and whether cropped and mirrored (0 or 1).
