@@ -55,6 +55,15 @@ def test_mixed_or_unknown_labels_are_refused(names: list[str], classes: tuple[st
         triggered.labels_of(names, classes, "here")
 
 
+def test_a_target_may_be_a_number_beside_folders_that_are_names_if_no_class_is_a_number(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "0.png")
+    for target in ("1", "dog"):
+        found = triggered.read(tmp_path, ("cat", "dog"), target, (3, 8, 8))
+        assert (found.true_labels.tolist(), found.target_labels.tolist()) == ([0], [1])
+
+
 def test_the_log_says_which_reading_was_taken_only_where_they_differ(caplog: pytest.LogCaptureFixture) -> None:
     triggered.labels_of(["2", "0"], ("0", "1", "2"), "here")
     triggered.labels_of(["a", "b"], ("a", "b"), "here")

@@ -72,7 +72,11 @@ def read(
     if not place.exists():
         raise DataError(f"triggered={place} does not exist")
     names = folder.class_names(place) if place.is_dir() else ()
-    *labels, aim = labels_of([*names, target], classes, f"triggered={place}, target={target}")
+    where = f"triggered={place}, target={target}"
+    if any(name.isdecimal() for name in classes):
+        *labels, aim = labels_of([*names, target], classes, where)
+    else:  # a number among names can only be a label
+        labels, (aim,) = labels_of(names, classes, where), labels_of([target], classes, where)
     side = shape[-1] if scale else None
     if place.is_dir():
         files, positions = folder.list_files(place, names)
