@@ -41,7 +41,7 @@ def take_own_norm(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Own
     Raises:
         ModelError: there are several such layers, or the values cannot be a normalisation.
     """
-    found = [(key, other) for key in weights if (other := _partner(key)) in weights]
+    found = [(key, other) for key in weights if (other := _partner(key)) is not None and other in weights]
     if not found:
         return dict(weights), None
     if len(found) > 1:

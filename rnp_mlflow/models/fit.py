@@ -146,6 +146,8 @@ def fit(
     Raises:
         ModelError: unknown name, no model or several fit, or the classes are others.
     """
+    if (held := count_classes(name, weights)) != len(classes):
+        raise ModelError(f"the weights are for {held} classes, the images have {len(classes)}")
     found = candidates(name, weights)
     if len(found) > 1:
         raise ModelError(f"the weights fit {spelled(found)}: give model= one of them")

@@ -1,5 +1,6 @@
 """The keys, shapes and types of an architecture's state dict, without memory for its weights."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -34,7 +35,7 @@ def skeleton(name: str, classes: int = 2, channels: int = 3, width: int | None =
         ModelError: unknown name, or numbers that no model can have.
     """
     try:
-        with WithoutMemory():
+        with WithoutMemory(), warnings.catch_warnings(action="ignore"):  # googlenet's, of its initial values
             return build(name, classes, channels, width).state_dict()
     except (RuntimeError, ValueError, OverflowError, TypeError, ZeroDivisionError) as error:
         raise ModelError(f"{name} cannot be built so: {str(error).splitlines()[0][:160]}") from None

@@ -1,6 +1,6 @@
 """Entry point `import`: a model that we did not train becomes a model run. Nothing in its files is executed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +14,13 @@ from rnp_mlflow.data import triggered as triggered_data
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
-from rnp_mlflow.interop import backdoorbench
-from rnp_mlflow.loading import read_safetensors, read_weights
+from rnp_mlflow.interop import architectures, backdoorbench
+from rnp_mlflow.loading import OwnNorm, read_checkpoint, read_safetensors, take_own_norm
 from rnp_mlflow.method import settle
 from rnp_mlflow.models import store
-from rnp_mlflow.models.fit import count_classes, fit
+from rnp_mlflow.models.fit import Candidate, candidates, count_classes
 from rnp_mlflow.steps import runtime, subject
+from rnp_mlflow.steps.architecture import settle_architecture
 from rnp_mlflow.steps.attack import draw_samples
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import outside
@@ -31,7 +32,11 @@ SOURCES = ("attack_result", "checkpoint", "model_uri")
 
 @dataclass(frozen=True)
 class Found:
-    """What a source says of its model; None where it does not say."""
+    """What a source says of its model; None where it does not say.
+
+    exact: whether `architecture` means that one alone, not one of several of the name. own_norm: a normalisation
+    layer that was in the weights.
+    """
 
     weights: dict[str, Tensor]
     architecture: str | None = None
@@ -42,16 +47,19 @@ class Found:
     classes: tuple[str, ...] | None = None
     triggered: Triggered | None = None
     poisoned: Tensor | None = None
+    exact: bool = False
+    own_norm: OwnNorm | None = None
 
 
 def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> str:
     """Take the model in, judge it; leave what `attack` leaves, ASR and RA only where triggered images are known."""
     settings: Import = plan["import"]
     found = find(settings)
-    source = data_source(settings, found, plan.repeating)
+    fits = fitting(settings, found)
+    source = data_source(settings, found, plan.repeating, fits[0].channels)
     data, digest = subject.load_data(source)
     run.dataset(data.name, digest, source.place)
-    model, spec = suspect_model(settings, found, data)
+    model, spec = suspect_model(settings, found, fits, data)
     bad = known_triggered(settings, found, data)
     clean = data.test or data.train
     test, feed = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
@@ -72,26 +80,34 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     return file_digest(run.folder / "model" / store.WEIGHTS, *made)
 
 
-def suspect_model(settings: Import, found: Found, data: Dataset) -> tuple[nn.Module, store.ModelSpec]:
+def fitting(settings: Import, found: Found) -> list[Candidate]:
+    """The architectures that the weights fit, of the name that the settings or the source give, else of all.
+
+    Raises:
+        ModelError: unknown name, or none fits.
+    """
+    exact = found.exact and settings.model is None
+    return candidates(settings.model or found.architecture, found.weights, exact)
+
+
+def suspect_model(
+    settings: Import, found: Found, fits: list[Candidate], data: Dataset
+) -> tuple[nn.Module, store.ModelSpec]:
     """The model that was found, held to the images it is to be judged on.
 
     Raises:
-        ConfigError: nobody says its architecture.
         DataError: the images are of another size.
-        ModelError: their classes are others, or the weights do not fit.
+        ModelError: their classes are others, or they do not tell which of several architectures it is.
     """
     size, side = found.image_size, data.train.shape[-1]
     if not settings.image_size and size not in (None, side):
         raise DataError(f"the model takes images of {size} pixels, these have {side}: give image_size={size}")
-    architecture = settings.model or found.architecture
-    if architecture is None:
-        raise ConfigError("the weights do not say their architecture: give model=NAME (preactresnet18, say)")
     classes = found.classes or data.classes
     numbers = all(name.isdecimal() for name in classes) or all(name.isdecimal() for name in data.classes)
     if len(classes) != len(data.classes) or (classes != data.classes and not numbers):
         ours, theirs = (", ".join(names[:8]) for names in (data.classes, classes))
         raise ModelError(f"the model's {len(classes)} classes are {theirs}; those of the images, in order, {ours}")
-    model, spec = fit(architecture, found.weights, classes, data.train.shape, data.mean, data.std)
+    model, spec = settle_architecture(fits, classes, data)
     norm_layers(model)
     return model, spec
 
@@ -119,33 +135,44 @@ def find(settings: Import) -> Found:
     if len(given) != 1:
         raise ConfigError(f"give one of {', '.join(SOURCES)}" + (f", not {' and '.join(given)}" if given else ""))
     if settings.attack_result:
-        return from_attack_result(Path(settings.attack_result))
-    if settings.checkpoint:
-        return from_place(Path(settings.checkpoint))
-    with outside.fetched(str(settings.model_uri)) as place:
-        return from_place(place)
+        found = from_attack_result(Path(settings.attack_result), settings.model)
+    elif settings.checkpoint:
+        found = from_place(Path(settings.checkpoint), settings.model)
+    else:
+        with outside.fetched(str(settings.model_uri)) as place:
+            found = from_place(place, settings.model)
+    if found.mean is not None:  # a model of ours, whose description says it
+        return found
+    weights, own_norm = take_own_norm(found.weights)
+    return replace(found, weights=weights, own_norm=own_norm)
 
 
-def from_attack_result(file: Path) -> Found:
-    """BackdoorBench's word on its own model."""
+def from_attack_result(file: Path, model: str | None = None) -> Found:
+    """BackdoorBench's word on its own model. model: the architecture that the settings give."""
     said = backdoorbench.read(file)
-    if (held := count_classes(said.model_name, said.weights)) != said.classes:
+    architecture = model or architectures.meant_by(said.model_name)
+    if (held := count_classes(architecture, said.weights)) != said.classes:
         raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
     return Found(
-        said.weights, said.model_name, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned
-    )
+        said.weights, architecture, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned,
+        exact=True,
+    )  # fmt: skip
 
 
-def from_place(place: Path) -> Found:
+def from_place(place: Path, model: str | None = None) -> Found:
     """A file of weights; a model folder of ours, or an MLflow model with one's description in it."""
     if place.is_file():
-        return Found(read_weights(place))
+        said = read_checkpoint(place)
+        name = None if said.model_name is None or model else architectures.meant_by(said.model_name)
+        return Found(said.weights, name, exact=True)
     if not place.is_dir():
         raise ModelError(f"{place} does not exist")
     weights, spec = ours(place) if (place / store.SPEC).is_file() else outside.read_folder(place)
     if spec is None:
         return Found(weights)
-    return Found(weights, spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes)
+    return Found(
+        weights, spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes, exact=True
+    )  # fmt: skip
 
 
 def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
@@ -153,10 +180,11 @@ def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
     return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
 
 
-def data_source(settings: Import, found: Found, repeating: bool = False) -> subject.Source:
+def data_source(settings: Import, found: Found, repeating: bool = False, channels: int = 3) -> subject.Source:
     """Where the clean images are, and the normalisation that the model takes.
 
-    The images' own statistics are no substitute for it: the model was trained with one already.
+    channels: of the images that the model takes. The images' own statistics are no substitute for the
+    normalisation: the model was trained with one already.
 
     Raises:
         ConfigError: there are no images, or no normalisation.
@@ -170,6 +198,10 @@ def data_source(settings: Import, found: Found, repeating: bool = False) -> subj
         raise ConfigError("give the clean images: data=FOLDER or FILE.npz, or data_dir of a dataset by name")
     by_name = settings.dataset in sources.NORMALISATION
     mean, std = settings.mean or (None if by_name else found.mean), settings.std or (None if by_name else found.std)
+    if found.own_norm is not None:
+        own = found.own_norm.of(channels)
+        hold_to_own_norm(settings, own)
+        mean, std = own.mean, own.std
     if dataset not in sources.NORMALISATION and not (mean and std) and dataset != "digits":
         raise ConfigError(
             "the model's normalisation is not known: give dataset=cifar10 or another by name, or mean and std"
@@ -179,7 +211,27 @@ def data_source(settings: Import, found: Found, repeating: bool = False) -> subj
     if place is not None and not Path(place).exists():
         raise DataError(f"data={place} does not exist")
     sizes = (settings.image_size, settings.train_size, settings.test_size)
-    return subject.Source(str(dataset), place, *sizes, mean, std)
+    # Hook: a model of one channel wants grey images. `Source.grey` comes with the images' own rules (data/sources.py).
+    known = {"grey"} & {field.name for field in fields(subject.Source)} if channels == 1 else set()
+    return subject.Source(str(dataset), place, *sizes, mean, std, **dict.fromkeys(known, True))
+
+
+def hold_to_own_norm(settings: Import, own: OwnNorm) -> None:
+    """Refuse another normalisation than the one inside the model: both together would be wrong.
+
+    Raises:
+        ConfigError: the settings name another.
+    """
+    named = sources.NORMALISATION.get(settings.dataset or "", (None, None))
+    for word, given, held in (
+        ("mean", settings.mean or named[0], own.mean),
+        ("std", settings.std or named[1], own.std),
+    ):
+        if given and (len(given) != len(held) or max(abs(a - b) for a, b in zip(given, held, strict=True)) > 0.005):
+            source = f"{word}=" if getattr(settings, word) else f"dataset={settings.dataset} with {word} "
+            raise ConfigError(
+                f"the model normalises its images itself, by {word} {held}, and {source}{given} was given: leave it out"
+            )
 
 
 def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:
