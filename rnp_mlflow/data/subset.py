@@ -33,7 +33,7 @@ def defence_indices(labels: Tensor, ratio: float, generator: Generator) -> Tenso
     each = torch.bincount(labels, minlength=int(labels.max()) + 1)
     if each.min() < 2:
         raise DataError(
-            f"class {int(each.argmin())} has {int(each.min())} training images, which is too few: two of each are needed"
+            f"class {int(each.argmin())} has {int(each.min())} training images: too few, two of each are needed"
         )
     if count < 2 or torch.bincount(labels[found], minlength=len(each)).min() < 2:
         raise DataError(
