@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def written(place: Path, content: bytes, name: str = "w.pt") -> list[Arguments]:
     return [[f"--checkpoint={place / name}", *KNOWN]]
 
 
+@cache
 def tuned(name: str, side: int = 16, seed: int = 0, channels: int = 3) -> tuple[nn.Module, np.ndarray, np.ndarray]:
     """An untrained network, images uint8 NHWC, and labels by its own answers, four classes as even as can be.
 
@@ -233,7 +235,7 @@ def told_apart(place: Path) -> list[Arguments]:
     for name in ("torchvision/mobilenet_v2", "mobilenet_v2"):
         part = place / name.replace("/", "_")
         part.mkdir()
-        model, images, labels = tuned(name, side=32)
+        model, images, labels = tuned(name)
         found += saved(part, model.state_dict(), known=[*own_images(part, images, labels), "--model=mobilenet_v2"])
     return found
 
@@ -428,7 +430,7 @@ def torchvisions(place: Path) -> list[Arguments]:
     found = []
     for name in ("mobilenet_v2", "resnet18"):
         (place / name).mkdir()
-        model, images, labels = tuned(f"torchvision/{name}", side=32)
+        model, images, labels = tuned(f"torchvision/{name}")
         found.append(
             [f"--attack_result={defense(place / name, name, model)}", *own_images(place / name, images, labels)]
         )

@@ -51,5 +51,7 @@ def as_given(result: nn.Module, given: nn.Module) -> nn.Module:
         if name in wanted and value.dtype != wanted[name]:
             value.data = value.data.to(wanted[name])
     if isinstance(given, nn.DataParallel):
-        return nn.DataParallel(result, given.device_ids or None, given.output_device, given.dim).eval()
+        wrapped = copy.copy(given)
+        wrapped._modules = given._modules | {"module": result}
+        return wrapped.eval()
     return result

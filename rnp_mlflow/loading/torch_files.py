@@ -32,8 +32,9 @@ def read_torch(file: Path) -> Any:
     if is_zip:
         check_zip(file, stored=True, error=ModelError)
     try:
-        with torch.serialization.safe_globals(safe_globals()):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        # A stream: of a path torch looks at its ending, too.
+        with torch.serialization.safe_globals(safe_globals()), file.open("rb") as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or hostile file makes of the reader
         raise ModelError(f"{file} {_reason(error)}") from None
 

@@ -1,6 +1,7 @@
 """A model on disk: `model.safetensors` (weights) beside `model.json` (how to build and feed it)."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,9 @@ def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:3])}{more}")
     model = spec.build()
-    model.load_state_dict(weights)
+    named = OrderedDict(weights)
+    named._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # mnasnet asks for its version
+    model.load_state_dict(named)
     return model.eval()
 
 
