@@ -216,9 +216,11 @@ def cifar_resnets(place: Path) -> list[Arguments]:
     for depth in (20, 32, 44, 56, 110):
         model, images, labels = tuned(f"resnet{depth}", side=8)
         content = {f"module.{k}": v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-        known = [*own_images(place, images, labels), f"--model=resnet{depth}"]
-        found = saved(place, {"state_dict": content, "best_prec1": 0.9}, f"{depth}.pt", known)
-    return found  # of the last, whose images are there
+        part = place / str(depth)
+        part.mkdir()
+        known = [*own_images(part, images, labels), f"--model=resnet{depth}"]
+        found += saved(part, {"state_dict": content, "best_prec1": 0.9}, known=known)
+    return found
 
 
 @row("torchvision's ResNet with a 3 × 3 stem")

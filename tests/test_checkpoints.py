@@ -207,3 +207,8 @@ def test_a_failed_fit_names_the_nearest_architecture_and_three_differences() -> 
     assert str(failed.value).count("layer1.0.bn1.") == 3
     with pytest.raises(ModelError, match=r"they fit torchvision/resnet34: give model=torchvision/resnet34"):
         candidates("preactresnet18", weights)
+    patched = dict(build("resnet18_cifar", 4, 3).state_dict())
+    with pytest.raises(
+        ModelError, match="they fit resnet18_cifar and resnet18_cifar_maxpool: give model=resnet18_cifar or"
+    ):
+        candidates("torchvision/resnet18", patched)

@@ -96,7 +96,10 @@ def candidate(name: str, weights: Mapping[str, Tensor]) -> Candidate | None:
 def misfit(name: str | None, names: list[str], weights: Mapping[str, Tensor]) -> str:
     """One line: why the weights do not fit, and what they fit best."""
     best, wrong = nearest.nearest(weights)
-    words = f"nearest is {best} ({'; '.join(wrong[:3])})" if wrong else f"they fit {best}: give model={best}"
+    words = f"nearest is {full_name(best)} ({'; '.join(wrong[:3])})"
+    if not wrong:
+        fits = [full_name(each) for each in nearest.fitting(weights)]
+        words = f"they fit {' and '.join(fits)}: give model={' or model='.join(fits)}"
     if name is None:
         return f"the weights fit no architecture known here: {words}"
     if best in names and wrong:
