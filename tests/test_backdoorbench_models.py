@@ -17,7 +17,7 @@ from rnp_mlflow.errors import ConfigError, ModelError
 from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.models.fit import candidates
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.steps.importing import from_attack_result, from_place
+from rnp_mlflow.steps.model_source import from_attack_result, from_place
 
 # Every name that generate_cls_model knows (commit f02e353).
 NAMES = {

@@ -21,7 +21,7 @@ from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import candidates, channels_of
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.steps import architecture, importing, subject
+from rnp_mlflow.steps import architecture, importing, model_source, subject
 
 DOC = Path(__file__).parents[1] / "docs" / "models.md"
 ROWS = dict(re.findall(r"^\| (.+?) \| (yes|no) \| .+ \|$", DOC.read_text(), re.M))
@@ -69,9 +69,9 @@ def test_a_form_is_taken_as_the_table_says(form: str, tmp_path: Path, capsys: py
 def take(**given: str) -> tuple[nn.Module, store.ModelSpec]:
     """What `import` makes of these parameters, without a run."""
     settings = Import.model_validate(given)
-    found = importing.find(settings)
+    found = model_source.find(settings)
     fits = importing.fitting(settings, found)
-    source = importing.data_source(settings, found, False, fits[0].channels)
+    source = model_source.data_source(settings, found, False, fits[0].channels)
     return importing.suspect_model(settings, found, fits, subject.load_data(source)[0])
 
 
