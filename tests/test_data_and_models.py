@@ -115,10 +115,10 @@ def test_subsets_are_even_over_the_classes() -> None:
     assert labels[subset.per_class(labels, 12, seeded())].bincount().tolist() == [4, 4, 4]
     assert labels[subset.per_class(labels, 30, seeded())].bincount().tolist() == [13, 13, 4]
     given = subset.defence_indices(labels, 0.2, seeded())
-    held = subset.hold_out(labels[given], 0.25, seeded())
+    held = subset.holdout_indices(labels[given], 0.25, seeded())
     assert len(held.unique()) == len(held) == round(0.25 * len(given))
     assert held.max() < len(given)
-    assert len(subset.hold_out(labels[:2], 0.99, seeded())) == 1
+    assert len(subset.holdout_indices(labels[:2], 0.99, seeded())) == 1
     with pytest.raises(DataError, match="fewer than two"):
         subset.defence_indices(labels, 0.05, seeded())
 
@@ -148,12 +148,12 @@ def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
     assert kinds == {images[0].numpy().tobytes(), images[0].flip(2).contiguous().numpy().tobytes()}
 
 
-def test_clean_views_are_crops_with_their_labels_and_none_is_the_image_itself() -> None:
+def test_holdout_crops_are_crops_with_their_labels_and_none_is_the_image_itself() -> None:
     clean = ImageSet(torch.arange(4 * 64, dtype=torch.uint8).view(4, 1, 8, 8), torch.arange(4))
     feed = Preprocess((0.5,), (0.5,), crop=1)
-    same, _ = feed.views(clean.images, clean.labels, 0, seeded())
+    same, _ = feed.random_crops(clean.images, clean.labels, 0, seeded())
     assert same is clean.images
-    images, labels = feed.views(clean.images, clean.labels, 5, seeded())
+    images, labels = feed.random_crops(clean.images, clean.labels, 5, seeded())
     assert labels.tolist() == [0, 1, 2, 3] * 5
     for image, label in zip(images, labels, strict=True):
         padded = torch.nn.functional.pad(clean.images[label], (1, 1, 1, 1))

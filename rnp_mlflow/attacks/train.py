@@ -5,9 +5,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
+from rnp_mlflow.core.batches import EpochCallback, EpochMeter, EpochRecord, batches, ignore_epoch
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.params import Precision
+from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.data.imageset import ImageSet
 
 
@@ -21,12 +22,12 @@ def train(
     lr: float,
     batch_size: int,
     weight_decay: float = 5e-4,
-    precision: str = "fp32",
-    on_epoch: OnEpoch = lambda record: None,
+    precision: Precision = "fp32",
+    on_epoch: EpochCallback = ignore_epoch,
 ) -> list[EpochRecord]:
     """Train `model` in place: SGD, Nesterov momentum 0.9, one-cycle rate (Smith, 2018) peaking at lr.
 
-    data: on any device. precision: as `core.precision.forwards` takes it. generator: a CPU one, the source
+    data: on any device. precision: as `core.precision.forward_fn` takes it. generator: a CPU one, the source
     of batch order and augmentation.
     """
     steps = epochs * max(1, -(-len(data) // batch_size))
@@ -35,9 +36,9 @@ def train(
     model.train()
     device = next(model.parameters()).device
     history: list[EpochRecord] = []
-    with forwards(model, precision) as forward:
+    with forward_fn(model, precision) as forward:
         for epoch in range(1, epochs + 1):
-            tally = Tally(epoch)
+            meter = EpochMeter(epoch)
             for index in batches(len(data), batch_size, generator):
                 images, labels = data.images[index].to(device), data.labels[index].to(device)
                 logits = forward(transform(images, generator))
@@ -46,7 +47,7 @@ def train(
                 loss.backward()
                 optimizer.step()
                 rate.step()
-                tally.add(loss, logits, labels)
-            history.append(tally.record())
+                meter.add(loss, logits, labels)
+            history.append(meter.record())
             on_epoch(history[-1])
     return history

@@ -24,7 +24,7 @@ class Preprocess:
     flip: bool = False
 
     @classmethod
-    def for_side(cls, side: int, mean: tuple[float, ...], std: tuple[float, ...], flip: bool) -> "Preprocess":
+    def for_image_size(cls, side: int, mean: tuple[float, ...], std: tuple[float, ...], flip: bool) -> "Preprocess":
         """For images of `side` pixels, with crops as large as RNP's."""
         return cls(mean, std, side // CROP_SHARE, flip)
 
@@ -65,11 +65,11 @@ class Preprocess:
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
 
-    def seen(self, views: str) -> "Preprocess":
-        """The same for 'augmented'; for 'plain' one that never crops or mirrors."""
-        return self if views == "augmented" else replace(self, crop=0, flip=False)
+    def with_augmentation(self, wanted: bool) -> "Preprocess":
+        """Return this transform, or one that never crops or mirrors if augmentation is not wanted."""
+        return self if wanted else replace(self, crop=0, flip=False)
 
-    def views(self, images: Tensor, labels: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def random_crops(self, images: Tensor, labels: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Each image in `count` random crops, as models are trained on, and the labels; as it is for 0.
 
         Accuracy: the suspect often knows the defender's images by heart, and fails on them later than on

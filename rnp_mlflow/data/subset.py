@@ -43,7 +43,7 @@ def defence_indices(labels: Tensor, ratio: float, generator: Generator) -> Tenso
     return found
 
 
-def hold_out(labels: Tensor, share: float, generator: Generator) -> Tensor:
+def holdout_indices(labels: Tensor, share: float, generator: Generator) -> Tensor:
     """Positions, sorted, of the defender's images that choose the threshold and train nothing; class by class.
 
     labels: of the defender's images. At least one is held out, and at least one is not.

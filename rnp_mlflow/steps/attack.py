@@ -16,6 +16,7 @@ from rnp_mlflow.attacks.trigger import Material, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
@@ -103,7 +104,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
 def recipe(settings: Attack) -> dict[str, Any]:
     """The arguments of `train.train` that the settings name."""
     return {
-        "epochs": settings.training_epochs, "lr": settings.training_lr, "batch_size": settings.batch_size,
+        "epochs": settings.training_epochs, "lr": settings.training_lr, "batch_size": settings.training_batch_size,
         "weight_decay": settings.weight_decay, "precision": settings.precision,
     }  # fmt: skip
 
@@ -127,7 +128,7 @@ def planted(
     return poison.poisoned(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
-def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: str) -> float:
+def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: Precision) -> float:
     """Share of the images behind the triggered ones that the model calls by the attacker's label as they are.
 
     test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.
