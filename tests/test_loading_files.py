@@ -13,7 +13,6 @@ from torch import Tensor
 from rnp_mlflow import loading
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.interop import backdoorbench
-from rnp_mlflow.models.fit import count_classes, fit
 from rnp_mlflow.models.served import Served
 
 
@@ -191,47 +190,3 @@ def test_what_is_no_state_dict_says_so(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ModelError, match="state dict"):
         loading.read_weights(tmp_path / "w.pt")
-
-
-@pytest.mark.parametrize(
-    ("name", "width"),
-    [("preactresnet18", 4), ("resnet50", 4), ("vgg19_bn", 8), ("mobilenet_v2", 8), ("densenet121", None)],
-)
-def test_classes_and_width_are_found_from_weights_in_any_order(name: str, width: int | None, tmp_path: Path) -> None:
-    """A safetensors file keeps no order."""
-    shape, classes = (3, 32, 32), tuple("abcd")
-    save_file(files.ModelSpec(name, width, classes, shape, (), ()).build().state_dict(), tmp_path / "w.safetensors")
-    weights = loading.read_weights(tmp_path / "w.safetensors")
-    assert count_classes(name, weights) == 4
-    _, spec = fit(name, weights, classes, shape, (), ())
-    assert (spec.architecture, spec.width) == (name, width)
-
-
-def test_torchvisions_namesake_is_found_from_its_keys() -> None:
-    shape, classes = (3, 32, 32), tuple("abcd")
-    weights = dict(files.ModelSpec("torchvision/resnet18", None, classes, shape, (), ()).build().state_dict())
-    model, spec = fit("resnet18", weights, classes, shape, (), ())
-    assert (spec.architecture, spec.width) == ("torchvision/resnet18", None)
-    assert same(dict(model.state_dict()), weights)
-
-
-def test_weights_that_do_not_fit_are_listed() -> None:
-    weights = dict(files.network().state_dict())
-    shape, names = (3, 8, 8), files.spec().classes
-
-    def refused(changed: dict[str, Tensor], match: str, name: str = "preactresnet18") -> None:
-        with pytest.raises(ModelError, match=match):
-            fit(name, changed, names, shape, (), ())
-
-    refused({k: v for k, v in weights.items() if k != "linear.bias"}, r"linear\.bias is missing")
-    refused(weights | {"extra": torch.zeros(1)}, "'extra' is not the model's")
-    refused(weights | {"linear.bias": torch.zeros(9)}, r"linear\.bias is \(9,\), not \(4,\)")
-    refused(weights | {"linear.bias": torch.full((4,), torch.nan)}, "NaN")
-    refused(weights | {"linear.bias": torch.full((4,), 1e300, dtype=torch.float64)}, "infinity")
-    refused(weights | {"linear.bias": torch.zeros(4, dtype=torch.complex64)}, "complex64, not torch.float32")
-    refused(weights | {"layer1.0.bn1.running_var": torch.full((4,), -1.0)}, "negative variance")
-    refused(weights | {"conv1.weight": torch.zeros(2**40, 0, 3, 3)}, r"conv1\.weight")
-    refused(weights, r"not resnet50's: .* more\)", "resnet50")
-    refused(weights, "unknown model 'lenet'", "lenet")
-    refused(weights | {"linear.weight": torch.zeros(0, 32)}, "no classifier")
-    refused(weights | {"linear.weight": torch.zeros(7, 32)}, "7 classes, the images have 4")
