@@ -172,7 +172,7 @@ def made(size: dict[str, int], model: str, side: int, precision: str, device: to
         return ImageSet(patterns[labels] + noise, labels).to(device)
 
     network: nn.Module = build(model, size["classes"], 3, size["width"]).to(device)
-    feed = Preprocess.for_side(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
+    feed = Preprocess.for_image_size(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
     images, test = pictures(size["images"]), pictures(size["test"])
     train(network, images, feed, draws, epochs=6, lr=0.02, batch_size=32, precision=precision)
     # Half a percent of the neurons more at each point of the sweep, as real masks have it.

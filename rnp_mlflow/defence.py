@@ -17,7 +17,7 @@ from rnp_mlflow.core.unlearn import Unlearned
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.core.wrapped import as_given, working_copy
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.data.subset import hold_out
+from rnp_mlflow.data.subset import holdout_indices
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 from rnp_mlflow.method import Images, choose, class_count, examine, recover_by, settle, trace_by, unlearn_by
 
@@ -77,13 +77,13 @@ def defend(
     device = next(iter(norm_layers(model).values())).weight.device
     images, labels = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
     images, labels = images.to(device), labels.to(device)
-    feed = Preprocess.for_side(images.shape[-1], mean or (), std or (), flip)
+    feed = Preprocess.for_image_size(images.shape[-1], mean or (), std or (), flip)
     test = _as_float32(test)
     classes = _classes(model, images, feed)
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"labels must be from 0 to {classes - 1}, as the model has {classes} classes")
     start = plans["unlearn"]
-    kept = hold_out(labels.cpu(), start.holdout, generator(start.seed, "holdout"))
+    kept = holdout_indices(labels.cpu(), start.holdout, generator(start.seed, "holdout"))
     free = torch.ones(len(labels), dtype=torch.bool)
     free[kept] = False
     used, held = (images[free], labels[free]), (images[kept], labels[kept])

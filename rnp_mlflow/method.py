@@ -62,7 +62,7 @@ def unlearn_by(
     """Step 1 (`core.unlearn`) as the settings say."""
     with seeded(settings.seed, "unlearn") as draws:
         return unlearn(
-            model, *clean, feed.seen(settings.unlearning_views), draws,
+            model, *clean, feed.with_augmentation(settings.unlearning_views), draws,
             lr=settings.unlearning_lr, epochs=settings.unlearning_epochs, clean_threshold=settings.clean_threshold,
             schedule=settings.schedule, batch_size=settings.unlearning_batch_size, clip=settings.clip,
             stop=settings.unlearning_stop, precision=settings.precision, watch=watch, on_epoch=on_epoch,
@@ -129,7 +129,7 @@ def recover_by(
     """Step 2 (`core.recover`) as the settings say."""
     with seeded(settings.seed, "recover") as draws:
         return recover(
-            unlearned, *clean, feed.seen(settings.recovering_views), draws,
+            unlearned, *clean, feed.with_augmentation(settings.recovering_views), draws,
             alpha=settings.alpha, lr=settings.recovering_lr, epochs=settings.recovering_epochs,
             batch_size=settings.recovering_batch_size, averaging=settings.mask_averaging, precision=settings.precision,
             proxy=proxy if settings.proxy_share else None, proxy_share=settings.proxy_share, suspect=suspect,
@@ -182,7 +182,7 @@ def refit_by(settings: Prune, model: nn.Module, used: Images, feed: Preprocess) 
     if settings.bn_stats == "shift":
         return shift_from(model, used[0], feed, settings.precision)
     if settings.bn_stats == "reestimate":
-        crops, _ = feed.views(*used, settings.clean_views, generator(settings.seed, "crops"))
+        crops, _ = feed.random_crops(*used, settings.clean_views, generator(settings.seed, "crops"))
         return lambda pruned: reestimate_(pruned, crops, feed, settings.precision)
     return None
 
@@ -238,7 +238,7 @@ def held_views(settings: Prune, held: Images, feed: Preprocess) -> Images:
     """What held-out accuracy is measured on: `clean_views` crops of each image, or fewer of many images."""
     count, views = views_of(settings, len(held[0]))
     some = spaced(len(held[0]), count)
-    return feed.views(held[0][some], held[1][some], views, generator(settings.seed, "views"))
+    return feed.random_crops(held[0][some], held[1][some], views, generator(settings.seed, "views"))
 
 
 def backdoor_suspected(traced: Traced, settings: Prune) -> bool | None:

@@ -39,9 +39,9 @@ def test_preprocessing_normalises_and_shifts_whole_pixels() -> None:
 def test_clean_views_are_crops_with_their_labels_and_none_is_the_image_itself() -> None:
     clean = ImageSet(torch.arange(4 * 64, dtype=torch.uint8).view(4, 1, 8, 8), torch.arange(4))
     feed = Preprocess((0.5,), (0.5,), crop=1)
-    same, _ = feed.views(clean.images, clean.labels, 0, seeded())
+    same, _ = feed.random_crops(clean.images, clean.labels, 0, seeded())
     assert same is clean.images
-    images, labels = feed.views(clean.images, clean.labels, 5, seeded())
+    images, labels = feed.random_crops(clean.images, clean.labels, 5, seeded())
     assert labels.tolist() == [0, 1, 2, 3] * 5
     for image, label in zip(images, labels, strict=True):
         padded = torch.nn.functional.pad(clean.images[label], (1, 1, 1, 1))

@@ -65,7 +65,7 @@ def test_folder_errors_say_where(tmp_path: Path) -> None:
     Image.new("RGB", (8, 9)).save(root / "train/cat/9.png")
     with pytest.raises(DataError, match="8 × 9: images must be square"):
         sources.load("folder", str(root))
-    with pytest.raises(DataError, match="100 images asked for"):
+    with pytest.raises(DataError, match="100 images were requested"):
         sources.load("folder", str(root), train_size=100)
 
 
@@ -106,13 +106,13 @@ def test_an_empty_class_is_refused() -> None:
 
 def test_subsets_are_even_over_the_classes() -> None:
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 4)
-    assert labels[subset.per_class(labels, 12, seeded())].bincount().tolist() == [4, 4, 4]
-    assert labels[subset.per_class(labels, 30, seeded())].bincount().tolist() == [13, 13, 4]
+    assert labels[subset.stratified_indices(labels, 12, seeded())].bincount().tolist() == [4, 4, 4]
+    assert labels[subset.stratified_indices(labels, 30, seeded())].bincount().tolist() == [13, 13, 4]
     given = subset.defence_indices(labels, 0.2, seeded())
-    held = subset.hold_out(labels[given], 0.25, seeded())
+    held = subset.holdout_indices(labels[given], 0.25, seeded())
     assert len(held.unique()) == len(held) == round(0.25 * len(given))
     assert held.max() < len(given)
-    assert len(subset.hold_out(labels[:2], 0.99, seeded())) == 1
+    assert len(subset.holdout_indices(labels[:2], 0.99, seeded())) == 1
     with pytest.raises(DataError, match="fewer than two"):
         subset.defence_indices(labels, 0.05, seeded())
 
@@ -121,10 +121,10 @@ def test_subsets_are_even_over_the_classes() -> None:
 def test_many_images_lie_on_disk_and_leave_memory_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """256 MiB of pixels read through a mapping of which little stays resident; small ones are plain memory."""
     monkeypatch.setattr(spill, "PAUSE", 0.01)
-    assert spill.room(2, (3, 4, 4)).base is None
+    assert spill.allocate(2, (3, 4, 4)).base is None
     monkeypatch.setattr(spill, "LIMIT", 1 << 20)
     threads = threading.active_count()
-    images = spill.room(64, (4, 1024, 1024))
+    images = spill.allocate(64, (4, 1024, 1024))
     for k, image in enumerate(images):
         image[:] = k
     assert [int(image.sum(dtype=np.int64)) // image.size for image in images] == list(range(64))

@@ -107,7 +107,7 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
 
 def test_unlearning_has_batches_of_its_own_size() -> None:
     images, labels = (torch.as_tensor(values) for values in pixels())
-    feed = Preprocess.for_side(images.shape[-1], files.MEAN, files.STD, False)
+    feed = Preprocess.for_image_size(images.shape[-1], files.MEAN, files.STD, False)
     for size in (10, 64):
         asked = Unlearn(unlearning_batch_size=size, unlearning_epochs=1, unlearning_stop="epoch")
         found = method.unlearn_by(asked, network("mobilenet_v3_small"), (images, labels.long()), feed)
@@ -145,7 +145,7 @@ def test_of_classes_that_may_be_the_target_the_one_whose_proxy_outlives_unlearni
     monkeypatch.setattr(method, "candidate", candidate)
     unlearned = method.Unlearned(model, 0.1, True, [])
     for most, (target, score, faded) in {1: (1, 0.5, 0.7), 2: (2, 1 / 3, 0.01), 3: (3, 1 / 6, 0.01)}.items():
-        feed = method.Preprocess.for_side(2, (), (), False)
+        feed = method.Preprocess.for_image_size(2, (), (), False)
         verdict, proxy = method.examine(Unlearn(proxy_classes=most), model, unlearned, (images, labels), feed)
         assert verdict == method.Verdict(target, score, faded)
         assert proxy is not None
@@ -197,7 +197,7 @@ def test_the_curve_is_measured_on_a_part_of_the_test_images_and_what_is_reported
         *(values[[0, 3, 6, 10, 13, 17, 20]] for values in (images, labels)),
         *(values[[0, 2, 5, 7, 10, 12, 15]] for values in (test.triggered, test.true_labels, test.target_labels)),
     )
-    after = evaluate(part.model, some, Preprocess.for_side(32, files.MEAN, files.STD, True))
+    after = evaluate(part.model, some, Preprocess.for_image_size(32, files.MEAN, files.STD, True))
     assert after in [point.scores for point in part.curve]
     assert [point.val_acc for point in whole.curve] == [point.val_acc for point in part.curve]
 
@@ -209,7 +209,7 @@ def test_the_sweep_looks_beside_the_choice_that_is_told_whichever_point_is_taken
 
 
 def test_of_many_clean_images_some_make_statistics_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = Preprocess.for_side(8, (0.5,), (0.25,), False)
+    feed = Preprocess.for_image_size(8, (0.5,), (0.25,), False)
     held = torch.arange(1000).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8), torch.arange(1000)
     sizes = {
         (views, count): len(method.held_views(Prune(clean_views=views), (held[0][:count], held[1][:count]), feed)[0])

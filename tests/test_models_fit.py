@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rnp_mlflow import loading
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models.fit import count_classes, fit
+from rnp_mlflow.models.fit import count_classes, match_weights
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -27,14 +27,14 @@ def test_classes_and_width_are_found_from_weights_in_any_order(name: str, width:
     save_file(files.ModelSpec(name, width, classes, shape, (), ()).build().state_dict(), tmp_path / "w.safetensors")
     weights = loading.read_weights(tmp_path / "w.safetensors")
     assert count_classes(name, weights) == 4
-    _, spec = fit(name, weights, classes, shape, (), ())
+    _, spec = match_weights(name, weights, classes, shape, (), ())
     assert (spec.architecture, spec.width) == (name, width)
 
 
 def test_torchvisions_namesake_is_found_from_its_keys() -> None:
     shape, classes = (3, 32, 32), tuple("abcd")
     weights = dict(files.ModelSpec("torchvision/resnet18", None, classes, shape, (), ()).build().state_dict())
-    model, spec = fit("resnet18", weights, classes, shape, (), ())
+    model, spec = match_weights("resnet18", weights, classes, shape, (), ())
     assert (spec.architecture, spec.width) == ("torchvision/resnet18", None)
     assert same(dict(model.state_dict()), weights)
 
@@ -45,7 +45,7 @@ def test_weights_that_do_not_fit_are_listed() -> None:
 
     def refused(changed: dict[str, Tensor], match: str, name: str = "preactresnet18") -> None:
         with pytest.raises(ModelError, match=match):
-            fit(name, changed, names, shape, (), ())
+            match_weights(name, changed, names, shape, (), ())
 
     refused({k: v for k, v in weights.items() if k != "linear.bias"}, r"linear\.bias is missing")
     refused(weights | {"extra": torch.zeros(1)}, "'extra' is not the model's")

@@ -308,7 +308,7 @@ def test_the_words_on_held_out_images_are_those_of_what_is_looked_at(
     views: int, count: int, side: int, flip: bool
 ) -> None:
     held = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8), torch.arange(count)
-    feed = Preprocess.for_side(side, (0.0,), (1.0,), flip)
+    feed = Preprocess.for_image_size(side, (0.0,), (1.0,), flip)
     clean = CleanImages(torch.arange(2 * count), torch.arange(count), ImageSet(*held), ImageSet(*held))
     data = SimpleNamespace(test=None)
     of = subject.Subject("", Wrong(), None, data, "", "", None, feed)  # type: ignore[arg-type]
@@ -547,7 +547,7 @@ def test_only_a_repository_with_the_package_at_its_top_and_in_it_is_our_own(
     foreign = repository(home.parent, "inner/" + runs.TRACKED)
     monkeypatch.setenv("GIT_DIR", str(home.parent / ".git"))  # as in a hook of theirs
     assert runs.git("rev-parse", "HEAD") is None, "tracked, but below another repository's top"
-    assert runs.machine()["dirty"] == "unknown"
+    assert runs.machine_tags()["dirty"] == "unknown"
     repository(home)
     runs._is_repository.cache_clear()
     assert runs.git("rev-parse", "HEAD") is None, "at the top, but not tracked"
@@ -555,9 +555,9 @@ def test_only_a_repository_with_the_package_at_its_top_and_in_it_is_our_own(
     git(home, "commit", "-m", "the package")
     runs._is_repository.cache_clear()
     assert runs.git("rev-parse", "HEAD") == git(home, "rev-parse", "HEAD") != foreign
-    assert runs.machine()["dirty"] is False
+    assert runs.machine_tags()["dirty"] is False
     (home / "new").write_text("")
-    assert runs.machine()["dirty"] is True
+    assert runs.machine_tags()["dirty"] is True
 
 
 def test_mlflows_tags_of_the_source_are_our_own_repositorys_or_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ def test_a_run_that_lost_an_artifact_is_refused_by_id_and_never_reused(
 def found(run: mlflow.entities.Run) -> str | None:
     """The run that a call with the inputs of this one would take; only these two steps are looked for."""
     if run.data.tags["rnp.entry"] not in ("unlearn", "recover"):
-        return None if contents.fault(run) else run.info.run_id
+        return None if contents.find_fault(run) else run.info.run_id
     with mlflow.start_run() as asking:
         taken = lineage.find_finished(run.data.tags["rnp.entry"], run.data.tags["rnp.inputs"])
     MlflowClient().delete_run(asking.info.run_id)
@@ -358,4 +358,4 @@ def test_a_rerun_says_which_file_one_of_the_two_runs_did_not_leave(
 ) -> None:
     monkeypatch.setattr(detection, "write_proxy", lambda folder, proxy: None)
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
-    assert "proxy.safetensors: was left, is not now" in capsys.readouterr().out
+    assert "proxy.safetensors: only the old run has it" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`verdict.json` and `proxy.safetensors`: what unlearning betrayed."""
+"""`verdict.json` and `proxy.safetensors`: the suspected target class and the proxy trigger."""
 
 import json
 from dataclasses import asdict
@@ -14,22 +14,22 @@ from rnp_mlflow.core.verdict import Verdict
 
 
 def write_verdict(folder: Path, verdict: Verdict) -> None:
-    """Write the suspected class and what speaks for it."""
+    """Write the suspected class and the detection statistics."""
     (folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
 
 
 def read_verdict(file: Path) -> Verdict:
-    """Read the suspected class and what speaks for it."""
+    """Read the suspected class and the detection statistics."""
     return TypeAdapter(Verdict).validate_json(file.read_text())
 
 
 def write_proxy(folder: Path, proxy: Proxy) -> None:
-    """Write the stand-in for the trigger, in the model's input space."""
+    """Write the proxy trigger, in the model's input space."""
     tensors = {name: value.cpu().contiguous() for name, value in vars(proxy).items() if name != "target"}
     save_file(tensors | {"target": torch.tensor(proxy.target)}, folder / PROXY)
 
 
 def read_proxy(file: Path, device: torch.device) -> Proxy:
-    """Read the stand-in for the trigger, onto the device."""
+    """Read the proxy trigger onto the device."""
     tensors = load_file(file, str(device))
     return Proxy(int(tensors.pop("target")), **tensors)

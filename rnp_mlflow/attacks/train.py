@@ -1,4 +1,4 @@
-"""Ordinary supervised training, which plants the backdoor when the data are poisoned."""
+"""Ordinary supervised training; it plants the backdoor if the data are poisoned."""
 
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
@@ -24,10 +24,10 @@ def train(
     precision: str = "fp32",
     on_epoch: OnEpoch = lambda record: None,
 ) -> list[EpochRecord]:
-    """Train `model` in place: SGD, Nesterov momentum 0.9, one-cycle rate (Smith, 2018) peaking at lr.
+    """Train `model` in place with SGD, Nesterov momentum 0.9 and a one-cycle schedule (Smith, 2018) peaking at lr.
 
-    data: on any device. precision: as `core.precision.forwards` takes it. generator: a CPU one, the source
-    of batch order and augmentation.
+    data: on any device. precision: see `core.precision.forwards`. generator: on the CPU; it determines the order of
+    batches and the augmentation.
     """
     steps = epochs * max(1, -(-len(data) // batch_size))
     optimizer = SGD(model.parameters(), lr, 0.9, weight_decay=weight_decay, nesterov=True)

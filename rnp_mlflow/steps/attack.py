@@ -12,7 +12,7 @@ from rnp_mlflow.artifacts import poisoning
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison, registry, train
-from rnp_mlflow.attacks.trigger import Material, Trigger
+from rnp_mlflow.attacks.trigger import AttackContext, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
@@ -22,8 +22,8 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
+from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import resolve_width
-from rnp_mlflow.models.served import Served
 from rnp_mlflow.steps import epochs, runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
@@ -42,7 +42,7 @@ class Prepared:
     test: ImageSet
     model: nn.Module
     spec: store.ModelSpec
-    attack: registry.Entry | None
+    attack: registry.AttackEntry | None
     plan: poison.PoisonPlan
 
 
@@ -59,9 +59,9 @@ def prepare(settings: Attack) -> Prepared:
     torch.manual_seed(generator(settings.seed, "weights").initial_seed())
     model = spec.build()
     norm_layers(model)
-    attack, plan = None, poison.NOTHING
+    attack, plan = None, poison.NO_POISON
     if settings.attack != registry.NONE:
-        attack, draws = registry.entry(settings.attack), generator(settings.seed, "poison")
+        attack, draws = registry.find_entry(settings.attack), generator(settings.seed, "poison")
         how = (settings.target, settings.label_mode, settings.poison_rate)
         plan = poison.plan(data.train.labels, attack, *how, draws)
     return Prepared(source, data, digest, data.test, model, spec, attack, plan)
@@ -82,7 +82,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
             **recipe(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
         )  # fmt: skip
     how = (len(ready.data.classes), settings.target, settings.label_mode)
-    bad = poison.triggered(ready.test, *how, trigger) if trigger else None
+    bad = poison.with_trigger(ready.test, *how, trigger) if trigger else None
     scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
     history_file.write(run.folder, history)
     store.save(run.folder / "model", model, ready.spec)
@@ -121,10 +121,10 @@ def planted(
         half = recipe(settings) | {"epochs": max(1, settings.training_epochs // 2)}
         own = copy.deepcopy(ready.model)
         train.train(own, clean, feed, generator(settings.seed, "surrogate"), **half)
-        return Served(own, ready.spec).to(device).eval().requires_grad_(False)
+        return PixelInputModel(own, ready.spec).to(device).eval().requires_grad_(False)
 
-    made = ready.attack.make(Material(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
-    return poison.poisoned(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
+    made = ready.attack.build(AttackContext(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
+    return poison.poison_training_set(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
 def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: str) -> float:

@@ -46,7 +46,7 @@ def draw(data: Dataset, settings: Unlearn, device: torch.device) -> CleanImages:
     else:
         ratio = settings.ratio if data.test is not None else 1.0
         given = subset.defence_indices(labels, ratio, generator(settings.seed, "defence"))
-    held = subset.hold_out(labels[given], settings.holdout, generator(settings.seed, "holdout"))
+    held = subset.holdout_indices(labels[given], settings.holdout, generator(settings.seed, "holdout"))
     return split(data, given, given[held], device)
 
 

@@ -87,7 +87,7 @@ def tell(run: StepRun, summary: dict[str, Any]) -> None:
     console.print(shape)
     for name in summary["points"]:
         console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
-    for line in (*evidence(summary), *ui.where(run.experiment_id, [run.run_id])):
+    for line in (*evidence(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -71,7 +71,7 @@ def load_data(source: Source) -> tuple[Dataset, str]:
 
 def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
     """The model's normalisation, and the augmentation that suits these images."""
-    return Preprocess.for_side(data.train.shape[-1], spec.mean, spec.std, data.flip)
+    return Preprocess.for_image_size(data.train.shape[-1], spec.mean, spec.std, data.flip)
 
 
 def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> TestSet:
@@ -97,7 +97,7 @@ def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
         return poisoning.read_triggered(file)
     assert data.test is not None  # attack needs one
     trigger = poisoning.read_trigger(file, plan["attack"])
-    return poison.triggered(data.test, len(data.classes), plan["target"], plan["label_mode"], trigger)
+    return poison.with_trigger(data.test, len(data.classes), plan["target"], plan["label_mode"], trigger)
 
 
 def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
