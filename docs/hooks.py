@@ -86,6 +86,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             markdown = markdown.replace(marker, make())
     for source, target in ELSEWHERE.items():
         markdown = markdown.replace(f"]({source}", f"]({target}")
+    if page.file.src_uri in ELSEWHERE.values():
+        markdown = markdown.replace("](docs/", "](").replace("](CHANGELOG.md)", "](changelog.md)")
     for name in missing():
         markdown = markdown.replace(f"]({name})", "](index.md)")
     return markdown

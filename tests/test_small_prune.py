@@ -28,8 +28,8 @@ def test_every_metric_tag_and_file_is_in_the_docs(home: Path, entry: str) -> Non
     own = {name for name in found if not name.startswith("mlflow.")}
     assert len(own) > 10
     assert {name for name in own if f"`{name}`" not in page} == set()
-    files = {str(path).split("/artifacts/")[1] for path in (home / "mlruns/0").glob("*/artifacts/**/*") if path.is_file()}
+    left = (home / "mlruns/0").glob("*/artifacts/**/*")
+    files = {str(path).split("/artifacts/")[1] for path in left if path.is_file()}
     assert len(files) > 15
     known = set(re.findall(r'"([\w/]+\.\w+)"', table)) | set(re.findall(r"`([\w/]+\.\w+)`", page))
     assert files - known == set()
-
