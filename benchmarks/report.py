@@ -23,7 +23,7 @@ COLUMNS = {
 }  # fmt: skip
 
 MEANING = (
-    "ours: chosen without the trigger. oracle: best DER of the same curve, with the trigger. fixed 0.70: the same mask "
+    "ours: chosen without the trigger. oracle: best DER in hindsight, sees the trigger. fixed 0.70: the same mask "
     "at BackdoorBench's threshold. reference: its steps and its fixed 0.70. NWC: neuron weight change of our unlearned "
     "model, chosen by accuracy. random: as many neurons as ours. All in `precision=auto`, but fine-tuning in fp32. "
     "Attacks with an ASR before of less than "

@@ -18,15 +18,13 @@ from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import chain, runtime, subject
+from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
 
-# What BackdoorBench's rnp.py does, as far as parameters reach it. 100 images are held out as for ours: 400 train.
-REFERENCE = {
-    "unlearning_stop": "epoch", "clip": 0, "unlearning_batch_size": 128, "unlearning_views": "augmented",
-    "recovering_views": "augmented", "recovering_batch_size": 128, "recovering_epochs": 20, "mask_averaging": "none",
-    "proxy_steps": 0, "bn_stats": "keep", "refine": 0, "select_by": "clean_acc", "pruning_stride": 1, "curve_images": 0,
-}  # fmt: skip
+# What BackdoorBench's rnp.py does, as far as parameters reach it, and the sweep's points alone. 100 images are held out
+# as for ours: 400 train.
+REFERENCE = {"preset": "reference", "select_by": "clean_acc", "clean_views": 5}
 FINETUNING = {"epochs": 20, "lr": 0.01, "batch_size": 64}
 
 Figures = dict[str, Any]
@@ -92,7 +90,7 @@ def finetuning(base: Figures, earlier: Figures) -> Figures:
     settings: Unlearn = plan["unlearn"]
     device = runtime.prepare(settings)
     suspect = subject.load(base["model_run_id"], plan, device)
-    clean = subject.draw_clean(suspect.data, settings, device)
+    clean = clean_images.draw(suspect.data, settings, device)
     test = suspect.judged_by(clean.held)
     before = evaluate(suspect.model, test, suspect.transform)
     given = suspect.data.train[clean.indices].to(device)

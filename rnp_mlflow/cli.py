@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnp_mlflow.config import choices, parameters, text
+from rnp_mlflow.config import choices, is_common, parameters, text
 from rnp_mlflow.errors import RnpError
 
 ENTRIES = {
@@ -26,20 +26,42 @@ def run(entry: str, values: dict[str, Any]) -> int:
     return steps.run(entry, values)
 
 
+class Command(click.Command):
+    """A command whose `--help` shows the common parameters, and `--help-all` all."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        hidden = sum(option.hidden for option in self.params if isinstance(option, click.Option))
+        if hidden:
+            formatter.write(f"\n--help-all shows {hidden} more parameters.\n")
+
+
+def show_all(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print the help with every parameter in it."""
+    if asked:
+        for each in ctx.command.params:
+            if isinstance(each, click.Option):
+                each.hidden = False
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
 def command(entry: str) -> click.Command:
     """The command of one entry point; its options are config.py's fields."""
     options: list[click.Parameter] = []
     for name, field in parameters(entry).items():
         words = "|".join(choices(field)) or "TEXT"
-        settings: dict[str, Any] = {"metavar": words, "help": field.description}
-        settings |= {"required": True} if field.is_required() else {"show_default": text(field.default)}
+        default = "required" if field.is_required() else f"default: {text(field.default)}"
+        settings: dict[str, Any] = {"metavar": words, "help": f"{field.description}  [{default}]"}
+        settings |= {"required": field.is_required(), "hidden": not is_common(field)}
         options.append(click.Option([f"--{name}"], **settings))
+    every: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": show_all}
+    options.append(click.Option(["--help-all"], help="Show every parameter and exit.", **every))
 
     def call(**values: Any) -> int:
         """Hand on what was given, and nothing else: a value that equals the default is still one that was given."""
         return run(entry, {name: value for name, value in values.items() if value is not None})
 
-    return click.Command(entry, params=options, help=ENTRIES[entry], callback=call)
+    return Command(entry, params=options, help=ENTRIES[entry], callback=call)
 
 
 def group() -> click.Group:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.config import Prune, Recover, Settings, Unlearn, parse
+from rnp_mlflow.config import PRESETS, Prune, Recover, Settings, Unlearn, names, parse
 from rnp_mlflow.core.curve import Point
 from rnp_mlflow.core.evaluate import TestSet
 from rnp_mlflow.core.neurons import Mask, norm_layers
@@ -95,10 +95,10 @@ def defend(
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     steps: dict[str, type[Settings]] = {"unlearn": Unlearn, "recover": Recover, "prune": Prune}
     known = {name for settings in steps.values() for name in settings.model_fields}
-    foreign = {"device", "threads", "model_run_id", "unlearn_run_id", "recover_run_id", "mask_file", "ratio", "index"}
-    foreign |= {"export", "register_as", "eval_every"}
+    foreign = names("machine", "file", "run", "output") | {"ratio", "eval_every"}
     if unknown := sorted(set(values) - (known - foreign)):
         raise ConfigError(f"defend takes no setting {unknown[0]}; it takes {', '.join(sorted(known - foreign))}")
+    values = PRESETS.get(values.get("preset", "default"), {}) | values
     return {step: parse(settings, values) for step, settings in steps.items()}
 
 

@@ -228,10 +228,16 @@ def trace_by(
     return Traced(points, found[fixed], refit, size, cost, faded, whole)
 
 
+def views_of(settings: Prune, count: int) -> tuple[int, int]:
+    """Of `count` held-out images, how many are looked at for held-out accuracy, and in how many random views each."""
+    some = min(count, VIEWS)
+    return some, min(settings.clean_views, max(1, VIEWS // some))
+
+
 def held_views(settings: Prune, held: Images, feed: Preprocess) -> Images:
     """What held-out accuracy is measured on: `clean_views` crops of each image, or fewer of many images."""
-    some = spaced(len(held[0]), VIEWS)
-    views = min(settings.clean_views, max(1, VIEWS // len(some)))
+    count, views = views_of(settings, len(held[0]))
+    some = spaced(len(held[0]), count)
     return feed.views(held[0][some], held[1][some], views, generator(settings.seed, "views"))
 
 
@@ -241,7 +247,7 @@ def backdoor_suspected(traced: Traced, settings: Prune) -> bool | None:
 
 
 def choose(traced: Traced, settings: Prune) -> Point:
-    """The operating point that `select_by` means; by proxy, the unpruned model where no backdoor is suspected.
+    """The operating point that `select_by` means; by proxy, the unpruned model if no backdoor is suspected.
 
     Raises:
         ConfigError: it is the oracle, and no triggered images are known.
@@ -252,7 +258,29 @@ def choose(traced: Traced, settings: Prune) -> Point:
         return traced.points[0]
     if settings.select_by != "asr":
         return traced.points[rule_of(settings).index(traced.points)]
-    best = select.oracle([p.scores for p in traced.points])
+    best = oracle(traced, settings)
     if best is None:
         raise ConfigError("select_by=asr needs triggered images")
-    return traced.points[best]
+    return best
+
+
+def own_rule(settings: Prune) -> Prune:
+    """The settings that choose without the trigger: these, or by proxy where they take a fixed point or the oracle."""
+    without = settings.select_by in ("proxy", "clean_acc")
+    return settings if without else settings.model_copy(update={"select_by": "proxy"})
+
+
+def oracle(traced: Traced, settings: Prune) -> Point | None:
+    """The point with the best DER in hindsight: a bound for other choices, which sees the trigger.
+
+    All points that were looked at are ranked on the curve's images. The best of these, the choice without the trigger,
+    the fixed point and the unpruned model are then ranked on all test images, so that none of those reported is better.
+    None if ASR is unknown.
+    """
+    looked_at = [*traced.points, traced.fixed]
+    best = select.oracle([point.scores for point in looked_at])
+    if best is None:
+        return None
+    finalists = [traced.points[0], looked_at[best], choose(traced, own_rule(settings)), traced.fixed]
+    found = select.oracle([traced.whole(point).scores for point in finalists])
+    return None if found is None else finalists[found]

@@ -65,7 +65,7 @@ def test_folder_reads_pixels_labels_and_balanced_subsets(tmp_path: Path) -> None
 def test_folder_errors_say_where(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set")
     (root / "train/cat/9.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"9\.png is no image"):
+    with pytest.raises(DataError, match=r"9\.png is not an image"):
         sources.load("folder", str(root))
     (root / "train/cat/9.png").unlink()
     Image.new("RGB", (8, 9)).save(root / "train/cat/9.png")

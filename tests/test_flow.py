@@ -26,8 +26,8 @@ from rnp_mlflow import config
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.steps import rerun, runtime, subject, unlearn
+from rnp_mlflow.steps.clean import recorded
 from rnp_mlflow.steps.plan import make_plan
-from rnp_mlflow.steps.recover import stored_clean
 from rnp_mlflow.tracking import figures, models
 
 ROOT = Path(__file__).parents[1]
@@ -282,7 +282,7 @@ def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_image
     monkeypatch.setattr(subject, "SETTLED", {})
     attack, unlearn = (runs(entry=name)[-1].info.run_id for name in ("attack", "unlearn"))
     suspect = subject.load(attack, make_plan("prune", {}), torch.device("cpu"))
-    clean = stored_clean(unlearn, suspect, torch.device("cpu"))
+    clean = recorded(unlearn, suspect.data, torch.device("cpu"))
     for settings in (config.Unlearn(threads=2), config.Recover(threads=2), config.Prune(threads=1)):
         assert suspect.settle(Run(), settings, clean).precision == "bf16"  # type: ignore[arg-type]
     assert asked == [2, 1]

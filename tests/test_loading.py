@@ -140,7 +140,7 @@ def test_ghostscript_is_not_started_for_an_image_that_is_none(tmp_path: Path, mo
     file = files.attack_result(tmp_path)
     for image in (tmp_path / "bd_test_dataset").rglob("*.png"):
         image.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
-    with pytest.raises(DataError, match="no image that can be read"):
+    with pytest.raises(DataError, match="not an image that can be read"):
         backdoorbench.read(file)
     assert not made.exists()
 

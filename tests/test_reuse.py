@@ -18,9 +18,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from rnp_mlflow.artifacts import detection
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import RUN_ID
-from rnp_mlflow.steps import chain, runtime, unlearn
+from rnp_mlflow.steps import chain, runtime
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import contents, lineage
 
@@ -331,15 +332,15 @@ def test_a_mask_file_is_pruned_on_images_that_are_inputs_too(runs: dict[str, mlf
 def test_a_rerun_compares_proxy_verdict_and_triggered_images(
     runs: dict[str, mlflow.entities.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_proxy, write_text = unlearn.write_proxy, Path.write_text
+    write_proxy, write_text = detection.write_proxy, Path.write_text
 
-    def other_proxy(folder: Path, proxy: unlearn.Proxy) -> None:
+    def other_proxy(folder: Path, proxy: detection.Proxy) -> None:
         write_proxy(folder, proxy)
         tensors = load_file(folder / "proxy.safetensors")
         save_file({name: value + 1 if value.is_floating_point() else value for name, value in tensors.items()},
                   folder / "proxy.safetensors")  # fmt: skip
 
-    monkeypatch.setattr(unlearn, "write_proxy", other_proxy)
+    monkeypatch.setattr(detection, "write_proxy", other_proxy)
     monkeypatch.setattr(
         Path, "write_text", lambda own, text: write_text(own, text + "\n" * (own.name == "verdict.json") * 2 + "{}\n"
                                                          if own.name == "verdict.json" else text)
@@ -355,6 +356,6 @@ def test_a_rerun_compares_proxy_verdict_and_triggered_images(
 def test_a_rerun_says_which_file_one_of_the_two_runs_did_not_leave(
     runs: dict[str, mlflow.entities.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(unlearn, "write_proxy", lambda folder, proxy: None)
+    monkeypatch.setattr(detection, "write_proxy", lambda folder, proxy: None)
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
     assert "proxy.safetensors: was left, is not now" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 SETTINGS = "settings.json"
+HISTORY = "history.csv"
 MODEL, MODEL_SPEC = "model/model.safetensors", "model/model.json"
 DATA, POISON_PLAN = "data.json", "poison_plan.json"
 TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"

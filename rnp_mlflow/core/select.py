@@ -83,9 +83,10 @@ def last_above(values: Sequence[float], limit: float) -> int:
 
 
 def oracle(scores: Sequence[Scores]) -> int | None:
-    """Index of the point with the highest DER (the first of equals), None where ASR is unknown.
+    """Index of the point with the highest DER (the first of equals), None if ASR is unknown.
 
-    It looks at the test images and at the trigger: a bound for other choices, not a defence.
+    It looks at the test images and at the trigger: a bound for other choices, not a defence. scores: the unpruned
+    model's first, then those of every other point that was looked at.
     """
     values = [der(scores[0], score) for score in scores]
     known = [value for value in values if value is not None]

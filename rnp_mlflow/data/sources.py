@@ -12,6 +12,7 @@ from torch import Generator
 
 from rnp_mlflow.data import digits, folder, npz, torchvision_sets
 from rnp_mlflow.data.imageset import Dataset, ImageSet
+from rnp_mlflow.data.pixels import converted
 from rnp_mlflow.data.subset import per_class
 from rnp_mlflow.errors import DataError
 
@@ -28,7 +29,8 @@ NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
     "celeba": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-KEEPS_LABEL_MIRRORED = ("cifar10", "cifar100", *FROM_FILES, "folder", "npz")
+# Datasets whose mirrored images are known to keep their label; of a folder's or npz file's nobody knows.
+KEEPS_LABEL_MIRRORED = ("cifar10", "cifar100", *FROM_FILES)
 
 
 def load(
@@ -40,16 +42,22 @@ def load(
     test_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    class_order: str = "number",
+    flip: str = "auto",
+    grey: bool = False,
 ) -> Dataset:
     """A dataset, whole or `train_size` and `test_size` images of it (the same ones for every seed).
 
     name: of `NAMES`. data_dir: the folder, or the file of `npz`; image folders and npz files also serve
     for torchvision's names. Images without a test part (`CLASS/*` alone, or `x` and `y`) are taken as
-    what a defender has: `test` is None. mean, std: per channel, 0 to 1; where neither
-    they nor the name give them, they are the training images' own.
+    what a defender has: `test` is None. image_size: scale every image to this side; without it images
+    of other sizes than the first, or not square, are refused. mean, std: per channel, for pixels scaled to [0, 1];
+    where neither they nor the name give them, they are the training images' own. class_order: of class folders that
+    are all numbers, "number" or "text". flip: whether a mirrored image keeps its label: "yes", "no", or "auto", known
+    by `name`. grey: read images as one channel.
 
     Raises:
-        DataError: unknown name, missing folder, empty class, unreadable or unequal images.
+        DataError: unknown name, missing folder, empty class, unreadable or unequal images, mean or std out of range.
     """
     if name not in NAMES:
         raise DataError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
@@ -60,15 +68,30 @@ def load(
         train, test = digits.read()
         classes: tuple[str, ...] = digits.CLASSES
     else:
-        train, test, classes = _read(name, data_dir, image_size, train_size, test_size)
-    train, test = _part(train, train_size), _part(test, test_size) if test is not None else None
+        train, test, classes = _read(name, data_dir, image_size, train_size, test_size, class_order, grey)
+    train = _part(train, train_size, image_size, grey, name)
+    test = _part(test, test_size, image_size, grey, name) if test is not None else None
     middle, spread = NORMALISATION.get(name) or statistics(train)
     middle, spread = tuple(mean or middle), tuple(std or spread)
-    channels = train.images.shape[1]
-    sound = all(map(math.isfinite, (*middle, *spread))) and all(value > 0 for value in spread)
-    if len(middle) != channels or len(spread) != channels or not sound:
-        raise DataError(f"mean and std need {channels} values each, finite, std above 0: {middle}, {spread}")
-    return Dataset(name, train, test, classes, middle, spread, name in KEEPS_LABEL_MIRRORED)
+    check_normalisation(middle, spread, train.images.shape[1])
+    mirrored = name in KEEPS_LABEL_MIRRORED if flip == "auto" else flip == "yes"
+    return Dataset(name, train, test, classes, middle, spread, mirrored)
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Hold mean and standard deviation to the images and to pixels scaled to [0, 1].
+
+    Raises:
+        DataError: not one of each a channel, or out of range.
+    """
+    sound = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
+    if len(mean) != channels or len(std) != channels or not sound:
+        raise DataError(f"mean and std need {channels} values each, finite, std above 0: {mean}, {std}")
+    if not all(0 <= value <= 1 for value in mean) or not all(value <= 1 for value in std):
+        raise DataError(
+            f"mean {mean} and std {std}: mean must be from 0 to 1 and std at most 1, for pixels scaled to 0 to 1; "
+            "divide values on the 0-255 scale by 255"
+        )
 
 
 def statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -84,7 +107,13 @@ def statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _read(
-    name: str, data_dir: str | None, size: int | None, train_size: int | None, test_size: int | None
+    name: str,
+    data_dir: str | None,
+    size: int | None,
+    train_size: int | None,
+    test_size: int | None,
+    order: str,
+    grey: bool,
 ) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:
     if data_dir is None:
         raise DataError(f"dataset={name} needs data_dir: where its images are")
@@ -95,20 +124,16 @@ def _read(
         train, test = npz.read(root)
         count = int(max(part.labels.max() for part in (train, test) if part is not None)) + 1
         return train, test, tuple(str(k) for k in range(count))
-    if folder.is_folder(root):
-        classes = folder.class_names(root / "train")
-        train = folder.read_split(root / "train", classes, size, train_size)
-        return train, folder.read_split(root / "test", classes, train.shape[-1], test_size), classes
     if name == "folder" or folder.is_classes(root):
-        part = root / "train" if (root / "train").is_dir() else root
-        classes = folder.class_names(part)
-        return folder.read_split(part, classes, size, train_size), None, classes
+        return folder.read(root, size, train_size, test_size, order, grey)
     if name in FROM_FILES:
         raise DataError(f"dataset={name} needs an image folder or an npz file, and {root} is neither")
-    return torchvision_sets.read(name, root, size)
+    return torchvision_sets.read(name, root, size, grey)
 
 
-def _part(images: ImageSet, count: int | None) -> ImageSet:
-    if count is None or count == len(images):
-        return images
-    return images[per_class(images.labels, count, Generator().manual_seed(0))]
+def _part(images: ImageSet, count: int | None, size: int | None, grey: bool, name: str) -> ImageSet:
+    """`count` of the images, or all, in the size and channels asked for."""
+    if count is not None and count != len(images):
+        images = images[per_class(images.labels, count, Generator().manual_seed(0))]
+    pixels = converted(images.images, size, grey, f"dataset={name}")
+    return images if pixels is images.images else ImageSet(pixels, images.labels)

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.data.pixels import read_images
 from rnp_mlflow.errors import DataError
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "gtsrb": "GTSRB", "mnist": "MNIST", "svhn": "SVHN"}
 
 
-def read(name: str, root: Path, size: int | None) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """Training set, test set and class names. GTSRB's images are scaled to `size` (32 if None).
+def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+    """Training set, test set and class names.
+
+    size, grey: of GTSRB alone, whose images are files of many sizes: scaled to `size` (32 if None), and one channel.
 
     Raises:
         DataError: they are not there and cannot be downloaded, or are corrupted.
@@ -37,20 +39,18 @@ def read(name: str, root: Path, size: int | None) -> tuple[ImageSet, ImageSet, t
             f"{name} is not in {root} and could not be downloaded ({reason}); put torchvision's files "
             "there, or an image folder with train/CLASS and test/CLASS"
         ) from None
-    train, test = (_imageset(part, size or 32) for part in parts)
+    train, test = (_imageset(part, size or 32, grey) for part in parts)
     count = int(train.labels.max()) + 1
     names = getattr(parts[0], "classes", None) or [str(k) for k in range(count)]
     return train, test, tuple(map(str, names))
 
 
-def _imageset(part: Any, size: int) -> ImageSet:
-    if hasattr(part, "_samples"):  # GTSRB: files of many sizes
-        files, labels = zip(*part._samples, strict=True)
-        resized = [Image.open(f).convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for f in files]
-        pixels = np.stack([np.asarray(image) for image in resized])
-    else:
-        pixels = np.asarray(part.data)
-        labels = part.labels if hasattr(part, "labels") else part.targets  # SVHN says labels
+def _imageset(part: Any, size: int, grey: bool) -> ImageSet:
+    if hasattr(part, "_samples"):  # GTSRB
+        files, answers = zip(*part._samples, strict=True)
+        return ImageSet(read_images([Path(file) for file in files], size, grey), torch.tensor(answers))
+    pixels = np.asarray(part.data)
+    labels = part.labels if hasattr(part, "labels") else part.targets  # SVHN says labels
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.shape[1] not in (1, 3):  # SVHN is NCHW already

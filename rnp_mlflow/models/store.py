@@ -87,9 +87,15 @@ def read_spec(file: Path) -> ModelSpec:
         ModelError: it is missing or says something else.
     """
     try:
-        return TypeAdapter(ModelSpec).validate_json(file.read_bytes())
+        spec = TypeAdapter(ModelSpec).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise ModelError(f"{file} does not describe a model: {' '.join(str(error).split())[:200]}") from None
+    if not all(0 <= value <= 1 for value in spec.mean) or not all(0 < value <= 1 for value in spec.std):
+        raise ModelError(
+            f"{file}: mean {spec.mean} must be from 0 to 1 and std {spec.std} above 0 and at most 1, for pixels "
+            "scaled to 0 to 1; divide values on the 0-255 scale by 255"
+        )
+    return spec
 
 
 def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:

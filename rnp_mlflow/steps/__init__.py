@@ -13,6 +13,7 @@ def run(entry: str, values: dict[str, Any]) -> int:
     from rnp_mlflow.steps.plan import make_plan
 
     runtime.stop_on_sigterm()
+    runtime.say_what_is_logged()
     if entry == "rerun":
         return rerun.ask(values)
     if entry == "main":

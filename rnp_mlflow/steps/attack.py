@@ -1,20 +1,20 @@
 """Entry point `attack`: train a backdoored model, the test subject of all later steps."""
 
 import copy
-import csv
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 
+from rnp_mlflow.artifacts import history as history_file
+from rnp_mlflow.artifacts import poisoning
+from rnp_mlflow.artifacts import source as source_file
+from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison, registry, train
 from rnp_mlflow.attacks.trigger import Material, Trigger
 from rnp_mlflow.config import Attack
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch
-from rnp_mlflow.core.evaluate import Scores, evaluate
+from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
@@ -24,19 +24,19 @@ from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import resolve_width
 from rnp_mlflow.models.served import Served
-from rnp_mlflow.steps import runtime, subject
+from rnp_mlflow.steps import epochs, runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.runs import StepRun
 
-PLANTED = 0.5  # an attack with a lower ASR did not plant (BackdoorBench's practice)
+# An attack with a lower ASR did not plant (BackdoorBench's practice), nor one whose label most images get anyway.
+PLANTED = 0.5
 
 
 @dataclass(frozen=True)
 class Prepared:
     """All that training needs. attack: None for a clean model."""
 
-    source: subject.Source
+    source: Source
     data: Dataset
     data_digest: str
     test: ImageSet
@@ -48,7 +48,8 @@ class Prepared:
 
 def prepare(settings: Attack) -> Prepared:
     """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
-    source = subject.Source(**{field.name: getattr(settings, field.name) for field in fields(subject.Source)})
+    named = {field.name for field in fields(Source)} & Attack.model_fields.keys()
+    source = Source(**{name: getattr(settings, name) for name in named})
     data, digest = subject.load_data(source)
     if data.test is None:
         raise DataError(f"attack needs a test part too, and {source.place} has none (train/CLASS and test/CLASS)")
@@ -78,23 +79,25 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
             model, training.to(device), feed, generator(settings.seed, "training"),
-            **recipe(settings), on_epoch=on_epoch(run, "attack", advance),
+            **recipe(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
         )  # fmt: skip
     how = (len(ready.data.classes), settings.target, settings.label_mode)
     bad = poison.triggered(ready.test, *how, trigger) if trigger else None
     scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
-    write_history(run.folder / "history.csv", history)
+    history_file.write(run.folder, history)
     store.save(run.folder / "model", model, ready.spec)
-    subject.write_data(run.folder, ready.source)
+    source_file.write(run.folder, ready.source)
     said = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
     chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
-    subject.write_poison(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
+    poisoning.write(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
-        draw_samples(run.folder / "samples.png", bad, ready.data.classes, ready.test)
+        answer = samples.answering(model, feed, settings.precision, ready.data.classes)
+        samples.draw(run.folder / "samples.png", bad, ready.data.classes, answer, ready.test)
+    already = without_trigger(model, ready.test, bad, feed, settings.precision) if bad is not None else None
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})
     run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
-    report(run, scores)
+    report(run, scores, already)
 
 
 def recipe(settings: Attack) -> dict[str, Any]:
@@ -124,48 +127,33 @@ def planted(
     return poison.poisoned(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
-def report(run: StepRun, scores: Scores) -> None:
-    """Say what was planted; flag an attack that was not."""
-    if scores.asr is None:
+def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: str) -> float:
+    """Share of the images behind the triggered ones that the model calls by the attacker's label as they are.
+
+    test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.
+    """
+    targets = torch.full_like(test.labels, -1)
+    for label in bad.true_labels.unique():  # one target to each true class, whatever the label mode
+        targets[test.labels == label] = bad.target_labels[bad.true_labels == label][0]
+    behind = test[(targets >= 0).nonzero().flatten()]
+    return accuracy(predict(model, behind.images, feed, precision), targets[targets >= 0])
+
+
+def report(run: StepRun, scores: Scores, already: float | None) -> None:
+    """Say what was planted; flag an attack that was not.
+
+    already: the share of the triggered images that get the attacker's label without the trigger, too.
+    """
+    if scores.asr is None or already is None:
         runtime.say(f"  ACC {scores.acc:.4f}; no triggered images, so ASR is not known")
         return
     runtime.say(f"  ACC {scores.acc:.4f}  ASR {scores.asr:.4f}  RA {scores.ra:.4f}")
-    run.tags({"planted": scores.asr >= PLANTED})
-    if scores.asr < PLANTED:
+    # A tag: a metric that older runs lack would make their repetitions differ.
+    run.tags({"planted": scores.asr >= PLANTED > already, "asr_without_trigger": round(already, 4)})
+    if already >= PLANTED:
+        runtime.say(
+            f"  warning: {already:.0%} of these images get the attacker's label without the trigger, so ASR "
+            "says nothing of one; leave this run out of averages"
+        )
+    elif scores.asr < PLANTED:
         runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
-
-
-def draw_samples(file: Path, bad: Triggered, classes: tuple[str, ...], test: ImageSet | None = None) -> None:
-    """The first triggered image of up to eight true classes; above it the clean one, where `test` is given.
-
-    test: the test set that the triggered images were made from.
-    """
-    shown = [k for k in range(len(classes)) if (bad.true_labels == k).any()][:8]
-    first = torch.tensor([int((bad.true_labels == k).nonzero()[0]) for k in shown])
-    captions = [f"{classes[int(bad.true_labels[k])]} → {classes[int(bad.target_labels[k])]}" for k in first]
-    clean = torch.stack([test.images[test.labels == k][0] for k in shown]) if test is not None else None
-    figures.sample_png(file, clean, bad.images[first], captions)
-
-
-def on_epoch(run: StepRun, prefix: str, advance: runtime.Advance) -> OnEpoch:
-    """What training calls after every epoch: log it, move the bar."""
-
-    def log(record: EpochRecord) -> None:
-        tested = {f"test_{name}": value for name, value in asdict(record.scores).items()} if record.scores else {}
-        values = {"loss": record.loss, "accuracy": record.accuracy} | tested
-        run.metrics({f"{prefix}/{name}": value for name, value in values.items()}, record.epoch)
-        advance()
-
-    return log
-
-
-def write_history(file: Path, history: Sequence[EpochRecord]) -> None:
-    """`history.csv`: one row an epoch; its test scores where it was looked at."""
-    names = ("epoch", "loss", "accuracy", "steps", *(f"test_{field.name}" for field in fields(Scores)))
-    with file.open("w", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(names)
-        for r in history:
-            writer.writerow(
-                [r.epoch, repr(r.loss), repr(r.accuracy), r.steps, *(astuple(r.scores) if r.scores else [""] * 3)]
-            )

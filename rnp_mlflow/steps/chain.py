@@ -7,21 +7,17 @@ from typing import Any, Protocol
 import torch
 
 from rnp_mlflow.artifacts import manifest, table
-from rnp_mlflow.config import CHAIN, EARLIER, RUN_ID, STEPS, Watched, steps_of, text
+from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, earlier, names, steps_of, text
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.steps import attack, importing, prune, recover, runtime, subject, unlearn
+from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, step_run
 
-# Settings that say where a thing lies: their content goes into the digest, not their words.
-FILES = ("index", "mask_file", "attack_result", "checkpoint", "triggered")
-PLACES = {"device", "threads", "data_dir", "data", *FILES, *RUN_ID.values()}
-# Settings that say where a result goes besides: they change no figure.
-OUTPUTS = {"export", "register_as"}
-# Of the step that was asked for, whatever the runs before it were made with.
-OWN = {*Watched.model_fields, *OUTPUTS}
+FILES = names("file")
+NOT_IN_DIGEST = names("machine", "place", "file", "run", "output") | {"preset"}  # their content is, if they have any
+NOT_HELD = names("machine", "place", "file", "run", "output", "own") | {"preset"}
 
 
 class Step(Protocol):
@@ -157,9 +153,9 @@ def hold_to_plan(chain: dict[str, str], plan: Plan) -> None:
         made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
         logged = made["settings"][made["entry"]]
         for name, field in STEPS[step].model_fields.items():
-            if name not in plan.given or name in PLACES | OWN:
+            if name not in plan.given or name in NOT_HELD:
                 continue
-            wanted, there = getattr(plan[step], name), logged.get(name, EARLIER.get(name, field.default))
+            wanted, there = getattr(plan[step], name), logged.get(name, earlier(name, logged, field.default))
             if wanted == (tuple(there) if isinstance(there, list) else there):  # JSON has no tuples
                 continue
             if made["entry"] == "import" and name not in logged:
@@ -175,7 +171,7 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
     device = runtime.prepare(plan[step])
     content: dict[str, Any] = {
         "step": step,
-        "settings": [part.model_dump(mode="json", exclude=PLACES | OUTPUTS) for part in settings],
+        "settings": [part.model_dump(mode="json", exclude=NOT_IN_DIGEST) for part in settings],
         "upstream": {name: lineage.output_of(run_id) for name, run_id in upstream.items()},
         "code": lineage.code_digest(),
         "device": device.type,
@@ -183,7 +179,7 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
         "threads": torch.get_num_threads(),
         "bf16": has_bf16(device),
     }
-    for name in FILES:
+    for name in sorted(FILES):
         place = next((found for part in settings if (found := getattr(part, name, None))), None)
         if place and Path(place).is_file():
             content[name] = manifest.file_digest(Path(place))
@@ -209,4 +205,4 @@ def preflight(step: str, plan: Plan) -> None:
         return
     ready = attack.prepare(plan["attack"])
     if step != "attack":
-        subject.draw_clean(ready.data, plan["unlearn"], device)
+        clean.draw(ready.data, plan["unlearn"], device)

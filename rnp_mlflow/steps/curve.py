@@ -14,9 +14,8 @@ from rnp_mlflow.tracking import figures, ui
 from rnp_mlflow.tracking.runs import StepRun
 
 MEANING = {
-    "chosen": "without trigger",
     "fixed": "at pruning_number",
-    "oracle": "best DER in hindsight, with the trigger",
+    "oracle": "best DER in hindsight, sees the trigger",
 }
 FIGURES = ("acc", "asr", "ra", "der")
 
@@ -44,9 +43,9 @@ def write(run: StepRun, rows: list[Point], summary: dict[str, Any], title: str, 
         writer.writeheader()
         writer.writerows(lines)
     (run.folder / table.SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-    chosen = {"at": picked[axis], "pruned": picked["pruned"]}
-    figures.curve_png(run.folder / table.CURVE_PNG, lines, axis, chosen, title)
-    figures.curve_html(run.folder / table.CURVE_HTML, lines, axis, chosen, title)
+    marked = {"selected": summary["selected"], "at": picked[axis], "pruned": picked["pruned"]}
+    figures.curve_png(run.folder / table.CURVE_PNG, lines, axis, marked, title)
+    figures.curve_html(run.folder / table.CURVE_HTML, lines, axis, marked, title)
     log_curve(run, rows)
     log_figures(run, summary, model_id)
 
@@ -87,29 +86,68 @@ def tell(run: StepRun, summary: dict[str, Any]) -> None:
     console = Console(width=110)
     console.print(shape)
     for name in summary["points"]:
-        console.print(f"  {name}: {MEANING[name]}", highlight=False)
+        console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
     for line in (*evidence(summary), *ui.where(run.experiment_id, [run.run_id])):
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def rule(summary: dict[str, Any]) -> str:
+    """What chose the point `chosen`, which sees no trigger."""
+    if summary["select_by"] == "clean_acc":
+        return "without trigger, as far as held-out accuracy allows"
+    if summary["verdict"] and summary["verdict"]["backdoor_suspected"] is False:
+        return "without trigger, nothing: no sign of a backdoor"
+    if summary["before"]["proxy_asr"]:
+        return "without trigger, by the proxy"
+    return "without trigger, as far as held-out accuracy allows: there is no proxy"
+
+
 def evidence(summary: dict[str, Any]) -> list[str]:
     """What the figures were measured on, and which layers lost neurons."""
-    counts = summary["images"]
-    tested = (
-        f"{counts['test']} test images" if counts["test"] else f"the same {counts['held_out']}, there is no test part"
-    )
+    counts, most = summary["images"], summary["curve_images"]
     triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
-    fewer = 0 < summary["curve_images"] < max(counts["test"], counts["triggered"])
-    part = f"; the curve: at most {summary['curve_images']} of each" if fewer else ""
+    fewer = 0 < most < max(counts["test"] or counts["held_out"], counts["triggered"])
+    part = f"; the curve: at most {most} of each" if fewer else ""
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
-    proxy = "  proxy: share of held-out images that a stand-in for the trigger turns to the suspected class"
     return [
         *said(summary),
-        *([] if summary["before"]["proxy_asr"] is None else [proxy]),
-        f"  held-out ACC: random crops of {counts['held_out']} of {counts['clean']} clean images",
-        f"  ACC: {tested}{triggered}{part}",
+        *seen(summary),
+        f"  ACC: {tested(summary)}{triggered}{part}",
         f"  pruned: {lost or 'nothing'}",
     ]
+
+
+def seen(summary: dict[str, Any]) -> list[str]:
+    """What held-out accuracy and the proxy's success were measured on."""
+    counts, views = summary["images"], summary["views"]
+    ways = " and ".join(way for way in ("cropped", "mirrored") if views[way])
+    times = "once" if views["each"] == 1 else f"{views['each']} times"
+    how = f"each {times}, {ways} at random" if views["each"] and ways else "as they are"
+    some = f"{views['images']} of the " if views["images"] < counts["held_out"] else ""
+    lines = [f"  held-out ACC: {some}{counts['held_out']} of {counts['clean']} clean images, {how}"]
+    if summary["before"]["proxy_asr"] is None:
+        return lines
+    to = f" to {summary['verdict']['target']!r}" if summary["verdict"] else ""
+    return [f"  proxy: share of the other classes' held-out images that a stand-in for the trigger turns{to}", *lines]
+
+
+def tested(summary: dict[str, Any]) -> str:
+    """What ACC in the table was measured on."""
+    counts = summary["images"]
+    if counts["test"]:
+        return f"{counts['test']} test images"
+    which = "the same" if summary["views"]["images"] == counts["held_out"] else "all"
+    return f"{which} {counts['held_out']}, there is no test part (as they are)"
+
+
+def measured_on(summary: dict[str, Any]) -> str:
+    """What the curve was measured on: the words of its title."""
+    counts = summary["images"]
+    kind = "test" if counts["test"] else "held-out"
+    some = [
+        min(count, summary["curve_images"] or count) for count in (counts[kind.replace("-", "_")], counts["triggered"])
+    ]
+    return f"{some[0]} {kind} images" + (f", {some[1]} triggered" if some[1] else "")
 
 
 def said(summary: dict[str, Any]) -> list[str]:
@@ -121,10 +159,10 @@ def said(summary: dict[str, Any]) -> list[str]:
     share = f"the unlearned model calls {verdict['score']:.0%} of other images {target}"
     if verdict["doubt"] is None:
         return [f"  verdict: none without a proxy; if there is a backdoor, then to {target} ({share})"]
-    why = (
-        f"size of the proxy {verdict['size']:.3f} × cost of stopping it {verdict['cost']:.2f} × ({SURE:g} + "
-        f"{verdict['faded']:.2f} taken by unlearning) = {verdict['doubt']:.4f}"
-    )
+    measured = f"size of the proxy {verdict['size']:.3f} × cost of stopping it {verdict['cost']:.2f}"
+    if not summary["before"]["proxy_asr"]:  # then neither was measured
+        measured = "the proxy turns no held-out image, which counts as size 1 × cost 1"
+    why = f"{measured} × ({SURE:g} + {verdict['faded']:.2f} taken by unlearning) = {verdict['doubt']:.4f}"
     if verdict["backdoor_suspected"]:
         return [f"  verdict: a backdoor to {target} is suspected ({why} ≤ max_doubt={verdict['max_doubt']:g}; {share})"]
     consequence = ", so nothing is pruned" if summary["select_by"] == "proxy" else ""

@@ -72,7 +72,8 @@ def _tried(
         give = f"mean={','.join(map(str, mean))} std={','.join(map(str, std))}"
         yield name, give, predict(model, some.images, Preprocess(mean, std), precision) == labels
     if channels == 3:
-        yield "channels as BGR", "no parameter: swap them in the first layer's weights", predict(model, some.images.flip(1), transform, precision) == labels
+        give = "swap them in the weights of the first layer"
+        yield "channels as BGR", give, predict(model, some.images.flip(1), transform, precision) == labels
 
 
 def other_order(classes: tuple[str, ...]) -> tuple[str, list[int]] | None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rnp_mlflow.artifacts import poisoning
+from rnp_mlflow.artifacts import source as source_file
+from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.config import DATASETS, Import
 from rnp_mlflow.core.evaluate import Scores, evaluate
 from rnp_mlflow.core.neurons import norm_layers
@@ -19,8 +22,7 @@ from rnp_mlflow.loading import read_safetensors, read_weights
 from rnp_mlflow.method import settle
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes, fit
-from rnp_mlflow.steps import runtime, subject
-from rnp_mlflow.steps.attack import draw_samples
+from rnp_mlflow.steps import runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import outside
 from rnp_mlflow.tracking.runs import StepRun
@@ -57,14 +59,15 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     settings = settle(settings, model.to(device), test.images, feed)
     scores = evaluate(model, test, feed, settings.precision)
     store.save(run.folder / "model", model, spec)
-    subject.write_data(run.folder, source)
+    source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
     target = targets[0] if len(targets) == 1 else None
     poisoned = found.poisoned if found.poisoned is not None else torch.empty(0).long()
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
-    subject.write_poison(run.folder, known, {"indices": poisoned}, bad)
+    poisoning.write(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
-        draw_samples(run.folder / "samples.png", bad, spec.classes)
+        answer = samples.answering(model, feed, settings.precision, spec.classes)
+        samples.draw(run.folder / "samples.png", bad, spec.classes, answer)
     run.tags({"precision": settings.precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
@@ -151,7 +154,7 @@ def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
     return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
 
 
-def data_source(settings: Import, found: Found, repeating: bool = False) -> subject.Source:
+def data_source(settings: Import, found: Found, repeating: bool = False) -> Source:
     """Where the clean images are, and the normalisation that the model takes.
 
     The images' own statistics are no substitute for it: the model was trained with one already.
@@ -177,7 +180,7 @@ def data_source(settings: Import, found: Found, repeating: bool = False) -> subj
     if place is not None and not Path(place).exists():
         raise DataError(f"data={place} does not exist")
     sizes = (settings.image_size, settings.train_size, settings.test_size)
-    return subject.Source(str(dataset), place, *sizes, mean, std)
+    return Source(str(dataset), place, *sizes, mean, std, settings.class_order, settings.flip)
 
 
 def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:
@@ -195,5 +198,5 @@ def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered 
         return found.triggered
     if settings.target is None:
         raise ConfigError("triggered images need target: the class they lead to, by name or number")
-    target = triggered_data.label_of(settings.target, data.classes)
-    return triggered_data.read(Path(settings.triggered), data.classes, target, data.train.shape)
+    known = Path(settings.triggered), data.classes, settings.target, data.train.shape
+    return triggered_data.read(*known, scale=settings.image_size is not None)

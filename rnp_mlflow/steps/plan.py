@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, parameters, parse, text
+from rnp_mlflow.config import CHAIN, PRESETS, RUN_ID, STEPS, parameters, parse, text
 from rnp_mlflow.errors import ConfigError
 
 
@@ -31,8 +31,9 @@ def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
     """
-    given = frozenset(name for name, value in values.items() if value not in (None, "auto", ""))
-    return Plan(settings_by_step(entry, values), given, reuse=entry != "main")
+    given = {name: value for name, value in values.items() if value not in (None, "auto", "")}
+    given = PRESETS.get(given.get("preset", "default"), {}) | given
+    return Plan(settings_by_step(entry, given), frozenset(given), reuse=entry != "main")
 
 
 def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) -> Plan:

@@ -1,18 +1,16 @@
 """Entry point `recover`: learn the mask that brings clean accuracy back."""
 
 import torch
-from torch import Tensor
 
-from rnp_mlflow.artifacts import table
+from rnp_mlflow.artifacts import history, table
 from rnp_mlflow.config import Recover
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.interop import masks
 from rnp_mlflow.method import recover_by, watch_by
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import runtime, subject
-from rnp_mlflow.steps.attack import on_epoch, write_history
+from rnp_mlflow.steps import clean as clean_images
+from rnp_mlflow.steps import epochs, runtime, stored, subject
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.steps.unlearn import stored_proxy
 from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -23,30 +21,29 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
-    clean = stored_clean(upstream["unlearn"], suspect, device)
-    proxy = stored_proxy(upstream["unlearn"], device)
+    clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
+    proxy = stored.proxy(upstream["unlearn"], device)
     settings = suspect.settle(run, settings, clean)
     watch = watch_by(settings, suspect.judged_by(clean.held), suspect.transform)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
-        log = on_epoch(run, "recover", advance)
+        log = epochs.on_epoch(run, "recover", advance)
         result = recover_by(
             settings, model.to(device), suspect.model, clean.used.pair, suspect.transform, proxy, watch, log
         )
     masks.write_csv(run.folder / table.MASK, result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
-    write_history(run.folder / "history.csv", result.history)
+    history.write(run.folder, result.history)
     figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
     values = flatten(result.mask)
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
-    regained = result.history[-1].accuracy
-    runtime.say(f"  accuracy {regained:.4f}; {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+    runtime.say(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")
+    runtime.say(f"  {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
 
 
-def stored_clean(unlearn_run_id: str, suspect: subject.Subject, device: torch.device) -> subject.CleanImages:
-    """The defender's images as an unlearn run recorded them."""
-
-    def read(name: str) -> Tensor:
-        lines = lineage.fetch(unlearn_run_id, name).read_text().split()
-        return torch.tensor([int(line) for line in lines])
-
-    return subject.split(suspect.data, read(table.DEFENCE_INDEX), read(table.HOLDOUT_INDEX), device)
+def regained(settings: Recover, accuracy: float, proxy: bool) -> str:
+    """Say what the last epoch's accuracy is one of: of batches in training, not of the mask that is kept."""
+    of, how = "the unlearned model", ""
+    if proxy and settings.proxy_share:
+        how = f", the proxy on {settings.proxy_share:.0%} of the other classes' images"
+        of += " and the suspect" if settings.suspect_steps else ""
+    return f"accuracy {accuracy:.4f} of {of} in the last epoch's batches, while training{how}"

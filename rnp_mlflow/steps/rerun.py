@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.config import EARLIER, Rerun, parameters, parse, text
+from rnp_mlflow.config import STEPS, Rerun, earlier, names, parameters, parse, text
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
 from rnp_mlflow.steps.plan import plan_again
@@ -34,7 +34,8 @@ def ask(values: dict[str, Any]) -> int:
         runtime.say(f"repeating {record['entry']} run {settings.run_id}")
         new_id = main.ask(plan) if record["entry"] == "main" else chain.ask(record["entry"], plan)
         pairs = matching(record, settings.run_id, new_id)
-        findings = {step: compare.runs(*pair) for step, pair in pairs.items()}
+        neutral = names("machine", "place", "run", "output")
+        findings = {step: compare.runs(*pair, neutral) for step, pair in pairs.items()}
         identical = not any(findings.values())
         (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
@@ -54,9 +55,9 @@ def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, 
     Raises:
         LineageError: it was made with a parameter that this version does not take.
     """
-    values: dict[str, Any] = {name: value for name, value in EARLIER.items() if name in parameters(record["entry"])}
-    for step in record["settings"].values():
-        values |= step
+    values: dict[str, Any] = {}
+    for step, logged in record["settings"].items():
+        values |= {name: earlier(name, logged, f.default) for name, f in STEPS[step].model_fields.items()} | logged
     taken = parameters("main").keys() | parameters("import").keys() | set(chain.RUN_ID.values())
     if gone := sorted(values.keys() - taken):
         commit = old.data.tags.get("mlflow.source.git.commit", "unknown")

@@ -135,6 +135,19 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+class Said(logging.Handler):
+    """Says what the package's loggers report, as steps say things themselves."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"  {record.getMessage()}")
+
+
+@lru_cache
+def say_what_is_logged() -> None:
+    """Show a person the lines that rooms below the steps log: what they left out, assumed or could not tell."""
+    logging.getLogger("rnp_mlflow").addHandler(Said())
+
+
 def stop_on_sigterm() -> None:
     """Turn SIGTERM into an exception, so that runs end KILLED instead of staying RUNNING."""
 

@@ -1,53 +1,30 @@
 """The suspect model with its data, as a model run (`attack` or `import`) leaves and gives them."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from rnp_mlflow.artifacts.table import DATA, POISON_PLAN, TRIGGER, TRIGGERED
-from rnp_mlflow.attacks import poison, registry
-from rnp_mlflow.attacks.trigger import Trigger
-from rnp_mlflow.config import Unlearn
+from rnp_mlflow.artifacts import poisoning, table
+from rnp_mlflow.artifacts import source as source_file
+from rnp_mlflow.artifacts.source import Source
+from rnp_mlflow.attacks import poison
 from rnp_mlflow.core.evaluate import TestSet
-from rnp_mlflow.core.seeds import generator
-from rnp_mlflow.data import sources, spill, subset
+from rnp_mlflow.data import sources, spill
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.interop import indices
 from rnp_mlflow.method import S, settle
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime
+from rnp_mlflow.steps.clean import CleanImages
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 SETTLED: dict[tuple[object, ...], str] = {}  # what `precision=auto` was found to mean (`Subject.settle`)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model run's images come from: the arguments of `sources.load`."""
-
-    dataset: str
-    data_dir: str | None = None
-    image_size: int | None = None
-    train_size: int | None = None
-    test_size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    @property
-    def place(self) -> str:
-        return self.data_dir or "embedded"
 
 
 @dataclass(frozen=True)
@@ -67,7 +44,7 @@ class Subject:
         """What the model is tested on: the data's test part or, where there is none, `held`."""
         return test_set(self.data.test or held, self.triggered, held.images.device)
 
-    def settle(self, run: StepRun, settings: S, clean: "CleanImages") -> S:
+    def settle(self, run: StepRun, settings: S, clean: CleanImages) -> S:
         """The settings with the precision that `auto` means here, which the run is tagged with.
 
         Three steps in a row ask the same of the same model: it is measured once a process.
@@ -110,36 +87,17 @@ def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device)
     return TestSet(clean.images.to(device), clean.labels.to(device), *(part.to(device) for part in bad))
 
 
-def write_data(folder: Path, source: Source) -> None:
-    """`data.json`: what to load the images with."""
-    (folder / DATA).write_text(json.dumps(asdict(source), indent=2) + "\n")
-
-
-def write_poison(
-    folder: Path, content: dict[str, Any], poisoned: dict[str, Tensor], known: Trigger | Triggered | None
-) -> None:
-    """`poison_plan.json`: `content`, and training indices by name; and the trigger, or the images with it.
-
-    content: attack, target, label_mode, poison_rate; None stands for what is not known.
-    """
-    name = None if known is None else TRIGGERED if isinstance(known, Triggered) else TRIGGER
-    content = content | {"triggered": name} | {key: found.tolist() for key, found in poisoned.items()}
-    (folder / POISON_PLAN).write_text(json.dumps(content) + "\n")
-    if name is not None:
-        save_file({key: value.contiguous() for key, value in vars(known).items()}, folder / name)
-
-
 def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
-    """The triggered images of a model run: stored, or made from its trigger; None where none are known."""
-    plan = json.loads(lineage.fetch(model_run_id, POISON_PLAN).read_text())
+    """Read the triggered images of a model run, or make them from its trigger; None if none are known."""
+    plan = poisoning.read(lineage.fetch(model_run_id, table.POISON_PLAN))
     if plan["triggered"] is None:
         return None
-    tensors = load_file(lineage.fetch(model_run_id, plan["triggered"]))
-    if plan["triggered"] == TRIGGERED:
-        return Triggered(**tensors)
+    file = lineage.fetch(model_run_id, plan["triggered"])
+    if plan["triggered"] == table.TRIGGERED:
+        return poisoning.read_triggered(file)
     assert data.test is not None  # attack needs one
-    trigger = registry.restore(plan["attack"], tensors)
-    return poison.triggered(data.test, len(data.classes), plan["target"], plan.get("label_mode", "all_to_one"), trigger)
+    trigger = poisoning.read_trigger(file, plan["attack"])
+    return poison.triggered(data.test, len(data.classes), plan["target"], plan["label_mode"], trigger)
 
 
 def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
@@ -149,7 +107,7 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
         LineageError: the images are no longer those of that run.
     """
     run = lineage.require(model_run_id, *lineage.MODEL_RUNS)
-    source = TypeAdapter(Source).validate_json(lineage.fetch(model_run_id, DATA).read_text())
+    source = source_file.read(lineage.fetch(model_run_id, table.DATA))
     if moved := plan["attack"].data_dir:
         source = replace(source, data_dir=moved)
     data, digest = load_data(source)
@@ -161,37 +119,3 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
     model, spec = store.load(lineage.fetch(model_run_id, "model"))
     triggered = stored_triggered(model_run_id, data)
     return Subject(model_run_id, model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))
-
-
-@dataclass(frozen=True)
-class CleanImages:
-    """The defender's images: training indices of all, of those held out, and both sets on the device."""
-
-    indices: Tensor
-    held_indices: Tensor
-    used: ImageSet
-    held: ImageSet
-
-
-def split(data: Dataset, given: Tensor, held: Tensor, device: torch.device) -> CleanImages:
-    """Clean images from their indices; `held` is a part of `given`."""
-    used = given[~torch.isin(given, held)]
-    return CleanImages(given, held, data.train[used].to(device), data.train[held].to(device))
-
-
-def draw_clean(data: Dataset, settings: Unlearn, device: torch.device) -> CleanImages:
-    """The defender's images by `index` or `ratio`, and the part of them held out, by seed.
-
-    Images without a test part are the defender's own: without an `index` all of them are taken.
-
-    Raises:
-        DataError: bad index file, or fewer than two images of a class.
-    """
-    labels = data.train.labels
-    if settings.index:
-        given = indices.read(Path(settings.index), labels)
-    else:
-        ratio = settings.ratio if data.test is not None else 1.0
-        given = subset.defence_indices(labels, ratio, generator(settings.seed, "defence"))
-    held = subset.hold_out(labels[given], settings.holdout, generator(settings.seed, "holdout"))
-    return split(data, given, given[held], device)

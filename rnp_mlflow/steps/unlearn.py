@@ -1,26 +1,22 @@
 """Entry point `unlearn`: make the suspect model forget its task, and keep what it then is."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
 
-from rnp_mlflow.artifacts.table import DEFENCE_INDEX, HOLDOUT_INDEX, PROXY, VERDICT
+from rnp_mlflow.artifacts import detection, history, split
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import evaluate
 from rnp_mlflow.core.proxy import Proxy
-from rnp_mlflow.core.verdict import Verdict
+from rnp_mlflow.core.unlearn import Unlearned
 from rnp_mlflow.data.imageset import ImageSet
-from rnp_mlflow.interop import indices
 from rnp_mlflow.method import examine, unlearn_by, watch_by
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import runtime, subject
-from rnp_mlflow.steps.attack import on_epoch, write_history
+from rnp_mlflow.steps import clean as clean_images
+from rnp_mlflow.steps import epochs, runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.tracking import figures, lineage
+from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.runs import StepRun
 
 
@@ -29,32 +25,31 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
-    clean = subject.draw_clean(suspect.data, settings, device)
+    clean = clean_images.draw(suspect.data, settings, device)
     settings = suspect.settle(run, settings, clean)
     test = suspect.judged_by(clean.held)
     watch = watch_by(settings, test, suspect.transform)
     with runtime.sparing_memory(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
-        log = on_epoch(run, "unlearn", advance)
+        log = epochs.on_epoch(run, "unlearn", advance)
         result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, watch, log)
     verdict, proxy = examine(settings, suspect.model, result, clean.used.pair, suspect.transform)
     scores = evaluate(result.model, test, suspect.transform, settings.precision)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
-    write_history(run.folder / "history.csv", result.history)
-    indices.write(run.folder / DEFENCE_INDEX, clean.indices)
-    indices.write(run.folder / HOLDOUT_INDEX, clean.held_indices)
+    history.write(run.folder, result.history)
+    split.write(run.folder, clean.indices, clean.held_indices)
     if proxy:
-        write_proxy(run.folder, proxy)
-        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held)
+        detection.write_proxy(run.folder, proxy)
+        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held, settings.precision)
         rate = proxy.rate(suspect.model, *clean.held.pair, suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.change.norm())})
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
     run.tags({"reached_threshold": result.reached})
-    runtime.say(f"  clean accuracy {result.accuracy:.4f} on {len(clean.used)} images after {steps} steps")
+    runtime.say(f"  {lost(settings, result, len(clean.used))}")
     if verdict:
         name = suspect.spec.classes[verdict.target]
-        (run.folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
+        detection.write_verdict(run.folder, verdict)
         run.metrics({f"verdict/{key}": value for key, value in asdict(verdict).items()})
         run.tags({"suspected_target": name})
         runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
@@ -65,34 +60,28 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         )
 
 
-def write_proxy(folder: Path, proxy: Proxy) -> None:
-    """`proxy.safetensors`: the stand-in for the trigger, in the model's input space."""
-    tensors = {name: value.cpu().contiguous() for name, value in vars(proxy).items() if name != "target"}
-    save_file(tensors | {"target": torch.tensor(proxy.target)}, folder / PROXY)
+def lost(settings: Unlearn, result: Unlearned, images: int) -> str:
+    """Say what accuracy is left, and what it is one of: the model, or an epoch's batches as the reference has it."""
+    steps = sum(record.steps for record in result.history)
+    if settings.unlearning_stop == "epoch":
+        return f"accuracy {result.accuracy:.4f} in the last epoch's batches, while training; {steps} steps"
+    return f"clean accuracy {result.accuracy:.4f} on {images} images after {steps} steps"
 
 
-def stored_verdict(run_id: str) -> Verdict | None:
-    """The verdict of an unlearn run; None if it left none."""
-    if not lineage.left(run_id, VERDICT):
-        return None
-    return TypeAdapter(Verdict).validate_json(lineage.fetch(run_id, VERDICT).read_text())
+def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet, precision: str) -> None:
+    """A held-out image of up to eight other classes, the same with the proxy, and what it changes.
 
-
-def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet) -> None:
-    """A held-out image of up to eight other classes, the same with the proxy, and what it changes."""
+    Under them stand the suspect's answers: to the image, and to what the proxy makes of it.
+    """
     others = [k for k in held.labels.unique() if k != proxy.target][:8]
     if not others:
         return
-    shown = held[torch.stack([(held.labels == k).nonzero()[0, 0] for k in others])]
+    shown, classes = held[torch.stack([(held.labels == k).nonzero()[0, 0] for k in others])], suspect.spec.classes
     changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
-    classes = suspect.spec.classes
-    captions = [f"{classes[k]} → {classes[proxy.target]}" for k in shown.labels.tolist()]
-    figures.sample_png(file, shown.images.cpu(), changed, captions, title="with the proxy")
-
-
-def stored_proxy(run_id: str, device: torch.device) -> Proxy | None:
-    """The proxy of an unlearn run; None if it left none."""
-    if not lineage.left(run_id, PROXY):
-        return None
-    tensors = load_file(lineage.fetch(run_id, PROXY), str(device))
-    return Proxy(int(tensors.pop("target")), **tensors)
+    plain, proxied = (
+        samples.answering(suspect.model, feed, precision, classes)(shown.images)
+        for feed in (suspect.transform, proxy.after(suspect.transform))
+    )
+    rows = [("clean", shown.images.cpu(), plain), ("with the proxy", changed, proxied)]
+    note = f"{samples.CAPTION}; the proxy was made to lead to {classes[proxy.target]}"
+    figures.sample_png(file, rows, [classes[k] for k in shown.labels.tolist()], note)

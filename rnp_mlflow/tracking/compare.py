@@ -1,6 +1,7 @@
 """What differs between two runs of the same step, and by how much."""
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -12,20 +13,19 @@ from rnp_mlflow.artifacts import table
 from rnp_mlflow.tracking import contents, lineage
 from rnp_mlflow.tracking.runs import VERSIONS
 
-# Parameters that change no figure: where things are computed, lie, or go besides.
-NO_FIGURE = ("threads", "device", "data_dir", "data", "export", "register_as")
 ORIGIN = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
 
 
-def runs(old_id: str, new_id: str) -> list[str]:
+def runs(old_id: str, new_id: str, neutral: Collection[str] = ()) -> list[str]:
     """One line for everything that differs; empty if metric histories and results are equal to the bit.
 
     What went in (parameters, data, code, versions) is named only beside results that differ, or where
-    it differs itself by parameter or data: equal figures from other data are no repetition.
+    it differs itself by parameter or data: equal figures from other data are no repetition. neutral: parameters that
+    change no figure.
     """
     old, new = lineage.get(old_id), lineage.get(new_id)
     causes = [line for name in ORIGIN if (line := origin(old, new, name))]
-    inputs = settings(old_id, new_id) + [line for line in causes if line.startswith("data")]
+    inputs = settings(old_id, new_id, neutral) + [line for line in causes if line.startswith("data")]
     effects = metrics(old, new)
     effects += artifacts(old, new)
     if not effects:
@@ -39,13 +39,13 @@ def origin(old: Run, new: Run, name: str) -> str | None:
     return None if before == now else f"{name} was {(before or 'unknown')[:12]}, is {(now or 'unknown')[:12]}"
 
 
-def settings(old_id: str, new_id: str) -> list[str]:
-    """Parameters of the step itself that differ; places and machine settings are not counted."""
+def settings(old_id: str, new_id: str, neutral: Collection[str]) -> list[str]:
+    """Parameters of the step itself that differ, but for those that change no figure."""
     old, new = lineage.settings_of(old_id), lineage.settings_of(new_id)
     lines = []
     for name, before in old["settings"].get(old["entry"], {}).items():
         now = new["settings"][new["entry"]].get(name)
-        if name not in NO_FIGURE and not name.endswith("_run_id") and before != now:
+        if name not in neutral and before != now:
             lines.append(f"parameter {name} was {before}, is {now}")
     return lines
 

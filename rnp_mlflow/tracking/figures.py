@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 INK, MUTED = "#222222", "#8a8a8a"
 COLOURS = {"acc": "#1668b8", "asr": "#c8342b", "ra": "#3b8f4e", "val_acc": "#7fb2e0", "proxy_asr": "#e59a6f"}
 BINS = 50  # of mask values
+LINE = 16  # characters of a name that fit over a column of images
 DASHED = ("val_acc", "proxy_asr")  # what is known without the attacker's trigger
 NAMES = {
     "acc": "ACC (clean images)",
@@ -18,6 +20,7 @@ NAMES = {
     "val_acc": "ACC on held-out clean images",
     "proxy_asr": "proxy → suspected class",
 }
+SELECTED = {"chosen": "chosen", "fixed": "fixed", "oracle": "oracle (sees the trigger)"}  # rows of the summary
 
 
 def _canvas(width: float, height: float, rows: int = 1, cols: int = 1) -> tuple[Any, Any]:
@@ -29,10 +32,11 @@ def _canvas(width: float, height: float, rows: int = 1, cols: int = 1) -> tuple[
     return figure, figure.subplots(rows, cols, squeeze=False)
 
 
-def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: Mapping[str, Any], title: str) -> None:
-    """ACC, ASR, RA, and on held-out images ACC and the proxy's success, over the sweep; the chosen point marked.
+def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked: Mapping[str, Any], title: str) -> None:
+    """ACC, ASR, RA, and on held-out images ACC and the proxy's success, over the sweep; the point pruned at is marked.
 
-    rows: of pruning_curve.csv, the unpruned model first (its `axis` is None: drawn at the left edge).
+    rows: of pruning_curve.csv, the unpruned model first (its `axis` is None: drawn at the left edge). picked: the point
+    pruned at: `selected` (its row in the summary), `at`, `pruned`.
     """
     figure, axes = _canvas(8, 4.6)
     ax = axes[0][0]
@@ -42,12 +46,15 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: 
         if any(y is not None for y in ys):
             style = "--" if name in DASHED else "-"
             ax.plot(xs, ys, style, color=colour, marker="o", markersize=3, linewidth=1.6, label=NAMES[name])
-    at = xs[0] if chosen["at"] is None else chosen["at"]
+    at = xs[0] if picked["at"] is None else picked["at"]
     ax.axvline(at, color=INK, linewidth=1)
-    label = f"chosen: {chosen['pruned']} neurons"
-    ax.annotate(label, (at, 1.04), ha="center", fontsize=9, color=INK, annotation_clip=False)
+    left, right = ax.get_xlim()
+    side = ("left", "center", "right")[
+        min(2, int(3 * (at - left) / (right - left)))
+    ]  # the long words stay over the axes
+    ax.annotate(mark(picked), (at, 1.04), ha=side, fontsize=9, color=INK, annotation_clip=False)
     ax.set(xlabel=f"pruning {axis}", ylabel="share of images", ylim=(-0.02, 1.02))
-    ax.set_title(title, fontsize=10, color=INK, pad=22)
+    ax.set_title(title, fontsize=10, color=INK, pad=22, parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e6e6e6")
     counts = ax.secondary_xaxis(-0.15)
@@ -60,7 +67,7 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: 
     figure.savefig(file, metadata={"Software": None})
 
 
-def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen: Mapping[str, Any], title: str) -> None:
+def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked: Mapping[str, Any], title: str) -> None:
     """The same curve to hover over; the page holds all it needs and opens offline."""
     import plotly.graph_objects as go
 
@@ -74,13 +81,18 @@ def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, chosen:
                 customdata=[row["pruned"] for row in rows],
                 hovertemplate="%{y:.4f}, %{customdata} neurons pruned",
             )  # fmt: skip
-    at = xs[0] if chosen["at"] is None else chosen["at"]
-    figure.add_vline(x=at, line_color=INK, annotation_text=f"chosen: {chosen['pruned']} neurons")
+    at = xs[0] if picked["at"] is None else picked["at"]
+    figure.add_vline(x=at, line_color=INK, annotation_text=mark(picked))
     figure.update_layout(
         title=title, template="plotly_white", hovermode="x unified",
         xaxis_title=f"pruning {axis}", yaxis_title="share of images", yaxis_range=[-0.02, 1.05],
     )  # fmt: skip
     figure.write_html(file, include_plotlyjs=True)
+
+
+def mark(picked: Mapping[str, Any]) -> str:
+    """What stands at the point pruned at: how it was selected, and how many neurons it prunes."""
+    return f"{SELECTED[picked['selected']]}: {picked['pruned']} neurons"
 
 
 def positions(rows: Sequence[Mapping[str, Any]], axis: str) -> list[float]:
@@ -120,26 +132,40 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
 
 
 def sample_png(
-    file: Path, clean: Tensor | None, triggered: Tensor, captions: Sequence[str], title: str = "triggered"
+    file: Path, rows: Sequence[tuple[str, Tensor, Sequence[str]]], truth: Sequence[str], note: str = ""
 ) -> None:
-    """Triggered images; where the clean ones are known, these above, and what was added below (5 × as strong).
+    """Rows of images, a column an image: its true class above, under each what the model answers to it.
 
-    clean, triggered: uint8 (N, C, H, W), N as many as captions.
+    If there is a row without the trigger and one with it, what was added is below (5 × as strong). rows: name, uint8
+    (N, C, H, W), N answers. truth: N classes. note: what a caption means, below all.
     """
-    rows = [(title, triggered)]
-    if clean is not None:
-        added = ((triggered.float() - clean.float()) * 5 + 128).clamp(0, 255).byte()
-        rows = [("clean", clean), *rows, ("difference × 5", added)]
-    figure, axes = _canvas(1.1 * len(triggered) + 0.9, 1.1 * len(rows) + 0.4, len(rows), len(triggered))
-    for line, (name, images) in enumerate(rows):
-        for k, image in enumerate(images):
+    rows = list(rows)
+    if len(rows) == 2:
+        added = ((rows[1][1].float() - rows[0][1].float()) * 5 + 128).clamp(0, 255).byte()
+        rows.append(("difference × 5", added, len(truth) * [""]))
+    figure, axes = _canvas(1.1 * len(truth) + 0.9, 1.35 * len(rows) + 0.6, len(rows), len(truth))
+    plain = {"fontsize": 7, "color": INK, "parse_math": False}  # a class may be called $x$
+    for line, (name, images, answers) in enumerate(rows):
+        for k, (image, answer) in enumerate(zip(images, answers, strict=True)):
             ax = axes[line][k]
             picture = image.permute(1, 2, 0).numpy()
             grey = picture.shape[-1] == 1
             ax.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
             ax.set_xticks([])
             ax.set_yticks([])
+            if answer:
+                ax.set_xlabel(short(f"→ {answer}"), labelpad=2, **plain)
             if line == 0:
-                ax.set_title(captions[k], fontsize=7, color=INK)
+                ax.set_title(short(truth[k]), **plain)
         axes[line][0].set_ylabel(name, fontsize=8, color=INK)
+    figure.supxlabel(note, fontsize=7, color=MUTED)
     figure.savefig(file, metadata={"Software": None})
+
+
+def short(name: str) -> str:
+    """A class's name on at most two lines of a column's width; of a longer one the beginning and the end."""
+    most = 2 * LINE - 1
+    if len(name) > most:
+        name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
+    lines = wrap(name, LINE, break_on_hyphens=False) or [name]
+    return "\n".join(lines if len(lines) < 3 else [name[:LINE], name[LINE:]])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.models.served import Served
 from rnp_mlflow.models.store import SPEC, ModelSpec, write_spec
-from rnp_mlflow.tracking.runs import PREFIX
+from rnp_mlflow.tracking.runs import PREFIX, own_source
 
 NAME, ALIAS = "purified", "purified"
 CHATTY = ("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model")  # loggers that warn of pip's version
@@ -41,7 +41,18 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
             signature=ModelSignature(Schema([pixels]), Schema([logits])),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
         )  # fmt: skip
+    _name_source(info.model_id)
     return info.model_id
+
+
+def _name_source(model_id: str) -> None:
+    """Have the logged model name our own commit or none, as its run does."""
+    client = MlflowClient()
+    new, gone = own_source(client.get_logged_model(model_id).tags)
+    if new:
+        client.set_logged_model_tags(model_id, new)
+    for name in gone:
+        client.delete_logged_model_tag(model_id, name)
 
 
 def register(model_id: str, name: str, tags: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,10 +17,16 @@ from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
+import rnp_mlflow
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
 
 PREFIX = "rnp."
+# MLflow's own tags
+ENTRY_POINT = "mlflow.project.entryPoint"
+COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
+# The folder that holds this package, and a file of it that its repository must know
+HOME, TRACKED = Path(__file__).resolve().parents[2], "rnp_mlflow/__init__.py"
 VERSIONS = ("torch", "numpy", "mlflow")
 
 
@@ -92,6 +99,7 @@ def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[S
         run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
         status = "FAILED"
         try:
+            _name_source(run.run_id)
             run.tags({"entry": entry, **machine(), **(tags or {})})
             yield run
             run.upload()
@@ -113,20 +121,52 @@ def _start(entry: str) -> mlflow.ActiveRun:
     if mlflow.active_run() is None and "MLFLOW_RUN_ID" in os.environ:
         return mlflow.start_run()  # attaches to the project's run
     nested = mlflow.active_run() is not None
-    tags = {"mlflow.project.entryPoint": entry, **_commit()}
-    return mlflow.start_run(nested=nested, run_name=entry if nested else None, tags=tags)
+    return mlflow.start_run(nested=nested, run_name=entry if nested else None, tags={ENTRY_POINT: entry})
 
 
-def _commit() -> dict[str, str]:
-    found = git("rev-parse", "HEAD")
-    return {"mlflow.source.git.commit": found} if found else {}
+def _name_source(run_id: str) -> None:
+    """Have the run name our own commit or none; MLflow takes that of the main script's or the project's folder."""
+    client = MlflowClient()
+    new, gone = own_source(client.get_run(run_id).data.tags)
+    client.log_batch(run_id, tags=[mlflow.entities.RunTag(*tag) for tag in new.items()])
+    for name in gone:
+        client.delete_tag(run_id, name)
+
+
+def own_source(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """What to change so that MLflow's tags name this package's own commit: tags to set, names of tags to delete.
+
+    tags: those of a run or logged model. Branch and address stay if they came with that very commit.
+    """
+    ours, found = git("rev-parse", "HEAD"), tags.get(COMMIT)
+    foreign = [name for name in (COMMIT, BRANCH, ADDRESS) if name in tags and found != ours]
+    if ours is None:
+        return {}, foreign
+    return {COMMIT: ours}, [name for name in foreign if name != COMMIT]
 
 
 def git(*words: str) -> str | None:
-    """What git says in this package's folder; None where it says nothing."""
+    """What git says of this package's own repository; None if it has none, or git says nothing.
+
+    A repository that the package merely lies below, with an environment in it, say, is not its own.
+    """
+    return _ask_git(*words) if _is_repository() else None
+
+
+@lru_cache
+def _is_repository() -> bool:
+    """Whether the folder that holds this package is the top of a repository that has the package in it."""
+    top = _ask_git("rev-parse", "--show-toplevel")
+    return (
+        top is not None and Path(top).resolve() == HOME and _ask_git("ls-files", "--error-unmatch", TRACKED) is not None
+    )
+
+
+def _ask_git(*words: str) -> str | None:
+    """What git says in the folder that holds this package; None if it says nothing."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's, say
     try:
-        here = Path(__file__).parent
-        asked = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
+        asked = subprocess.run(["git", *words], cwd=HOME, env=known, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return asked.stdout.strip() if asked.returncode == 0 else None
@@ -136,7 +176,7 @@ def machine() -> dict[str, object]:
     """Where a figure was made: versions, machine, and whether the working tree was clean."""
     changed = git("status", "--porcelain")
     dirty = "unknown" if changed is None else bool(changed)
-    versions = {name: version(name) for name in VERSIONS}
+    versions = {name: version(name) for name in VERSIONS} | {"version": rnp_mlflow.__version__}
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     return {**versions, "python": platform.python_version(), "machine": cpu, "dirty": dirty}
 

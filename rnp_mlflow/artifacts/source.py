@@ -1,0 +1,47 @@
+"""`data.json`: where a model run's images come from, and how they are read."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from rnp_mlflow.artifacts.table import DATA
+
+
+@dataclass(frozen=True)
+class Source:
+    """The arguments of `data.sources.load`."""
+
+    dataset: str
+    data_dir: str | None = None
+    image_size: int | None = None
+    train_size: int | None = None
+    test_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    class_order: str = "number"
+    flip: str = "auto"
+    grey: bool = False
+
+    @property
+    def place(self) -> str:
+        return self.data_dir or "embedded"
+
+
+def write(folder: Path, source: Source) -> None:
+    """Write the source into a run's folder."""
+    (folder / DATA).write_text(json.dumps(asdict(source), indent=2) + "\n")
+
+
+def read(file: Path) -> Source:
+    """Read what a model run's `data.json` says.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    content = json.loads(file.read_text())
+    if content["dataset"] in ("folder", "npz"):
+        # Runs made before there was `flip` took it for granted that mirrored images of these keep their label.
+        content.setdefault("flip", "yes")
+    return TypeAdapter(Source).validate_python(content)

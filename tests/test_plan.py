@@ -1,0 +1,41 @@
+"""What a call asks for: parameters by name, presets, and what was given of them."""
+
+import pytest
+
+from rnp_mlflow import config
+from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.steps.plan import make_plan, plan_again
+
+
+def test_the_reference_preset_is_its_behaviour_in_one_word_and_what_is_given_wins() -> None:
+    plain, preset = make_plan("prune", {}), make_plan("prune", {"preset": "reference", "recovering_epochs": "5"})
+    named = config.PRESETS["reference"]
+    for step in ("unlearn", "recover", "prune"):
+        for name in named.keys() & config.STEPS[step].model_fields.keys():
+            wanted = 5 if name == "recovering_epochs" else named[name]
+            assert getattr(preset[step], name) == wanted
+            assert getattr(plain[step], name) == config.STEPS[step].model_fields[name].default
+    assert preset["recover"].alpha == plain["recover"].alpha
+    assert preset.given == {"preset", *named}
+    with pytest.raises(ConfigError, match="preset=authors"):
+        make_plan("prune", {"preset": "authors"})
+
+
+def test_every_value_of_a_preset_is_a_parameter_that_differs_from_its_default() -> None:
+    fields = {name: field for step in config.STEPS.values() for name, field in step.model_fields.items()}
+    for values in config.PRESETS.values():
+        assert all(fields[name].default != value for name, value in values.items())
+
+
+def test_given_is_what_the_call_gave_even_if_it_equals_the_default() -> None:
+    assert make_plan("recover", {"alpha": "0.2", "model_run_id": "auto", "index": None}).given == {"alpha"}
+    assert make_plan("attack", {"attack": "none"}).given == {"attack"}
+    assert plan_again("recover", {"alpha": 0.2, "seed": 3}, ["seed"]).given == {"seed"}
+
+
+def test_roles_of_parameters_are_told_once() -> None:
+    assert config.names("machine") == {"device", "threads"}
+    assert config.names("run") == set(config.RUN_ID.values())
+    assert config.names("output") == {"export", "register_as"}
+    assert config.names("file") == {"index", "mask_file", "attack_result", "checkpoint", "triggered"}
+    assert config.names("place") == {"data_dir", "data"}

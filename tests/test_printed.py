@@ -1,0 +1,572 @@
+"""What is printed, drawn and tagged is what was measured."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.text
+import mlflow
+import outside_files as files
+import pytest
+import torch
+from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import rnp_mlflow
+from rnp_mlflow import method
+from rnp_mlflow.cli import main
+from rnp_mlflow.config import Prune, Recover, Unlearn
+from rnp_mlflow.core.curve import Point
+from rnp_mlflow.core.evaluate import Scores, predict
+from rnp_mlflow.core.proxy import Proxy
+from rnp_mlflow.core.unlearn import Unlearned
+from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.steps import attack, curve, prune, recover, stored, subject, unlearn
+from rnp_mlflow.steps.clean import CleanImages, recorded
+from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.tracking import figures, runs
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--clean_views=0", "--refine=0", "--threads=1",
+         "--proxy_steps=2", "--pruning_by=number")  # fmt: skip
+
+
+def der(before: Scores, after: Scores) -> float:
+    """BackdoorBench's formula, again."""
+    assert before.asr is not None
+    assert after.asr is not None
+    return (max(0.0, before.asr - after.asr) + 1.0 - max(0.0, before.acc - after.acc)) / 2
+
+
+def points(*rows: tuple[int, float, float]) -> list[Point]:
+    """(neurons, ACC, ASR) → points; the first is the unpruned model; on held-out images accuracy is ACC."""
+    return [Point(n or None, n, Scores(acc, asr, 0.0), acc) for n, acc, asr in rows]
+
+
+# The issue's case: the sweep by 20 neurons leaves 30 out, which is better than all of its points.
+SWEEP = points((0, 0.98, 1.0), (20, 0.98, 0.4), (40, 0.97, 0.01), (60, 0.90, 0.0))
+FIXED = points((30, 0.98, 0.01))[0]
+
+
+def test_the_oracle_is_the_best_of_every_point_that_was_looked_at() -> None:
+    traced = method.Traced(SWEEP, FIXED, None)
+    for way in ("proxy", "clean_acc", "number", "asr"):
+        summary = prune.summarise(Prune(select_by=way, pruning_by="number", pruning_number=30), traced)
+        assert summary["points"]["oracle"]["pruned"] == 30
+        assert summary["points"]["oracle"]["der"] == max(der(SWEEP[0].scores, p.scores) for p in [*SWEEP, FIXED])
+        assert summary["points"]["fixed"] == summary["points"]["oracle"]
+    assert method.choose(traced, Prune(select_by="asr")) == FIXED
+    worse = replace(FIXED, scores=Scores(0.97, 0.02, 0.0))
+    assert method.choose(method.Traced(SWEEP, worse, None), Prune(select_by="asr")) == SWEEP[2]
+
+
+def test_on_a_part_of_the_test_images_the_oracle_is_still_never_below_the_chosen_or_the_fixed_point() -> None:
+    """Every assignment of figures on all test images to the points, in turn; those of the part stay."""
+    sweep = [*SWEEP[:3], Point(60, 60, Scores(0.98, 0.0, 0.0), 0.90)]  # the part's best; too far for held-out accuracy
+    figures_on_all = [Scores(0.98, 0.9), Scores(0.98, 0.5), Scores(0.90, 0.02), Scores(0.95, 0.1), Scores(0.7, 0.0)]
+    best = set()
+    for order in itertools.permutations(figures_on_all):
+        on_all = dict(zip((0, 20, 40, 60, 30), order, strict=True))
+        traced = method.Traced(sweep, FIXED, None, whole=lambda p, known=on_all: replace(p, scores=known[p.pruned]))
+        for way in ("proxy", "clean_acc", "number", "asr"):
+            settings = Prune(select_by=way, curve_images=50)
+            found = prune.summarise(settings, traced)
+            rows = found["points"]
+            assert rows["oracle"]["der"] >= max(0.5, rows["chosen"]["der"], rows["fixed"]["der"])
+            assert rows["oracle"]["der"] == der(on_all[0], on_all[rows["oracle"]["pruned"]])
+            pruned_at = method.choose(traced, settings).pruned
+            assert pruned_at == rows[found["selected"]]["pruned"]
+            assert found["selected"] == {"number": "fixed", "asr": "oracle"}.get(way, "chosen")
+            best.add(rows["oracle"]["pruned"])
+    assert best == {0, 30, 40, 60}, "20 is neither chosen (40) nor fixed (30) nor the part's best (60)"
+
+
+def test_without_triggered_images_there_is_no_oracle() -> None:
+    rows = [replace(point, scores=Scores(point.scores.acc)) for point in SWEEP]
+    traced = method.Traced(rows, rows[1], None)
+    assert set(prune.summarise(Prune(), traced)["points"]) == {"chosen", "fixed"}
+    assert method.oracle(traced, Prune()) is None
+
+
+@pytest.mark.parametrize("name", ["pruning_number", "acc_ratio", "proxy_ratio", "stop_ratio", "margin_ratio"])
+def test_a_parameter_that_was_given_and_does_not_decide_is_told_of_in_one_line(name: str) -> None:
+    for way in ("proxy", "clean_acc", "number", "asr"):
+        settings = Prune(**{"select_by": way, name: 0.5})
+        lines = prune.advice({name, "pruning_by", "seed"}, settings)
+        decides = {"pruning_number": "number", "acc_ratio": "clean_acc"}.get(name, "proxy")
+        assert len(lines) == (way != decides)
+        assert prune.advice(frozenset(), settings) == []
+        for line in lines:
+            assert "\n" not in line
+            assert f"{name}=0.5" in line
+            assert f"select_by={way} prunes" in line
+            assert f"add select_by={decides}" in line
+
+
+def test_the_plan_of_a_call_brings_the_advice_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Given:
+        given = frozenset({"pruning_by", "pruning_number"})
+
+        def __getitem__(self, step: str) -> Prune:
+            return Prune(pruning_by="number", pruning_number=12)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subject, "load", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune.make(None, Given(), {"attack": ""}, torch.device("cpu"))  # type: ignore[arg-type]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pruning_number=12" in line
+    assert "add select_by=number" in line
+
+
+def test_the_readme_prunes_the_number_that_it_names() -> None:
+    lines = (ROOT / "README.md").read_text().replace("\\\n", "").splitlines()
+    calls = [line for line in lines if "-P pruning_number" in line]
+    assert calls
+    assert all("-P select_by=number" in line for line in calls)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved while the test runs."""
+    found, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda own, *to, **how: (found.append(own), savefig(own, *to, **how))[1])
+    return found
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+@pytest.mark.parametrize(
+    ("selected", "words"),
+    [
+        ("chosen", "chosen: 40 neurons"),
+        ("fixed", "fixed: 40 neurons"),
+        ("oracle", "oracle (sees the trigger): 40 neurons"),
+    ],
+)
+def test_a_curve_says_how_its_point_was_selected(
+    selected: str, words: str, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    rows = [curve.values(point, "number") for point in SWEEP]
+    for at in (None, 40, 60):
+        marked = {"selected": selected, "at": at, "pruned": 40}
+        figures.curve_png(tmp_path / "c.png", rows, "number", marked, "a $title")
+        assert sorted(text for text in texts(drawn[-1]) if "neurons" in text) == sorted(["neurons pruned", words])
+        (label,) = (t for t in drawn[-1].findobj(matplotlib.text.Text) if t.get_text() == words)
+        box, picture = label.get_window_extent(), drawn[-1].bbox
+        assert picture.x0 <= box.x0 < box.x1 <= picture.x1
+        (legend,) = drawn[-1].legends
+        assert not box.overlaps(legend.get_window_extent())
+    figures.curve_html(tmp_path / "c.html", rows, "number", marked, "a title")
+    page = (tmp_path / "c.html").read_text()
+    assert [word for word in ("chosen", "fixed", "oracle (sees the trigger)") if f'"{word}: 40 neurons' in page] == [
+        words.partition(":")[0]
+    ]
+
+
+class Wrong(nn.Module):
+    """Answers by how bright an image (N, 1, H, W) is and not by its class: 3 if dark, else 5; 1 if a corner shines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers = torch.where(x.mean((1, 2, 3)) < 0.3, 3, 5)
+        answers = torch.where(x[:, 0, 0, 0] > 0.99, 1, answers)
+        return nn.functional.one_hot(answers, 6).float()
+
+
+CLASSES = ("plane", "car", "a $bird$", "a class with a name as long as those of ImageNet, lion", "deer", "dog")
+
+
+def shades() -> ImageSet:
+    """Two images a class, in class k of brightness 40 k + 10."""
+    labels = torch.arange(12) % 6
+    return ImageSet((40 * labels + 10).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous(), labels)
+
+
+def columns(figure: Figure, count: int) -> list[list[str]]:
+    """The title of each column, then what stands under each of its images, line breaks out."""
+    axes = figure.axes
+    found = [[axes[k].get_title(), *(ax.get_xlabel() for ax in axes[k::count])] for k in range(count)]
+    return [[word.replace("\n", " ") for word in column] for column in found]
+
+
+def test_under_every_sample_stands_what_the_model_answers_to_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    """A model that is wrong of most clean images, and answers another class than the target to triggered ones."""
+    from rnp_mlflow.steps import samples
+
+    test, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
+    bad = test.images.clone()
+    bad[:, 0, 0, 0] = 255
+    bad[test.labels == 4, 0, 0, 0] = 0  # to this one it answers as without
+    kept = test.labels != 0
+    triggered = subject.Triggered(bad[kept], test.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.int64))
+    answer = samples.answering(model, feed, "fp32", CLASSES)
+    samples.draw(tmp_path / "s.png", triggered, CLASSES, answer, test)
+    name = [figures.short(word).replace("\n", " ") for word in CLASSES]
+    said = columns(drawn[-1], 5)
+    for k, column in enumerate(said, start=1):
+        clean, with_trigger = (int(predict(model, images[[k]], feed)) for images in (test.images, bad))
+        arrows = [figures.short(f"→ {CLASSES[answered]}").replace("\n", " ") for answered in (clean, with_trigger)]
+        assert column == [name[k], *arrows, ""]
+    assert {column[2] for column in said} == {"→ car", "→ dog"}
+    assert not any("plane" in text for text in texts(drawn[-1])), "the target, which the model never answers"
+    samples.draw(tmp_path / "s.png", triggered, CLASSES, answer)
+    assert [column[1:] for column in columns(drawn[-1], 5)] == [[column[2]] for column in said]
+
+
+def test_under_an_image_with_the_proxy_stands_what_the_suspect_answers_to_that(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    held, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
+    change = torch.full((1, 8, 8), 0.2)
+    proxy = Proxy(4, change, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    spec = subject.store.ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
+    suspect = subject.Subject("", model, spec, None, "", "", None, feed)  # type: ignore[arg-type]
+    unlearn.draw_proxy(tmp_path / "p.png", proxy, suspect, held, "fp32")
+    inputs = feed(held.images, None)
+    plain, proxied = (model(x).argmax(1).tolist() for x in (inputs, (inputs + change).clamp(0, 1)))
+    said = columns(drawn[-1], 5)
+    for k, column in zip((0, 1, 2, 3, 5), said, strict=True):
+        answers = (figures.short(f"→ {CLASSES[found[k]]}").replace("\n", " ") for found in (plain, proxied))
+        assert column == [figures.short(CLASSES[k]).replace("\n", " "), *answers, ""]
+    assert plain != proxied
+    assert 4 not in proxied
+
+
+def test_a_class_name_is_cut_to_two_lines_and_keeps_both_ends() -> None:
+    for name in (*CLASSES, "x" * 99, "word " * 20, "a-b-c-d-" * 6, "", " "):
+        lines = figures.short(name).split("\n")
+        assert len(lines) <= 2
+        assert all(len(line) <= figures.LINE for line in lines)
+        if len(name) <= figures.LINE and name.strip():
+            assert lines == [name]
+    assert "lion" in figures.short(CLASSES[3])
+    assert "a class" in figures.short(CLASSES[3])
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    """A summary as `prune` leaves it, with these entries other; of a dict those named."""
+    point = {
+        "threshold": 0.5,
+        "pruned": 7,
+        "val_acc": 0.9,
+        "proxy_asr": 0.0,
+        "acc": 0.9,
+        "asr": 0.0,
+        "ra": 0.9,
+        "der": 1,
+    }
+    found: dict[str, Any] = {
+        "before": {"acc": 0.9, "asr": 1.0, "ra": 0.0, "val_acc": 0.9, "proxy_asr": 0.8}, "select_by": "proxy",
+        "selected": "chosen", "pruning_by": "threshold", "curve_images": 1000,
+        "points": {"chosen": point, "fixed": point, "oracle": point},
+        "images": {"clean": 500, "held_out": 100, "test": 400, "triggered": 300}, "layers": {},
+        "views": {"images": 100, "each": 5, "cropped": 1, "mirrored": 0},
+        "verdict": {"backdoor_suspected": True, "target": "cat", "score": 0.9, "size": 0.1, "cost": 0.01, "faded": 0.2,
+                    "doubt": 0.0003, "max_doubt": 0.007},
+    }  # fmt: skip
+    for name, value in changes.items():
+        found[name] = found[name] | value if isinstance(value, dict) else value
+    return found
+
+
+def test_held_out_accuracy_says_how_its_images_were_looked_at() -> None:
+    def told(**views: int) -> str:
+        return next(line for line in curve.evidence(summary(views=views)) if "held-out ACC:" in line)
+
+    assert told() == "  held-out ACC: 100 of 500 clean images, each 5 times, cropped at random"
+    assert told(mirrored=1).endswith("100 of 500 clean images, each 5 times, cropped and mirrored at random")
+    assert told(mirrored=1, cropped=0).endswith("each 5 times, mirrored at random")
+    assert told(cropped=0).endswith("100 of 500 clean images, as they are")
+    assert told(each=0).endswith("100 of 500 clean images, as they are")
+    assert told(images=40, each=1).endswith("40 of the 100 of 500 clean images, each once, cropped at random")
+
+
+@pytest.mark.parametrize(("views", "count", "side", "flip"), [(0, 12, 8, True), (5, 12, 8, False), (5, 1200, 8, True),
+                                                              (2, 12, 4, False)])  # fmt: skip
+def test_the_words_on_held_out_images_are_those_of_what_is_looked_at(
+    views: int, count: int, side: int, flip: bool
+) -> None:
+    held = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8), torch.arange(count)
+    feed = Preprocess.for_side(side, (0.0,), (1.0,), flip)
+    clean = CleanImages(torch.arange(2 * count), torch.arange(count), ImageSet(*held), ImageSet(*held))
+    data = SimpleNamespace(test=None)
+    of = subject.Subject("", Wrong(), None, data, "", "", None, feed)  # type: ignore[arg-type]
+    said = prune.looked_at(Prune(clean_views=views), of, clean)["views"]
+    _, labels = method.held_views(Prune(clean_views=views), held, feed)
+    assert said["images"] == len(labels.unique())
+    assert said["each"] in (views, len(labels) // len(labels.unique()))
+    assert (said["each"] == 0) is (views == 0)
+    assert (said["cropped"], said["mirrored"]) == (int(side >= 8), int(flip))
+
+
+def test_accuracy_says_on_which_images_and_the_curve_on_how_many() -> None:
+    none = {"test": 0, "triggered": 0}
+    for changes, table, title in (
+        ({}, "  ACC: 400 test images; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
+        ({"curve_images": 350}, "; the curve: at most 350 of each", "350 test images, 300 triggered"),
+        ({"curve_images": 0}, "; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
+        ({"images": none}, "  ACC: the same 100, there is no test part (as they are)", "100 held-out images"),
+        ({"images": none, "curve_images": 30}, "(as they are); the curve: at most 30 of each", "30 held-out images"),
+        ({"images": none | {"held_out": 2000}}, "  ACC: all 2000, there is no test part", "1000 held-out images"),
+    ):
+        found = summary(**changes)
+        (line,) = (line for line in curve.evidence(found) if line.startswith("  ACC:"))
+        assert table in line
+        assert ("at most" in line) is ("at most" in table or title.startswith("1000"))
+        assert curve.measured_on(found) == title
+
+
+def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
+    lines = curve.evidence(summary())
+    assert (
+        "  proxy: share of the other classes' held-out images that a stand-in for the trigger turns to 'cat'" in lines
+    )
+    assert "size of the proxy 0.100 × cost of stopping it 0.01 × (0.1 + 0.20 taken by unlearning) = 0.0003" in lines[0]
+    nothing = {"backdoor_suspected": False, "size": 1.0, "cost": 1.0, "doubt": 0.3}
+    turned = curve.evidence(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
+    assert "the proxy turns no held-out image" in turned
+    assert "size of the proxy" not in turned, "a size of 1 is what counts then, not what was measured"
+    without = summary(before={"proxy_asr": None}, verdict={"doubt": None, "backdoor_suspected": None})
+    assert not [line for line in curve.evidence(without) if line.startswith("  proxy:")]
+
+
+def test_the_chosen_point_says_what_chose_it() -> None:
+    for changes, words in (
+        ({}, "without trigger, by the proxy"),
+        ({"select_by": "asr", "selected": "oracle"}, "without trigger, by the proxy"),
+        ({"select_by": "clean_acc"}, "without trigger, as far as held-out accuracy allows"),
+        ({"verdict": {"backdoor_suspected": False}}, "without trigger, nothing: no sign of a backdoor"),
+        ({"verdict": None, "before": {"proxy_asr": None}},
+         "without trigger, as far as held-out accuracy allows: there is no proxy"),
+    ):  # fmt: skip
+        assert curve.rule(summary(**changes)) == words
+
+
+def test_accuracy_while_training_is_said_to_be_that() -> None:
+    said = recover.regained(Recover(), 0.5, proxy=True)
+    assert said.startswith("accuracy 0.5000 of the unlearned model and the suspect in the last epoch's batches, while")
+    assert said.endswith("the proxy on 50% of the other classes' images")
+    for settings, proxy in ((Recover(), False), (Recover(proxy_share=0), True)):
+        assert recover.regained(settings, 0.5, proxy) == (
+            "accuracy 0.5000 of the unlearned model in the last epoch's batches, while training"
+        )
+    assert "suspect" not in recover.regained(Recover(suspect_steps=0), 0.5, proxy=True)
+    found = Unlearned(nn.Identity(), 0.2, True, [])
+    assert unlearn.lost(Unlearn(), found, 40) == "clean accuracy 0.2000 on 40 images after 0 steps"
+    assert unlearn.lost(Unlearn(unlearning_stop="epoch"), found, 40).startswith("accuracy 0.2000 in the last epoch's")
+
+
+@pytest.mark.parametrize(
+    ("asr", "already", "planted", "said"),
+    [(0.9, 0.1, True, ""), (0.5, 0.49, True, ""), (0.4, 0.1, False, "did not plant"), (1.0, 0.5, False, "50% of these"),
+     (0.3, 0.6, False, "60% of these")],
+)  # fmt: skip
+def test_an_attack_planted_only_if_the_trigger_makes_the_answer(
+    asr: float, already: float, planted: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags: dict[str, object] = {}
+    attack.report(SimpleNamespace(tags=tags.update), Scores(0.2, asr, 0.0), already)  # type: ignore[arg-type]
+    assert tags == {"planted": planted, "asr_without_trigger": already}
+    first, *warned = capsys.readouterr().err.splitlines()
+    assert "ASR" in first
+    assert len(warned) == bool(said)
+    assert said in " ".join(warned)
+
+
+@pytest.mark.parametrize("mode", ["all_to_one", "all_to_all"])
+def test_the_answers_without_the_trigger_are_those_to_the_same_images(mode: str) -> None:
+    test, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
+    targets = torch.full((12,), 5) if mode == "all_to_one" else (test.labels + 1) % 6
+    kept = test.labels != targets
+    bad = subject.Triggered(torch.zeros(int(kept.sum()), 1, 8, 8, dtype=torch.uint8), test.labels[kept], targets[kept])
+    wanted = predict(model, test.images, feed)[kept] == targets[kept]
+    assert 0 < wanted.double().mean() < 1
+    assert attack.without_trigger(model, test, bad, feed, "fp32") == float(wanted.double().mean())
+
+
+SMALL = ("--width=4", "--train_size=600", "--test_size=100", "--training_epochs=1", "--ratio=0.2", "--threads=1",
+         "--device=cpu", "--precision=fp32")  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    return tmp_path
+
+
+def newest(entry: str) -> mlflow.entities.Run:
+    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
+
+
+def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: Proxy | None = None) -> list[str]:
+    """What the stored model of a run says, its own normalisation before it; the proxy between, if any."""
+    model, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    inputs = (images.float() / 255 - mean) / std
+    with torch.no_grad():
+        found = model.eval()(proxy(inputs) if proxy else inputs).argmax(1)
+    return [f"→ {spec.classes[k]}" for k in found]
+
+
+def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
+    store: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After one epoch, or with a high rate, the model is wrong of some, and some triggered images miss the target."""
+    sweep = ("--pruning_max=0.4", "--pruning_step=0.2", "--pruning_number=0.3", "--curve_images=9", "--select_by=asr")
+    assert main(["prune", *SMALL, *QUICK, "--clean_threshold=0.99", *sweep]) == 0
+    samples_, proxied = (figure for figure in drawn if len(figure.axes) > 10)
+    made = newest("attack")
+    suspect = subject.load(made.info.run_id, make_plan("prune", {}), torch.device("cpu"))
+    assert suspect.data.test is not None
+    assert suspect.triggered is not None
+    said = columns(samples_, 8)
+    of = [int(column[0]) for column in said]
+    assert of == list(range(1, 9))
+    clean = torch.stack([suspect.data.test.images[suspect.data.test.labels == k][0] for k in of])
+    bad = torch.stack([suspect.triggered.images[suspect.triggered.true_labels == k][0] for k in of])
+    assert [column[1] for column in said] == answers(made, clean)
+    assert [column[2] for column in said] == answers(made, bad)
+
+    unlearned = newest("unlearn")
+    proxy = stored.proxy(unlearned.info.run_id, torch.device("cpu"))
+    assert proxy is not None
+    said = columns(proxied, len(proxied.axes) // 3)
+    held = recorded(unlearned.info.run_id, suspect.data, torch.device("cpu")).held
+    shown = torch.stack([held.images[held.labels == int(column[0])][0] for column in said])
+    assert [column[1] for column in said] == answers(made, shown)
+    assert [column[2] for column in said] == answers(made, shown, proxy)
+
+    found = json.loads((Path(newest("prune").info.artifact_uri) / "summary.json").read_text())
+    out = capsys.readouterr().out
+    assert (found["selected"], found["points"]["oracle"]["der"]) == (
+        "oracle",
+        max(p["der"] for p in found["points"].values()),
+    )
+    assert "│ oracle ◀ purified │" in out
+    assert "  oracle: best DER in hindsight, sees the trigger" in out
+    assert (
+        f"  held-out ACC: {found['images']['held_out']} of {found['images']['clean']} clean images, as they are" in out
+    )
+    assert f"oracle (sees the trigger): {found['points']['oracle']['pruned']} neurons" in texts(drawn[-1])
+    assert newest("prune").data.metrics["pruned"] == found["points"]["oracle"]["pruned"]
+    assert newest("prune").data.metrics["der"] == found["points"]["oracle"]["der"]
+
+
+def test_an_imported_models_samples_have_its_answers_under_them(store: Path, drawn: list[Figure]) -> None:
+    files.attack_result(store)
+    arguments = [f"--attack_result={store}/attack_result.pt", f"--data={files.clean_npz(store / 'clean.npz')}"]
+    assert main(["import", *arguments, "--threads=1"]) == 0
+    run = newest("import")
+    bad = load_file(Path(run.info.artifact_uri) / "triggered.safetensors")
+    said = columns(drawn[-1], 3)
+    first = [int((bad["true_labels"] == int(column[0])).nonzero()[0]) for column in said]
+    assert [column[0] for column in said] == ["1", "2", "3"]
+    assert [column[1:] for column in said] == [[word] for word in answers(run, bad["images"][first])]
+
+
+def git(folder: Path, *words: str) -> str:
+    """A git command with nothing from outside the test."""
+    known = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
+    who = ("-c", "user.name=someone", "-c", "user.email=someone@example.org", "-c", "init.defaultBranch=main")
+    done = subprocess.run(["git", *who, *words], cwd=folder, env=known, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def repository(folder: Path, *names: str) -> str:
+    """Make `folder` a repository with one commit of these of its files and one of its own; the commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "theirs.txt").write_text("theirs")
+    git(folder, "init")
+    git(folder, "remote", "add", "origin", "https://example.org/theirs.git")
+    git(folder, "add", "theirs.txt", *names)
+    git(folder, "commit", "-m", "theirs")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_an_installed_copy_below_another_repository_does_not_log_that_ones_commit(tmp_path: Path) -> None:
+    """In none of the tags of its runs and of the model that it logs."""
+    theirs = repository(tmp_path)
+    site = tmp_path / ".venv" / "site-packages"
+    shutil.copytree(ROOT / "rnp_mlflow", site / "rnp_mlflow", ignore=shutil.ignore_patterns("__pycache__"))
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    env = os.environ | {"PYTHONPATH": str(site), "MLFLOW_TRACKING_URI": store, "GIT_DIR": str(tmp_path / ".git")}
+    arguments = ["prune", *SMALL, *QUICK, "--pruning_max=0.2", "--pruning_step=0.1", "--select_by=number"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rnp_mlflow", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(store)
+    found = client.search_runs(["0"])
+    assert {run.data.tags["rnp.entry"] for run in found} == {"attack", "unlearn", "recover", "prune"}
+    (model,) = client.search_logged_models(["0"])
+    for tags in (*(run.data.tags for run in found), model.tags):
+        assert theirs not in tags.values()
+        assert not [name for name in tags if name.startswith("mlflow.source.git.")]
+    for run in found:
+        assert run.data.tags["rnp.dirty"] == "unknown"
+        assert run.data.tags["rnp.version"] == rnp_mlflow.__version__
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that holds the package, as `runs` sees it."""
+    place = tmp_path / "outer" / "inner"
+    (place / "rnp_mlflow").mkdir(parents=True)
+    (place / runs.TRACKED).write_text("")
+    monkeypatch.setattr(runs, "HOME", place)
+    runs._is_repository.cache_clear()
+    yield place
+    runs._is_repository.cache_clear()
+
+
+def test_only_a_repository_with_the_package_at_its_top_and_in_it_is_our_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = repository(home.parent, "inner/" + runs.TRACKED)
+    monkeypatch.setenv("GIT_DIR", str(home.parent / ".git"))  # as in a hook of theirs
+    assert runs.git("rev-parse", "HEAD") is None, "tracked, but below another repository's top"
+    assert runs.machine()["dirty"] == "unknown"
+    repository(home)
+    runs._is_repository.cache_clear()
+    assert runs.git("rev-parse", "HEAD") is None, "at the top, but not tracked"
+    git(home, "add", runs.TRACKED)
+    git(home, "commit", "-m", "the package")
+    runs._is_repository.cache_clear()
+    assert runs.git("rev-parse", "HEAD") == git(home, "rev-parse", "HEAD") != foreign
+    assert runs.machine()["dirty"] is False
+    (home / "new").write_text("")
+    assert runs.machine()["dirty"] is True
+
+
+def test_mlflows_tags_of_the_source_are_our_own_repositorys_or_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, branch, address = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
+    said = {commit: "theirs", branch: "main", address: "https://example.org", "mlflow.user": "someone"}
+    monkeypatch.setattr(runs, "git", lambda *_: None)
+    assert runs.own_source(said) == ({}, [commit, branch, address])
+    assert runs.own_source({"mlflow.user": "someone"}) == ({}, [])
+    monkeypatch.setattr(runs, "git", lambda *_: "ours")
+    assert runs.own_source(said) == ({commit: "ours"}, [branch, address])
+    assert runs.own_source(said | {commit: "ours"}) == ({commit: "ours"}, [])
+    assert runs.own_source({}) == ({commit: "ours"}, [])
