@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_python_on_the_page_runs() -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     images = torch.randint(256, (24, 3, 8, 8), dtype=torch.uint8)
-    names = {"model": nn.Sequential(*layers), "images": images, "labels": torch.arange(24) % 3}
+    names: dict[str, Any] = {"model": nn.Sequential(*layers), "images": images, "labels": torch.arange(24) % 3}
     exec(compile(block, "python.md", "exec"), names)
     assert names["result"].curve
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import small
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 
 
