@@ -104,6 +104,28 @@ def parameter_tables() -> str:
     return "\n".join(section(group, steps) for group, steps in groups.items())
 
 
+def preset_table() -> str:
+    """One line for each parameter that a preset sets."""
+    sets = {name: preset for name, preset in parameters.PRESETS.items() if preset}
+    names = dict.fromkeys(name for preset in sets.values() for name in preset)
+    defaults = parameters.parameters("main")
+    head = [
+        "| parameter | `default` | " + " | ".join(f"`{name}`" for name in sets) + " |",
+        "|---|---" + "|---" * len(sets) + "|",
+    ]
+    rows = [
+        " | ".join(
+            [
+                f"| `{name}`",
+                *(f"`{parameters.text(v)}`" for v in (defaults[name].default, *(p[name] for p in sets.values()))),
+            ]
+        )
+        + " |"
+        for name in names
+    ]
+    return "\n".join([*head, *rows])
+
+
 def own(group: type[Any]) -> list[str]:
     """The parameters that a group of settings declares itself."""
     return [name for name in group.model_fields if name in group.__annotations__]
@@ -111,8 +133,7 @@ def own(group: type[Any]) -> list[str]:
 
 def section(group: type[Any], steps: list[str]) -> str:
     """Heading, first line of the docstring, and table of one group."""
-    shared = len(steps) > 1
-    title = " and ".join(f"`{step}`" for step in steps) if shared else f"`{steps[0]}`"
+    title = ", ".join(f"`{step}`" for step in steps)
     doc = (group.__doc__ or "").strip().splitlines()[0]
     rows = [row(name, group.model_fields[name]) for name in own(group)]
     head = ["| name | default | values | meaning |", "|---|---|---|---|"]
@@ -192,4 +213,9 @@ def room_picture() -> str:
     return "\n".join([*lines, "```"])
 
 
-GENERATED = {"parameters": parameter_tables, "artifacts": artifact_tables, "rooms": room_picture}
+GENERATED = {
+    "parameters": parameter_tables,
+    "presets": preset_table,
+    "artifacts": artifact_tables,
+    "rooms": room_picture,
+}

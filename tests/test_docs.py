@@ -57,7 +57,9 @@ def given(words: list[str]) -> tuple[str, dict[str, str]]:
         return entry, {pair[0]: pair[1] for pair in pairs}
     entry, *options = words[words.index("rnp_mlflow") + 1 :] if "rnp_mlflow" in words else words[1:]
     joined = " ".join(options).replace("=", " ").split()
-    names = [word.removeprefix("--") for word in joined if word.startswith("--") and word != "--help"]
+    names = [
+        word.removeprefix("--") for word in joined if word.startswith("--") and word not in ("--help", "--help-all")
+    ]
     values = [joined[joined.index(f"--{name}") + 1] for name in names]
     return entry, dict(zip(names, values, strict=True))
 
