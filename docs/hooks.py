@@ -25,7 +25,6 @@ ELSEWHERE = {
     "../CONTRIBUTING.md": "contributing.md",
     "../CHANGELOG.md": "changelog.md",
 }
-PLANNED = ("images.md", "models.md")  # linked, and left out for as long as they are not written
 
 MEANINGS = {
     "settings.json": "every setting of the run, the runs before it, and what the user gave",
@@ -52,24 +51,6 @@ MEANINGS = {
 }
 
 
-def on_config(config: MkDocsConfig) -> None:
-    """Leave out of the navigation what is not written yet."""
-    config.nav = [_written(entry) for entry in config.nav or []]
-
-
-def _written(entry: Any) -> Any:
-    if isinstance(entry, dict):
-        return {title: _written(below) for title, below in entry.items()}
-    if isinstance(entry, list):
-        return [e for e in map(_written, entry) if not (isinstance(e, dict) and None in e.values())]
-    return None if entry in missing() else entry
-
-
-def missing() -> list[str]:
-    """The planned pages that are not there."""
-    return [name for name in PLANNED if not (ROOT / "docs" / name).exists()]
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie elsewhere in the repository."""
     for source, page in ELSEWHERE.items():
@@ -88,8 +69,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = markdown.replace(f"]({source}", f"]({target}")
     if page.file.src_uri in ELSEWHERE.values():
         markdown = markdown.replace("](docs/", "](").replace("](CHANGELOG.md)", "](changelog.md)")
-    for name in missing():
-        markdown = markdown.replace(f"]({name})", "](index.md)")
     return markdown
 
 

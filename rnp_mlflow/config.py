@@ -188,6 +188,13 @@ class Import(Data):
         None, json_schema_extra=FILE, description="triggered images for ASR and RA: folder of true classes, or npz"
     )
     target: Text = Field(None, json_schema_extra=COMMON, description="their target class, by name or number")
+    require_acc: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        json_schema_extra=COMMON,
+        description="refuse the model if its accuracy on the clean images is lower",
+    )
 
 
 class Method(Common):

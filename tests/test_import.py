@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.interop import backdoorbench
+from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.models import store as model_store
 
 QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--pruning_step=0.3", "--clean_views=1", "--threads=2")
@@ -35,7 +35,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     files.clean_npz(folder / "clean.npz")
     files.image_folder(folder / "images")
     torch.save(files.suspect().state_dict(), folder / "suspect.pt")
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(architectures.OWN_WIDTH, "preactresnet18", 4)  # as if BackdoorBench's were as narrow as ours
+        yield folder
     os.chdir(here)
 
 
@@ -216,6 +218,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
     (home / "short.pt").write_bytes((home / "suspect.pt").read_bytes()[:5000])
     weights = files.network().state_dict()
     save_file(weights | {"linear.bias": torch.full((4,), torch.nan)}, home / "nan.safetensors")
+    save_file({f"a.{k}": torch.zeros(3, 3, 3, 3) for k in range(3)} | {"b": torch.zeros(1)}, home / "odd.safetensors")
     save_file(files.network(architecture="resnet18").state_dict(), home / "other.safetensors")
     for name in ("zero", "ten"):
         (home / name).mkdir()
@@ -237,7 +240,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
         "no source": ([*known], "give one of attack_result, checkpoint, model_uri"),
         "two sources": (["--checkpoint=suspect.pt", "--model_uri=models:/m/1", *known], "not checkpoint and model_uri"),
         "no data": (["--checkpoint=suspect.pt", "--model=preactresnet18"], "give the clean images"),
-        "no model": (["--checkpoint=suspect.pt", *known[1:]], "give model=NAME"),
+        "no model": (["--checkpoint=odd.safetensors", *known[1:]], "fit no architecture known here: nearest is"),
         "no normalisation": (["--checkpoint=suspect.pt", *known[:2]], "normalisation is not known"),
         "missing": (["--checkpoint=absent.pt", *known], "does not exist"),
         "missing data": (["--checkpoint=suspect.pt", known[0], "--data=absent", known[2]], "absent"),

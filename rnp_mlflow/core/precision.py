@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rnp_mlflow.core.neurons import light_copy
+from rnp_mlflow.errors import ModelError
 
 NOTHING: Mapping[str, Tensor] = {}
 
@@ -36,11 +37,28 @@ class Forward(Protocol):
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits (N, classes): what the model gave, or its `logits` where it gives several things.
+    """The logits (N, classes) in what a model gave: itself, its `logits`, or the first of a tuple or list.
 
-    (torchvision's googlenet and inception_v3 in train mode, Hugging Face's classifiers.)
+    (torchvision's googlenet and inception_v3 in training mode, Hugging Face's classifiers, models with features.)
+
+    Raises:
+        ModelError: it is anything else.
     """
-    return output if isinstance(output, Tensor) else output.logits
+    found = output
+    if not isinstance(output, Tensor):
+        if hasattr(output, "logits"):
+            found = output.logits
+        elif isinstance(output, Mapping):
+            found = output.get("logits")
+        elif isinstance(output, tuple | list):
+            found = output[0] if output else None
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+        raise ModelError(
+            f"the model answers with {type(output).__name__}{shape}: wanted are logits (N, classes), alone, first of a "
+            "tuple, or as `logits` of a dict or object"
+        )
+    return found
 
 
 def called(model: nn.Module, images: Tensor, scales: Mapping[str, Tensor]) -> Tensor:

@@ -30,10 +30,15 @@ def defence_indices(labels: Tensor, ratio: float, generator: Generator) -> Tenso
     """
     count = round(ratio * len(labels))
     found = per_class(labels, count, generator)
-    if count < 2 or torch.bincount(labels[found], minlength=int(labels.max()) + 1).min() < 2:
+    each = torch.bincount(labels, minlength=int(labels.max()) + 1)
+    if each.min() < 2:
+        raise DataError(
+            f"class {int(each.argmin())} has {int(each.min())} training images: too few, two of each are needed"
+        )
+    if count < 2 or torch.bincount(labels[found], minlength=len(each)).min() < 2:
         raise DataError(
             f"ratio={ratio:g} of {len(labels)} training images leaves some class fewer than two; "
-            f"give at least {min(1.0, 3 * (int(labels.max()) + 1) / len(labels)):.2g}"
+            f"give at least {min(1.0, 3 * len(each) / len(labels)):.2g}"
         )
     return found
 

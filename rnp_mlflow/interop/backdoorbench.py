@@ -1,8 +1,9 @@
 """BackdoorBench's result files: `attack_result.pt` in, `defense_result.pt` out (formats: its repository)."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,27 @@ from torch import Tensor, nn
 from rnp_mlflow.data import folder
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError, ModelError, RnpError
-from rnp_mlflow.loading import read_torch, state_dict
+from rnp_mlflow.interop.architectures import backdoorbench_name
+from rnp_mlflow.loading import Array, read_torch, state_dict
 
 DEFENSE = "defense_result.pt"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an `attack_result.pt` says. triggered: its test images, None where it lists none.
+    """What an `attack_result.pt` says, or a `defense_result.pt`, which says less.
 
-    image_size: pixels a side. dataset: of the clean images, in its words (`cifar10`). poisoned: indices
-    of the training images that got the trigger, int64, empty where unknown.
+    triggered: its test images, None if it lists none. image_size: pixels a side, None if it does not say. dataset:
+    of the clean images, in its words (`cifar10`), or None. poisoned: indices of the training images that got the
+    trigger, int64, empty if unknown.
     """
 
     model_name: str
     classes: int
     weights: dict[str, Tensor]
-    image_size: int
-    dataset: str
+    image_size: int | None
+    dataset: str | None
     triggered: Triggered | None
     poisoned: Tensor
 
@@ -43,29 +47,57 @@ def read(file: Path) -> AttackResult:
     """
     content = read_torch(file)
     try:
-        weights = state_dict(content["model"], file)
-        size, grey = int(content["img_size"][0]), int(content["img_size"][2]) == 1
-        indicator = (content.get("bd_train") or {}).get("poison_indicator")
-        poisoned = torch.from_numpy(np.flatnonzero(indicator.decode())) if indicator else torch.empty(0).long()
+        weights = state_dict({"model": content["model"]}, file)
+        size, grey = _image_size(content.get("img_size"))
+        poisoned = _poisoned(content.get("bd_train"))
         entries = [_entry(file, item) for item in _items(content.get("bd_test"))]
-        model_name, dataset, classes = content["model_name"], content["clean_data"], int(content["num_classes"])
-        if not isinstance(model_name, str) or not isinstance(dataset, str):
+        model_name, dataset, classes = content["model_name"], content.get("clean_data"), int(content["num_classes"])
+        if not isinstance(model_name, str) or not isinstance(dataset, str | None):
             raise TypeError("a name in it is no text")
-        if classes < 1 or not 1 <= size <= 4096:
+        if classes < 1 or not 1 <= (size or 1) <= 4096:
             raise ValueError(f"{classes} classes, images of {size} pixels")
         triggered = _triggered(entries, size, grey)
     except RnpError:
         raise
     except Exception as error:  # whatever a broken or hostile file makes of the reader
         raise ModelError(f"{file} is no BackdoorBench attack result: {str(error)[:160]}") from None
-    return AttackResult(model_name, classes, weights, size, dataset.lower(), triggered, poisoned)
+    if triggered is None:
+        log.warning(f"  {file.name} lists no triggered images")
+    return AttackResult(model_name, classes, weights, size, dataset and dataset.lower(), triggered, poisoned)
+
+
+def _image_size(said: Any) -> tuple[int | None, bool]:
+    """(pixels a side, whether the images are grey) from `img_size`: H, W and C, a plain number, or nothing."""
+    if said is None:
+        return None, False
+    values = [int(value) for value in np.atleast_1d(_decoded(said)).tolist()]
+    return values[0], len(values) > 2 and values[2] == 1
+
+
+def _poisoned(part: Any) -> Tensor:
+    """Indices of the training images that `poison_indicator` marks: a list or array of any numbers, or absent."""
+    indicator = part.get("poison_indicator") if part else None
+    if indicator is None:
+        return torch.empty(0).long()
+    return torch.from_numpy(np.flatnonzero(_decoded(indicator)))
+
+
+def _decoded(values: Any) -> np.ndarray:
+    """A numeric array from what the file holds: numpy's, torch's, or a list of numbers."""
+    found = values.decode() if isinstance(values, Array) else np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"an array of {found.dtype} where numbers belong")
+    return found
 
 
 def _entry(file: Path, item: Mapping[str, Any]) -> tuple[Path, int, int]:
     """(place, target label, true label) of one triggered image."""
     if not isinstance(item["path"], str):
         raise TypeError("an image's path is no text")
-    return _place(file, item["path"]), int(item["other_info"][0]), int(item["other_info"][1])
+    labels = item["other_info"]
+    labels = labels.decode() if isinstance(labels, Array) else labels
+    target, truth = (int(each.decode() if isinstance(each, Array) else each) for each in list(labels)[:2])
+    return _place(file, item["path"]), target, truth
 
 
 def _items(part: Any) -> list[Mapping[str, Any]]:
@@ -77,18 +109,19 @@ def _place(file: Path, said: str) -> Path:
 
     Nowhere else: a result file from outside must not choose which of our files are read and logged.
     """
-    path = Path(said)
-    if ".." in path.parts or path.suffix.lower() != ".png":
+    path: PurePath = PureWindowsPath(said) if "\\" in said else PurePosixPath(said)  # as the machine wrote it
+    parts = [part for part in path.parts if part != path.anchor]
+    if ".." in parts or path.suffix.lower() != ".png":
         raise ValueError(f"{said[:80]!r} is no place of a triggered image")
-    beside = file.parent.joinpath(*[part for part in path.parts if part != path.anchor][-3:])
-    place = beside if beside.is_file() or path.is_absolute() or not path.is_file() else path
+    beside, below = file.parent.joinpath(*parts[-3:]), Path(*parts)
+    place = beside if beside.is_file() or path.anchor or not below.is_file() else below
     root = file.parent if place is beside else Path.cwd()
     if not place.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{said[:80]!r} leads out of {root}")
     return place
 
 
-def _triggered(entries: list[tuple[Path, int, int]], size: int, grey: bool) -> Triggered | None:
+def _triggered(entries: list[tuple[Path, int, int]], size: int | None, grey: bool) -> Triggered | None:
     """(file, target label, true label) of every image; those of the target class itself are left out."""
     used = [entry for entry in entries if entry[1] != entry[2]]
     if not used:
@@ -103,8 +136,14 @@ def _triggered(entries: list[tuple[Path, int, int]], size: int, grey: bool) -> T
     return Triggered(images, truths, targets)
 
 
-def write_defense(file: Path, model: nn.Module, architecture: str, classes: int) -> None:
-    """`defense_result.pt`: model name, class count, state dict, as BackdoorBench's loaders want them."""
+def write_defense(
+    file: Path, model: nn.Module, architecture: str, classes: int, width: int | None = None, channels: int = 3
+) -> None:
+    """`defense_result.pt`: BackdoorBench's name of the model, class count, state dict, as its loaders want them.
+
+    Raises:
+        ConfigError: BackdoorBench has no such model.
+    """
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    name = architecture.removeprefix("torchvision/")
+    name = backdoorbench_name(architecture, width, channels)
     torch.save({"model_name": name, "num_classes": classes, "model": weights}, file)

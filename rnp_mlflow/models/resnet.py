@@ -114,8 +114,9 @@ Block = BasicBlock | Bottleneck | PreActBlock | PreActBottleneck
 class SmallImageResNet(nn.Module):
     """Stem of one 3 × 3 convolution, four stages (strides 1, 2, 2, 2), average pool, `linear`.
 
-    width: channels of the first stage; each later one doubles it. Input (N, channels, H, W) with
-    H, W ≥ 8; output logits (N, classes).
+    width: channels of the first stage; each later one doubles it. stem_norm: whether norm and ReLU follow
+    the stem; None: unless the blocks begin with them. Input (N, channels, H, W) with H, W ≥ 8; output logits
+    (N, classes).
     """
 
     layer1: nn.Sequential
@@ -130,11 +131,12 @@ class SmallImageResNet(nn.Module):
         classes: int,
         channels: int = 3,
         width: int = 64,
+        stem_norm: bool | None = None,
     ):
         super().__init__()
         self.conv1 = conv3x3(channels, width)
         preact = issubclass(block, PreActBlock | PreActBottleneck)
-        self.bn1 = None if preact else nn.BatchNorm2d(width)
+        self.bn1 = nn.BatchNorm2d(width) if stem_norm or (stem_norm is None and not preact) else None
         inputs = width
         for stage, depth in enumerate(depths):
             planes = width * 2**stage

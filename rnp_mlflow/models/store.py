@@ -1,6 +1,7 @@
 """A model on disk: `model.safetensors` (weights) beside `model.json` (how to build and feed it)."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.loading import read_safetensors
 from rnp_mlflow.models.registry import build
+from rnp_mlflow.models.skeleton import differences, skeleton
 
 WEIGHTS, SPEC = "model.safetensors", "model.json"
 
@@ -32,11 +34,10 @@ class ModelSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def raw(self) -> nn.Module:
-        """As `build`, on torch's default device and not tried."""
+    def check(self) -> None:
+        """Refuse a spec without classes."""
         if not self.classes:
             raise ModelError("a model needs at least one class")
-        return build(self.architecture, len(self.classes), self.input_shape[0], self.width)
 
     def build(self) -> nn.Module:
         """A freshly initialised model of this kind, tried on one batch of its input.
@@ -44,7 +45,8 @@ class ModelSpec:
         Raises:
             ModelError: no class, unknown architecture, or one that cannot take such images.
         """
-        model = self.raw()
+        self.check()
+        model = build(self.architecture, len(self.classes), self.input_shape[0], self.width)
         try:
             with torch.no_grad():
                 logits = model.eval()(torch.zeros(2, *self.input_shape))
@@ -108,29 +110,19 @@ def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
     wrong = check_weights(spec, weights)
     wrong = wrong or [f"{k} {fault}" for k, v in weights.items() if (fault := _fault(k, v))]
     if wrong:
-        more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
-        raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:4])}{more}")
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:3])}{more}")
     model = spec.build()
-    model.load_state_dict(weights)
+    named = OrderedDict(weights)
+    named._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # mnasnet asks for its version
+    model.load_state_dict(named)
     return model.eval()
 
 
 def check_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> list[str]:
     """Every key that is missing, foreign, or of another shape, in words; no memory is taken for a model."""
-    try:
-        with torch.device("meta"):
-            own = spec.raw().state_dict()
-    except (RuntimeError, ValueError, OverflowError) as error:
-        raise ModelError(f"{spec.architecture} cannot be built so: {str(error).splitlines()[0][:160]}") from None
-    wrong = [f"{k} is missing" for k in own if k not in weights]
-    wrong += [f"{k[:60]!r} is not the model's" for k in weights if k not in own]
-    both = [(k, weights[k], own[k]) for k in own if k in weights]
-    wrong += [f"{k} is {tuple(v.shape)}, not {tuple(o.shape)}" for k, v, o in both if v.shape != o.shape]
-    return wrong + [
-        f"{k} is {v.dtype}, not {o.dtype}"
-        for k, v, o in both
-        if v.is_complex() or v.is_floating_point() != o.is_floating_point()
-    ]
+    spec.check()
+    return differences(skeleton(spec.architecture, len(spec.classes), spec.input_shape[0], spec.width), weights)
 
 
 def _fault(name: str, value: Tensor) -> str | None:

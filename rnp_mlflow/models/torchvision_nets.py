@@ -1,7 +1,9 @@
-"""torchvision's classifiers by name, and two of them refitted for small images.
+"""torchvision's classifiers by name, and some of them refitted for small images.
 
 Torchvision is imported where it is used: it costs seconds, and the default needs none of it.
 """
+
+from functools import cache
 
 from torch import nn
 
@@ -40,20 +42,65 @@ def small_mobilenet_v2(classes: int, channels: int, width: int) -> nn.Module:
     return model
 
 
-def is_torchvision(name: str) -> bool:
-    """Whether torchvision has a classifier of that name."""
+def small_stem_resnet(name: str, max_pool: bool, classes: int, channels: int) -> nn.Module:
+    """torchvision's ResNet with the usual patch for CIFAR: a 3 × 3 stem of stride 1 instead of 7 × 7 of stride 2.
+
+    max_pool: whether the max pool after it is kept; people also take it out. Both have the same keys and shapes.
+    H, W ≥ 8.
+    """
     from torchvision import models
 
-    return name in models.list_models(module=models)
+    model = models.get_model(name, weights=None, num_classes=classes)
+    model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    if not max_pool:
+        model.maxpool = nn.Identity()
+    return model
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """All of torchvision's classifiers."""
+    from torchvision import models
+
+    return tuple(models.list_models(module=models))
+
+
+@cache
+def families() -> dict[str, tuple[str, ...]]:
+    """Classifiers that torchvision defines in one file: its first → all of them."""
+    from torchvision import models
+
+    found: dict[str, list[str]] = {}
+    for name in names():
+        found.setdefault(models.get_model_builder(name).__module__, []).append(name)
+    return {group[0]: tuple(group) for group in found.values()}
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether torchvision has a classifier of that name."""
+    return name in names()
 
 
 def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Module:
-    """A torchvision classifier with random weights; `torchvision/` before the name is allowed."""
+    """A torchvision classifier with random weights; `torchvision/` before the name is allowed.
+
+    channels: for other than three the first convolution is one of as many, as people change it.
+    """
     from torchvision import models
 
     short = name.removeprefix("torchvision/")
     if not is_torchvision(short):
         raise ModelError(f"unknown model {name!r}; ours: {', '.join(ours)}; or any torchvision classifier")
+    model = models.get_model(short, weights=None, num_classes=classes)
     if channels != 3:
-        raise ModelError(f"torchvision's {short} takes 3-channel images, these have {channels}")
-    return models.get_model(short, weights=None, num_classes=classes)
+        replace_stem(model, channels)
+    return model
+
+
+def replace_stem(model: nn.Module, channels: int) -> None:
+    """Put a convolution of `channels` inputs, else the same, in the place of the model's first."""
+    path, old = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    kind = {"stride": old.stride, "padding": old.padding, "bias": old.bias is not None}
+    owner, _, last = path.rpartition(".")
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, **kind)  # type: ignore[arg-type]
+    setattr(model.get_submodule(owner), last, new)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rnp_mlflow.core.evaluate import predict, spaced
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models.store import ModelSpec
 
 TRIED = 200  # images that each alternative is tried on, at most
@@ -64,7 +65,7 @@ def _tried(
     labels, channels = some.labels.cpu(), some.images.shape[1]
     if order := other_order(spec.classes):
         way, positions = order
-        yield f"class folders sorted as {way}s", f"class_order={way}", answers == torch.tensor(positions)[labels]
+        yield f"class folders sorted as {way}", f"class_order={way}", answers == torch.tensor(positions)[labels]
     for name, (mean, std) in NORMALISATIONS.items():
         mean, std = mean[:channels], std[:channels]
         if (mean, std) == (transform.mean, transform.std) or (channels == 1 and "ImageNet" in name):
@@ -89,6 +90,46 @@ def near_chance(acc: float, labels: Tensor, classes: int) -> float | None:
     """The accuracy of chance, if `acc` is near it: that of the class with most images, at least 1 / classes."""
     chance = max(1 / classes, float(labels.bincount().max()) / len(labels))
     return chance if acc <= chance + SHARE * (1 - chance) else None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was found out. lines: the block to print, empty if nothing is suspicious. tried: the best first."""
+
+    acc: float
+    count: int
+    lines: list[str]
+    tried: list[Alternative]
+
+    def require(self, acc: float) -> None:
+        """Hold the model to an accuracy (0 to 1).
+
+        Raises:
+            ModelError: it has less; the message says what would give more.
+        """
+        if self.acc >= acc:
+            return
+        best = next((each for each in self.tried if each.better), None)
+        advice = f"{best.give} would give {best.acc:.4f}" if best else f"usual causes: {CAUSES}"
+        raise ModelError(f"ACC {self.acc:.4f} on {self.count} clean images is below require_acc={acc:g}; {advice}")
+
+
+def check(
+    model: nn.Module,
+    spec: ModelSpec,
+    clean: ImageSet,
+    transform: Preprocess,
+    precision: str,
+    acc: float,
+    said: float | None,
+) -> Told:
+    """Compare the accuracy of an imported model with chance, with its record, and with the alternatives.
+
+    acc: on all clean images. said: what the model's record says of it elsewhere, None if there is none.
+    """
+    tried = alternatives(model, spec, clean, transform, precision)
+    lines = warning(acc, said, near_chance(acc, clean.labels, len(spec.classes)), len(clean), tried)
+    return Told(acc, len(clean), lines, tried)
 
 
 def warning(acc: float, said: float | None, chance: float | None, count: int, tried: list[Alternative]) -> list[str]:

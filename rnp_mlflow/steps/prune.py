@@ -18,6 +18,7 @@ from rnp_mlflow.core.prune import keep_vector, prune_at_, ranking
 from rnp_mlflow.core.verdict import Verdict
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
+from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.method import Traced, backdoor_suspected, choose, oracle, own_rule, sweep_of, trace_by, views_of
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import clean as clean_images
@@ -53,6 +54,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     suspect = subject.load(upstream["attack"], plan, device)
     if settings.select_by == "asr" and suspect.triggered is None:
         raise ConfigError("select_by=asr needs triggered images, and this model run has none")
+    if settings.export == "backdoorbench":  # refused before the work
+        backdoorbench_name(suspect.spec.architecture, suspect.spec.width, suspect.spec.input_shape[0])
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     if settings.mask_file:
         clean = clean_images.draw(suspect.data, plan["unlearn"], device)
@@ -103,10 +106,8 @@ def advice(given: Collection[str], settings: Prune) -> list[str]:
 
 
 def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:
-    """BackdoorBench's file, with a warning where it has no such model."""
-    if spec.width not in (None, 64) or spec.architecture.startswith("resnet"):
-        runtime.say(f"  warning: BackdoorBench has no {spec.architecture} of width {spec.width} to load it into")
-    backdoorbench.write_defense(file, purified, spec.architecture, len(spec.classes))
+    """BackdoorBench's file (`backdoorbench_name` has been asked before the work)."""
+    backdoorbench.write_defense(file, purified, spec.architecture, len(spec.classes), spec.width, spec.input_shape[0])
 
 
 def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], figures: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ class Said(logging.Handler):
     """Says what the package's loggers report, as steps say things themselves."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"  {record.getMessage()}")
+        say(f"  {record.getMessage().lstrip()}")
 
 
 @lru_cache

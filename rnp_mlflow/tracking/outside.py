@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+from mlflow.tracking import MlflowClient
 from torch import Tensor
 
 from rnp_mlflow.errors import LineageError, ModelError
 from rnp_mlflow.loading import WAY_OUT, read_weights
 from rnp_mlflow.models.store import SPEC, ModelSpec, read_spec
+from rnp_mlflow.tracking.runs import PREFIX
 
 READABLE = (".pt2", ".safetensors")
 TORCH = (".pth", ".pt", ".tar")
@@ -31,6 +33,24 @@ def fetched(uri: str) -> Iterator[Path]:
         except (mlflow.MlflowException, OSError) as error:
             raise LineageError(f"{uri} cannot be fetched: {str(error).splitlines()[0][:160]}") from None
         yield place
+
+
+def recorded_accuracy(uri: str) -> float | None:
+    """The accuracy (0 to 1) that the store records of a model of ours; None if it records none.
+
+    It stands in the metric `acc` of the run, or in the tag `rnp.acc` of the registered version.
+    """
+    client, (kind, _, rest) = MlflowClient(), uri.partition(":/")
+    try:
+        if kind == "runs":
+            found = client.get_run(rest.strip("/").partition("/")[0]).data.metrics.get("acc")
+        elif "@" in rest:
+            found = client.get_model_version_by_alias(*rest.split("@", 1)).tags.get(f"{PREFIX}acc")
+        else:
+            found = client.get_model_version(*rest.split("/", 1)).tags.get(f"{PREFIX}acc")
+        return None if found is None else float(found)
+    except (mlflow.MlflowException, TypeError, ValueError):
+        return None
 
 
 def read_folder(place: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:

@@ -1,0 +1,100 @@
+"""What a file is by its first bytes, and what to do about it."""
+
+import zipfile
+from pathlib import Path
+
+from rnp_mlflow.errors import RnpError
+
+TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py, MAGIC_NUMBER as it is written
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF")
+_SAVE = "torch.save(model.state_dict(), FILE)"
+
+# kind → what it is, and what to do. {file} stands for the file's name.
+HINTS = {
+    "empty": "is empty: the copy or download failed; fetch it again",
+    "lfs": "is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository and give what comes",
+    "html": "is a web page (HTML), not a model or data file: the download gave a page; fetch the file itself",
+    "hdf5": "is an HDF5 file (Keras or TensorFlow): only PyTorch models are taken; convert its weights to PyTorch",
+    "keras": "is a Keras archive: only PyTorch models are taken; convert its weights to PyTorch",
+    "compressed": "is compressed (gzip, bzip2, xz, zstd, 7z or rar): unpack it and give the file inside",
+    "tar": "is a tar archive: unpack it (tar xf {file}) and give the file inside",
+    "zip": "is a plain zip archive: unpack it (unzip {file}) and give the file inside",
+    "torchscript": "is a TorchScript archive (torch.jit.save), which holds code and is not run here: where it was "
+    f"made, save the weights of the model it was made from, {_SAVE}, and give that",
+    "pickle": "is a plain Python pickle, which is never unpickled here: where it was made, save its weights, "
+    f"{_SAVE}, and give that",
+    "onnx": f"is an ONNX graph, not PyTorch weights: save those of the model it was made from, {_SAVE}",
+    "gguf": "is a GGUF file (a language model): only image classifiers are taken",
+    "picture": "is a picture or document, not a model or data file",
+    "npy": "is a single numpy array (.npy): images are taken as .npz with x and y, weights as a state dict",
+    "npz": "is a numpy archive (.npz), which holds images, not weights; give it as data",
+    "torch": "is a torch file, which holds weights, not images; give it as checkpoint",
+    "legacy": "is a torch file, which holds weights, not images; give it as checkpoint",
+    "pt2": "is a torch.export archive, which holds weights, not images; give it as checkpoint",
+    "safetensors": "is a safetensors file, which holds weights, not images; give it as checkpoint",
+}
+
+
+def refuse(file: Path, error: type[RnpError], taken: tuple[str, ...]) -> None:
+    """Pass files of the `taken` kinds and of none that is known; refuse the others in one line.
+
+    Raises:
+        error: it is another kind of file.
+    """
+    kind = kind_of(file)
+    if kind is not None and kind not in taken:
+        raise error(f"{file} {HINTS[kind].format(file=file.name)}")
+
+
+def kind_of(file: Path) -> str | None:
+    """Return the key of `HINTS` that the file's first bytes mean; None if they say nothing."""
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if head.startswith(b"PK\3\4"):
+        return _kind_of_zip(file)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = {
+        "empty": not head,
+        "lfs": head.startswith(b"version https://git-lfs"),
+        "html": text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")),
+        "hdf5": head.startswith(b"\x89HDF\r\n\x1a\n"),
+        "compressed": head.startswith(COMPRESSED),
+        "tar": head[257:262] == b"ustar",
+        "legacy": head.startswith(TORCH_LEGACY),
+        "pickle": head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"),
+        "npy": head.startswith(b"\x93NUMPY"),
+        "gguf": head.startswith(b"GGUF"),
+        "picture": head.startswith(PICTURES),
+        "safetensors": head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 100 * 2**20,
+        "onnx": _is_onnx(head),
+    }
+    return next((kind for kind, yes in found.items() if yes), None)
+
+
+def _kind_of_zip(file: Path) -> str | None:
+    """Tell zip archives apart by the names in them; None for one whose directory is broken."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except Exception:  # whatever a broken file makes of the reader
+        return None
+    ends = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in ends or any("/code/" in name for name in names):
+        return "torchscript"
+    if any(name.endswith("_weights_config.json") for name in names):
+        return "pt2"
+    if "data.pkl" in ends:
+        return "torch"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    return "keras" if "model.weights.h5" in ends else "zip"
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A protobuf message whose first field is a small version number and whose second is a name in letters."""
+    return (
+        head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] == b"\x12" and head[4 : 4 + head[3]].isascii()
+        if len(head) > 8 and head[3]
+        else False
+    )

@@ -1,0 +1,41 @@
+"""Archives of numpy arrays, read without pickle."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import foreign
+from rnp_mlflow.loading.archives import check_zip
+
+
+def read_npz(file: Path) -> dict[str, np.ndarray]:
+    """All arrays of a numpy archive.
+
+    Raises:
+        DataError: no such archive, a pickled array, or one that declares more than it holds.
+    """
+    foreign.refuse(file, DataError, taken=("npz", "zip"))
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{file} is not an .npz file")
+    check_zip(file, stored=False, error=DataError)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                _check_npy(archive, entry)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # whatever a broken or hostile file makes of the reader
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(f"{file} is no .npz file that can be read without pickle: {reason}") from None
+
+
+def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(stream)
+        if not kind.hasobject and math.prod(shape) * kind.itemsize != entry.file_size - stream.tell():
+            raise ValueError(f"{entry.filename} declares {shape}, and does not hold it")

@@ -1,0 +1,151 @@
+"""Where an imported model comes from: its weights, what the source says of it, and the images that go with it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from rnp_mlflow.artifacts.source import Source
+from rnp_mlflow.config import DATASETS, Import
+from rnp_mlflow.data import sources
+from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.errors import ConfigError, DataError, ModelError
+from rnp_mlflow.interop import architectures, backdoorbench
+from rnp_mlflow.loading import OwnNorm, read_checkpoint, read_safetensors, take_own_norm
+from rnp_mlflow.models import store
+from rnp_mlflow.models.fit import count_classes
+from rnp_mlflow.tracking import outside
+
+SOURCES = ("attack_result", "checkpoint", "model_uri")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source says of its model; None where it does not say.
+
+    exact: whether `architecture` means that one alone, not one of several of the name. own_norm: a normalisation
+    layer that was in the weights.
+    """
+
+    weights: dict[str, Tensor]
+    architecture: str | None = None
+    dataset: str | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    triggered: Triggered | None = None
+    poisoned: Tensor | None = None
+    acc: float | None = None
+    exact: bool = False
+    own_norm: OwnNorm | None = None
+
+
+def find(settings: Import) -> Found:
+    """Read the one source that the settings name.
+
+    Raises:
+        ConfigError: none is named, or more than one.
+        ModelError: it is refused or broken.
+    """
+    given = [name for name in SOURCES if getattr(settings, name)]
+    if len(given) != 1:
+        raise ConfigError(f"give one of {', '.join(SOURCES)}" + (f", not {' and '.join(given)}" if given else ""))
+    if settings.attack_result:
+        found = from_attack_result(Path(settings.attack_result), settings.model)
+    elif settings.checkpoint:
+        found = from_place(Path(settings.checkpoint), settings.model)
+    else:
+        uri = str(settings.model_uri)
+        with outside.fetched(uri) as place:
+            found = replace(from_place(place, settings.model), acc=outside.recorded_accuracy(uri))
+    if found.mean is not None:  # a model of ours, whose description says it
+        return found
+    weights, own_norm = take_own_norm(found.weights)
+    return replace(found, weights=weights, own_norm=own_norm)
+
+
+def from_attack_result(file: Path, model: str | None = None) -> Found:
+    """BackdoorBench's word on its own model. model: the architecture that the settings give."""
+    said = backdoorbench.read(file)
+    architecture = model or architectures.meant_by(said.model_name)
+    if (held := count_classes(architecture, said.weights)) != said.classes:
+        raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
+    return Found(
+        said.weights, architecture, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned,
+        exact=True,
+    )  # fmt: skip
+
+
+def from_place(place: Path, model: str | None = None) -> Found:
+    """A file of weights; a model folder of ours, or an MLflow model with one's description in it."""
+    if place.is_file():
+        said = read_checkpoint(place)
+        name = None if said.model_name is None or model else architectures.meant_by(said.model_name)
+        return Found(said.weights, name, acc=said.acc, exact=True)
+    if not place.is_dir():
+        raise ModelError(f"{place} does not exist")
+    weights, spec = ours(place) if (place / store.SPEC).is_file() else outside.read_folder(place)
+    if spec is None:
+        return Found(weights)
+    return Found(
+        weights, spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes, exact=True
+    )  # fmt: skip
+
+
+def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
+    """Weights and spec of a model folder of this project."""
+    return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
+
+
+def data_source(settings: Import, found: Found, repeating: bool = False, channels: int = 3) -> Source:
+    """Where the clean images are, and the normalisation that the model takes.
+
+    channels: of the images that the model takes. The images' own statistics are no substitute for the
+    normalisation: the model was trained with one already.
+
+    Raises:
+        ConfigError: there are no images, or no normalisation.
+    """
+    named = settings.data if settings.data in DATASETS else None
+    if settings.data and settings.data_dir and not named and not repeating:
+        raise ConfigError(f"give data or data_dir, not both ({settings.data}, {settings.data_dir})")
+    place = settings.data_dir or (None if named else settings.data)
+    dataset = settings.dataset or named or found.dataset
+    if place is None and dataset != "digits":
+        raise ConfigError("give the clean images: data=FOLDER or FILE.npz, or data_dir of a dataset by name")
+    by_name = settings.dataset in sources.NORMALISATION
+    mean, std = settings.mean or (None if by_name else found.mean), settings.std or (None if by_name else found.std)
+    if found.own_norm is not None:
+        own = found.own_norm.of(channels)
+        hold_to_own_norm(settings, own)
+        mean, std = own.mean, own.std
+    if dataset not in sources.NORMALISATION and not (mean and std) and dataset != "digits":
+        raise ConfigError(
+            "the model's normalisation is not known: give dataset=cifar10 or another by name, or mean and std"
+        )
+    if dataset not in DATASETS:
+        dataset = "npz" if place and Path(place).is_file() else "folder"
+    if place is not None and not Path(place).exists():
+        raise DataError(f"data={place} does not exist")
+    sizes = (settings.image_size, settings.train_size, settings.test_size)
+    order = (settings.class_order, settings.flip)
+    return Source(str(dataset), place, *sizes, mean, std, *order, grey=channels == 1)
+
+
+def hold_to_own_norm(settings: Import, own: OwnNorm) -> None:
+    """Refuse another normalisation than the one inside the model: both together would be wrong.
+
+    Raises:
+        ConfigError: the settings name another.
+    """
+    named = sources.NORMALISATION.get(settings.dataset or "", (None, None))
+    for word, given, held in (
+        ("mean", settings.mean or named[0], own.mean),
+        ("std", settings.std or named[1], own.std),
+    ):
+        if given and (len(given) != len(held) or max(abs(a - b) for a, b in zip(given, held, strict=True)) > 0.005):
+            source = f"{word}=" if getattr(settings, word) else f"dataset={settings.dataset} with {word} "
+            raise ConfigError(
+                f"the model normalises its images itself, by {word} {held}, and {source}{given} was given: leave it out"
+            )
