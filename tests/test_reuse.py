@@ -273,6 +273,22 @@ def test_a_deleted_run_is_refused(runs: dict[str, mlflow.entities.Run], capsys: 
         MlflowClient().restore_run(run_id)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--export=backdoorbench",), "export=backdoorbench"),
+        (("--attack=none", "--select_by=asr", "--width=4", "--train_size=200", "--test_size=50"), "select_by=asr"),
+    ],
+)
+def test_what_the_suspect_cannot_do_is_refused_before_any_work(
+    arguments: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(MlflowClient().search_runs(["0"]))
+    assert main(["prune", *arguments]) == 2
+    assert word in capsys.readouterr().err.strip().splitlines()[-1]
+    assert len(MlflowClient().search_runs(["0"])) == before
+
+
 @pytest.mark.parametrize("value", [10, 5])
 def test_a_value_that_is_given_is_held_against_the_run_even_if_it_is_the_default(
     value: int, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
