@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.artifacts import manifest, table
+from rnp_mlflow.artifacts import manifest, poisoning, table
 from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, earlier, names, steps_of, text
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.models import store
 from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
@@ -189,7 +190,7 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
 
 
 def preflight(step: str, plan: Plan) -> None:
-    """Find bad input before hours of work: device, files, and, where all is to be made, data and model.
+    """Find bad input before hours of work: device, files, what the suspect cannot do and, if all is to be made, data.
 
     Raises:
         RnpError: whichever the step itself would raise later.
@@ -201,8 +202,26 @@ def preflight(step: str, plan: Plan) -> None:
         place = getattr(plan[holder], name)
         if place and CHAIN.index(holder) <= CHAIN.index(step) and not Path(place).is_file():
             raise ConfigError(f"{name}={place}: there is no such file")
-    if named(step, plan):
+    if run_id := suspect_run(step, plan):
+        if step == "prune":
+            spec = store.read_spec(lineage.fetch(run_id, table.MODEL_SPEC))
+            triggered = poisoning.read(lineage.fetch(run_id, table.POISON_PLAN))["triggered"]
+            prune.check_possible(plan["prune"], spec, triggered is not None)
         return
     ready = attack.prepare(plan["attack"])
     if step != "attack":
         clean.draw(ready.data, plan["unlearn"], device)
+    if step == "prune":
+        prune.check_possible(plan["prune"], ready.spec, ready.attack is not None)
+
+
+def suspect_run(step: str, plan: Plan) -> str | None:
+    """The model run that a run named by the user leads to; None if no run is named.
+
+    Raises:
+        LineageError: the run cannot be used.
+    """
+    for name, run_id in named(step, plan).items():
+        run = lineage.require(run_id, *kinds(name))
+        return run_id if name == "attack" else lineage.tag(run, RUN_ID["attack"])
+    return None

@@ -52,10 +52,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     for line in advice(plan.given, settings):
         runtime.say(line)
     suspect = subject.load(upstream["attack"], plan, device)
-    if settings.select_by == "asr" and suspect.triggered is None:
-        raise ConfigError("select_by=asr needs triggered images, and this model run has none")
-    if settings.export == "backdoorbench":  # refused before the work
-        backdoorbench_name(suspect.spec.architecture, suspect.spec.width, suspect.spec.input_shape[0])
+    check_possible(settings, suspect.spec, suspect.triggered is not None)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     if settings.mask_file:
         clean = clean_images.draw(suspect.data, plan["unlearn"], device)
@@ -90,6 +87,18 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     if settings.register_as:
         register(run, settings.register_as, model_id, upstream, {key: picked[key] for key in curve.FIGURES})
     curve.tell(run, summary)
+
+
+def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> None:
+    """Refuse what cannot be done with a suspect, before the work. triggered: whether triggered images of it are known.
+
+    Raises:
+        ConfigError: the oracle without triggered images, or an export that BackdoorBench could not load.
+    """
+    if settings.select_by == "asr" and not triggered:
+        raise ConfigError("select_by=asr needs triggered images, and this model run has none")
+    if settings.export == "backdoorbench":
+        backdoorbench_name(spec.architecture, spec.width, spec.input_shape[0])
 
 
 def advice(given: Collection[str], settings: Prune) -> list[str]:
