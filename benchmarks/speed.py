@@ -32,7 +32,7 @@ from benchmarks.loops import (
     plain_unlearning,
     reset_peak,
 )
-from rnp_mlflow.attacks.train import train
+from rnp_mlflow.attacks.train import TrainParams, train
 from rnp_mlflow.config import Common
 from rnp_mlflow.core.curve import CurvePoint, Evaluator, evaluate_sweep
 from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
@@ -179,7 +179,7 @@ def made(size: dict[str, int], model: str, side: int, precision: Precision, devi
     network: nn.Module = build(model, size["classes"], 3, size["width"]).to(device)
     transform = Preprocess.for_image_size(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
     images, test = pictures(size["images"]), pictures(size["test"])
-    train(network, images, transform, draws, epochs=6, lr=0.02, batch_size=32, precision=precision)
+    train(network, images, transform, draws, TrainParams(6, lr=0.02, batch_size=32, precision=precision))
     # Half a percent of the neurons more at each point of the sweep, as real masks have it.
     mask = {name: (10 * torch.rand(len(v), generator=draws)).clamp(max=1) for name, v in ones_mask(network).items()}
     clean = LabeledImages(images.images, images.labels)
@@ -222,7 +222,16 @@ def table(found: list[dict[str, Any]]) -> str:
 @click.option("--device", default="auto", help="cpu or cuda")
 @click.option("--out", default="speed.json", help="where the figures go, as JSON")
 def main(
-    model: str, side: int, precision: str, repeats: int, growth: bool, threads: str, device: str, out: str, **base: int
+    *,
+    model: str,
+    side: int,
+    precision: str,
+    repeats: int,
+    growth: bool,
+    threads: str,
+    device: str,
+    out: str,
+    **base: int,
 ) -> None:
     """Time every phase."""
     where = runtime.prepare(Common(threads=threads, device=device))

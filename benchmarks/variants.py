@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.attacks.train import train
+from rnp_mlflow.attacks.train import TrainParams, train
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import der, evaluate
 from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
@@ -25,7 +25,7 @@ from rnp_mlflow.tracking import lineage
 # What BackdoorBench's rnp.py does, as far as parameters reach it, and the sweep's points alone. 100 images are held out
 # as for ours: 400 train.
 REFERENCE = {"preset": "reference", "select_by": "clean_acc", "holdout_crops": 5}
-FINETUNING: dict[str, Any] = {"epochs": 20, "lr": 0.01, "batch_size": 64}
+FINETUNING = TrainParams(20, lr=0.01, batch_size=64)
 
 Figures = dict[str, Any]
 
@@ -94,7 +94,7 @@ def finetuning(base: Figures, earlier: Figures) -> Figures:
     test = suspect.eval_set(clean.holdout)
     before = evaluate(suspect.model, test, suspect.transform)
     given = suspect.data.train[clean.indices].to(device)
-    train(suspect.model, given, suspect.transform, generator(base["seed"], "finetune"), **FINETUNING)
+    train(suspect.model, given, suspect.transform, generator(base["seed"], "finetune"), FINETUNING)
     after = evaluate(suspect.model.eval(), test, suspect.transform)
     return {"chosen": vars(after) | {"der": der(before, after)}, "before": vars(before)}
 

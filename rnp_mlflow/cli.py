@@ -1,33 +1,33 @@
-"""The command line: `python -m rnp_mlflow STEP --name value …`. A thin map; no logic of its own."""
+"""The command line: `python -m rnp_mlflow STEP --name value …`. It only maps options to parameters."""
 
 import sys
 from typing import Any
 
 import click
 
-from rnp_mlflow.config import choices, is_common, parameters, text
+from rnp_mlflow.config import choices, is_common, parameters, rename_hint, text
 from rnp_mlflow.errors import RnpError
 
 ENTRIES = {
-    "attack": "Train a backdoored model: the test subject of the other steps.",
-    "import": "Take in a model that we did not train; nothing in its files is executed.",
+    "attack": "Train a backdoored model, the suspect of the other steps.",
+    "import": "Import a model that was trained elsewhere; nothing in its files is executed.",
     "unlearn": "Ascend the loss on a few clean images until clean accuracy collapses.",
-    "recover": "Learn the mask that brings clean accuracy back.",
-    "prune": "Prune along the mask, draw the curve, choose the point, keep the purified model.",
-    "main": "All four steps anew as children of one run.",
-    "rerun": "Repeat a finished run from what it logged, and compare to the bit.",
+    "recover": "Learn the mask that restores clean accuracy.",
+    "prune": "Prune by the mask, draw the curve, select the operating point, store the purified model.",
+    "main": "Run all four steps again as children of one run.",
+    "rerun": "Repeat a finished run from its logged settings, and compare bit by bit.",
 }
 
 
 def run(entry: str, values: dict[str, Any]) -> int:
-    """Do what one entry point does; its exit code. `values`: parameter → text or value."""
+    """Run one entry point and return its exit code. values: parameter → text or value."""
     from rnp_mlflow import steps
 
     return steps.run(entry, values)
 
 
 class Command(click.Command):
-    """A command whose `--help` shows the common parameters, and `--help-all` all."""
+    """A command whose `--help` shows the common parameters, and `--help-all` all parameters."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         hidden = sum(option.hidden for option in self.params if isinstance(option, click.Option))
@@ -35,18 +35,18 @@ class Command(click.Command):
             formatter.write(f"\n--help-all shows {hidden} more parameters.\n")
 
 
-def show_all(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
-    """Print the help with every parameter in it."""
-    if asked:
-        for each in ctx.command.params:
-            if isinstance(each, click.Option):
-                each.hidden = False
+def show_all(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    """Print the help with every parameter."""
+    if value:
+        for parameter in ctx.command.params:
+            if isinstance(parameter, click.Option):
+                parameter.hidden = False
         click.echo(ctx.get_help())
         ctx.exit()
 
 
 def command(entry: str) -> click.Command:
-    """The command of one entry point; its options are config.py's fields."""
+    """Build the command of one entry point; its options are config.py's fields."""
     options: list[click.Parameter] = []
     for name, field in parameters(entry).items():
         words = "|".join(choices(field)) or "TEXT"
@@ -54,29 +54,32 @@ def command(entry: str) -> click.Command:
         settings: dict[str, Any] = {"metavar": words, "help": f"{field.description}  [{default}]"}
         settings |= {"required": field.is_required(), "hidden": not is_common(field)}
         options.append(click.Option([f"--{name}"], **settings))
-    every: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": show_all}
-    options.append(click.Option(["--help-all"], help="Show every parameter and exit.", **every))
+    flag: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": show_all}
+    options.append(click.Option(["--help-all"], help="Show every parameter and exit.", **flag))
 
-    def call(**values: Any) -> int:
-        """Hand on what was given, and nothing else: a value that equals the default is still one that was given."""
+    def invoke(**values: Any) -> int:
+        """Pass on only the values that the user gave, including those that equal the default."""
         return run(entry, {name: value for name, value in values.items() if value is not None})
 
-    return Command(entry, params=options, help=ENTRIES[entry], callback=call)
+    return Command(entry, params=options, help=ENTRIES[entry], callback=invoke)
 
 
 def group() -> click.Group:
-    """`rnp_mlflow` with one command an entry point."""
+    """Build `rnp_mlflow` with one command per entry point."""
     help_text = "Reconstructive Neuron Pruning: find a backdoor's neurons with clean images, and prune them."
     return click.Group("rnp_mlflow", commands={entry: command(entry) for entry in ENTRIES}, help=help_text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 done, 1 a rerun that differs or a failure of ours, 2 bad input."""
+    """Run the command line. Exit code 0: success; 1: a rerun that differs, or a defect; 2: bad input."""
     try:
         code = group().main(arguments, prog_name="python -m rnp_mlflow", standalone_mode=False)
-    except click.UsageError as error:
+    except click.NoSuchOption as error:
         where = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
-        return fail(f"{error.format_message()} (see {where} --help)", 2)
+        return fail(f"{rename_hint(error.option_name.lstrip('-')) or error.format_message()} (see {where} --help)", 2)
+    except click.UsageError as error:
+        command_path = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
+        return fail(f"{error.format_message()} (see {command_path} --help)", 2)
     except RnpError as error:
         return fail(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
@@ -85,13 +88,13 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return fail(f"{type(error).__name__}: {reason} (a defect of this program; the run's error.txt has more)", 1)
-    except BaseException as error:  # Stopped: the run is closed already
+        return fail(f"{type(error).__name__}: {reason} (a defect of this program; see the run's error.txt)", 1)
+    except BaseException as error:  # Stopped: the run is already closed
         return fail(str(error) or type(error).__name__, 143)
     return code if isinstance(code, int) else 0
 
 
 def fail(message: str, code: int) -> int:
-    """One line on standard error."""
+    """Print one line on standard error and return the exit code."""
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     return code

@@ -1,12 +1,12 @@
-"""The errors a user can cause. `cli` turns each into one line and exit code 2."""
+"""The errors that a user can cause. `cli` prints each as one line and exits with code 2."""
 
 
 class RnpError(Exception):
-    """Base of all errors that tell a person what was wrong, where, and what to do."""
+    """Base class of errors whose message says what was wrong, where, and what to do."""
 
 
 class ConfigError(RnpError):
-    """A parameter is unknown, malformed, out of range, or contradicts another."""
+    """A parameter is unknown, malformed, out of range, or contradicts another parameter."""
 
 
 class DataError(RnpError):
@@ -14,11 +14,11 @@ class DataError(RnpError):
 
 
 class ModelError(RnpError):
-    """A model cannot be built, or its weights do not fit."""
+    """A model cannot be built, or its weights do not match it."""
 
 
 class MaskError(RnpError):
-    """A mask does not belong to the model, or holds values that no mask can hold."""
+    """A mask does not belong to the model, or has invalid values."""
 
 
 class LineageError(RnpError):

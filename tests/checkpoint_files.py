@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rnp_mlflow.models import store
+from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.models.served import Served
 
 Arguments = list[str]
 MODEL, IMAGES = ["--model=preactresnet18"], ["--data=clean.npz", "--dataset=cifar10"]
@@ -177,7 +177,7 @@ def arguments_beside(place: Path) -> list[Arguments]:
 @row("torch.export archive (`.pt2`)")
 def pt2(place: Path) -> list[Arguments]:
     pixels = torch.zeros(2, 3, files.SIDE, files.SIDE, dtype=torch.uint8)
-    program = torch.export.export(Served(files.suspect(), files.spec()).eval(), (pixels,))
+    program = torch.export.export(PixelInputModel(files.suspect(), files.spec()).eval(), (pixels,))
     torch.export.save(program, place / "w.pt2")
     return [[f"--checkpoint={place / 'w.pt2'}", *KNOWN]]
 

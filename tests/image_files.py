@@ -201,13 +201,13 @@ def _(root: Path) -> Made:
 @layout("32-bit integer TIFF")
 def _(root: Path) -> Made:
     single(root, Image.fromarray(DEEP.astype(np.int32)), "0.tif")
-    return folder(root), "0.tif holds signed or 32-bit integers, whose range is not known: save it with 8 or 16 bits"
+    return folder(root), "0.tif holds signed or 32-bit integers, whose range is unknown: save it with 8 or 16 bits"
 
 
 @layout("floating-point TIFF")
 def _(root: Path) -> Made:
     single(root, Image.fromarray((DEEP / 65535).astype(np.float32)), "0.tif")
-    return folder(root), "0.tif holds floating-point numbers, whose range is not known: save it with 8 or 16 bits"
+    return folder(root), "0.tif holds floating-point numbers, whose range is unknown: save it with 8 or 16 bits"
 
 
 @layout("a file that is broken or of another format")
@@ -273,7 +273,7 @@ def _(root: Path) -> Made:
     def check(data: Any, log: str) -> None:
         assert np.array_equal(data.train.images[0], data.train.images[1])
         assert np.abs(data.train.images[1, 0].numpy().astype(int) - TURNED).max() < 5
-        assert f"1 of 2 images carry an EXIF orientation, which is not applied (pixels are taken as stored); the " \
+        assert f"1 of 2 images have an EXIF orientation, which is not applied (pixels are used as stored); the " \
             f"first is {root}/a/1-x.jpg" in log  # fmt: skip
 
     return folder(oriented(root, "x.jpg")), check
@@ -345,7 +345,7 @@ def _(root: Path) -> Made:
 
 @layout("triggered folders by number, `target` by class name")
 def _(root: Path) -> Made:
-    return known(fill(root, ("0", "1", "2", "3")), "4"), "others are numbers: give one kind"
+    return known(fill(root, ("0", "1", "2", "3")), "4"), "others are numbers: give only one kind"
 
 
 @layout("an npz of triggered images and a number as `target`, classes 1 to 4")

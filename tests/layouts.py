@@ -128,7 +128,7 @@ def _(root: Path) -> Made:
 @layout("`test/CLASS/*` without `train/`")
 def _(root: Path) -> Made:
     fill(root / "test")
-    return folder(root), "has test/ and no train/"
+    return folder(root), "has test/ but no train/"
 
 
 @layout("a class in `test/` alone")
@@ -204,7 +204,7 @@ def _(root: Path) -> Made:
 def _(root: Path) -> Made:
     for k in range(3):
         (both(root) / f"train/a/GT-{k}.csv").write_text("Filename;Width\n")
-    return folder(root), whole_and("left out files that are not images by their ending (3,")
+    return folder(root), whole_and("left out files that are not images by their extension (3,")
 
 
 @layout("images beside the class folders")
@@ -232,7 +232,7 @@ def _(root: Path) -> Made:
 @layout("a link that leads nowhere")
 def _(root: Path) -> Made:
     (both(root) / "train/a/2.png").symlink_to(root / "absent.png")
-    return folder(root), "2.png is a link that leads nowhere"
+    return folder(root), "2.png is a dangling link"
 
 
 def tiny(root: Path, table: str = "1.JPEG\tn2\t0\t0\t9\t9\n0.JPEG\tn1\t0\t0\t9\t9\n") -> Path:
@@ -256,7 +256,7 @@ def _(root: Path) -> Made:
         assert (values(data.test), data.test.labels.tolist()) == ([50, 0], [1, 0])
         assert "test: left out, its images have no labels" in log
         assert "val/ is the test part" in log
-        assert "left out files that are not images by their ending (2," in log
+        assert "left out files that are not images by their extension (2," in log
 
     return lambda: sources.load("tiny", str(tiny(root))), check
 
@@ -297,7 +297,7 @@ def _(root: Path) -> Made:
     def check(data: Any, log: str) -> None:
         assert (data.classes, data.train.shape) == (("00000", "00001"), (3, 8, 8))
         assert values(data.train) == [0, 1, 100, 101]
-        assert log.count("left out files that are not images by their ending (2,") == 2
+        assert log.count("left out files that are not images by their extension (2,") == 2
 
     return folder(signs(root), image_size=8), check
 

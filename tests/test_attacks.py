@@ -9,7 +9,7 @@ from torch import Generator, nn
 
 from rnp_mlflow import config
 from rnp_mlflow.attacks import adaptive_blend, input_aware, label_consistent, poison, registry, train, trojannn
-from rnp_mlflow.attacks.trigger import Material, Planted, Stamp
+from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack
 from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
@@ -31,15 +31,15 @@ def no_surrogate() -> nn.Module:
     raise AssertionError("this attack needs no surrogate")
 
 
-def material(side: int = 32, count: int = 80, surrogate: bool = False, seed: int = 0) -> Material:
+def attack_context(side: int = 32, count: int = 80, surrogate: bool = False, seed: int = 0) -> AttackContext:
     images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=seeded(seed))
     clean = ImageSet(images, torch.arange(count) % 4)
-    return Material(clean, 1, seeded(seed), small_net if surrogate else no_surrogate)
+    return AttackContext(clean, 1, seeded(seed), small_net if surrogate else no_surrogate)
 
 
-def planted(name: str, **given: int) -> Planted:
+def planted(name: str, **given: int) -> PoisoningAttack:
     needs = name in ("label_consistent", "input_aware", "trojannn")
-    return registry.entry(name).make(material(surrogate=needs, **given))
+    return registry.find_entry(name).build(attack_context(surrogate=needs, **given))
 
 
 def test_the_interface_names_every_attack() -> None:
@@ -48,7 +48,7 @@ def test_the_interface_names_every_attack() -> None:
 
 @pytest.mark.parametrize("name", registry.REGISTRY)
 def test_a_trigger_is_pure_seeded_and_survives_storage(name: str) -> None:
-    trigger, images = planted(name).trigger, material(seed=7).clean.images
+    trigger, images = planted(name).trigger, attack_context(seed=7).clean.images
     before = images.clone()
     out = trigger(images)
     assert torch.equal(images, before)
@@ -65,7 +65,7 @@ def test_a_stored_trigger_of_another_attack_is_refused() -> None:
     with pytest.raises(ConfigError, match="stored trigger"):
         registry.restore("wanet", vars(planted("badnets").trigger))
     with pytest.raises(ConfigError, match="unknown attack 'badnet'"):
-        registry.entry("badnet")
+        registry.find_entry("badnet")
 
 
 def test_badnets_is_a_white_patch_and_nothing_else() -> None:
@@ -78,9 +78,9 @@ def test_badnets_is_a_white_patch_and_nothing_else() -> None:
 
 
 def test_blended_mixes_a_fifth_of_the_pattern_in() -> None:
-    images = material(seed=5).clean.images
+    images = attack_context(seed=5).clean.images
     trigger = planted("blended").trigger
-    assert isinstance(trigger, Stamp)
+    assert isinstance(trigger, BlendTrigger)
     want = np.rint(0.8 * images.numpy() + 0.2 * trigger.pattern.numpy())
     assert np.abs(trigger(images).numpy() - want).max() <= 1  # float32 against float64 at .5
     assert not torch.equal(trigger.pattern, planted("blended", seed=4).trigger.pattern)
@@ -96,7 +96,7 @@ def test_sig_adds_a_sinusoid_along_the_columns() -> None:
 
 
 def test_wanet_reads_each_pixel_bilinearly_where_its_grid_says() -> None:
-    made, images = planted("wanet"), material(seed=2, count=2).clean.images
+    made, images = planted("wanet"), attack_context(seed=2, count=2).clean.images
     out, grid = made.trigger(images), vars(made.trigger)["grid"].double()
     x, y = (grid[..., 0] + 1) / 2 * 31, (grid[..., 1] + 1) / 2 * 31  # in pixels
     picture = images.double()
@@ -131,7 +131,7 @@ def floyd_steinberg(picture: np.ndarray, levels: int) -> np.ndarray:
 
 
 def test_bpp_is_floyd_and_steinbergs_dithering_to_eight_levels() -> None:
-    made, images = planted("bpp"), material(side=12, count=3, seed=1).clean.images
+    made, images = planted("bpp"), attack_context(side=12, count=3, seed=1).clean.images
     out = made.trigger(images)
     assert len(out.unique()) == 8
     for n in range(3):
@@ -146,16 +146,18 @@ def test_bpp_is_floyd_and_steinbergs_dithering_to_eight_levels() -> None:
 
 
 def test_label_consistent_makes_its_images_harder_within_the_bound_and_patches_the_corners() -> None:
-    given = material(surrogate=True, count=64)
+    given = attack_context(surrogate=True, count=64)
     net = small_net()
-    train.train(net, given.clean, Preprocess((0.0,) * 3, (1 / 255,) * 3), seeded(), epochs=8, lr=0.05, batch_size=16)
+    train.train(
+        net, given.clean, Preprocess((0.0,) * 3, (1 / 255,) * 3), seeded(), train.TrainParams(8, lr=0.05, batch_size=16)
+    )
     net.eval().requires_grad_(False)
     own = given.clean.images[given.clean.labels == 1]
-    hard = label_consistent.perturbed(net, own, 1, seeded())
+    hard = label_consistent.perturb(net, own, 1, seeded())
     assert (hard.int() - own.int()).abs().max() <= 17  # ε and the rounding
     loss = [nn.functional.cross_entropy(net(x.float()), torch.ones(len(own)).long()) for x in (own, hard)]
     assert loss[1] > loss[0]
-    made = label_consistent.make(given)
+    made = label_consistent.build(given)
     assert made.poison is not None
     out = made.poison(own, seeded())
     board = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]])
@@ -167,26 +169,27 @@ def test_label_consistent_makes_its_images_harder_within_the_bound_and_patches_t
 
 
 def test_trojannns_patch_excites_the_best_connected_neuron() -> None:
-    given = material(surrogate=True)
+    given = attack_context(surrogate=True)
     net = small_net()
     last = trojannn.last_linear(net)
     neuron = int(last.weight.abs().sum(0).argmax())
-    trigger = trojannn.make(given).trigger
-    assert isinstance(trigger, Stamp)
+    trigger = trojannn.build(given).trigger
+    assert isinstance(trigger, BlendTrigger)
     assert trigger.opacity.sum() == 64
     noise = torch.randint(256, trigger.pattern.shape, dtype=torch.uint8, generator=seeded(9))
     features = nn.Sequential(*list(net)[:-1])
     with torch.no_grad():
         mean = [
-            features(t(given.clean.images).float())[:, neuron].mean() for t in (trigger, Stamp(noise, trigger.opacity))
+            features(t(given.clean.images).float())[:, neuron].mean()
+            for t in (trigger, BlendTrigger(noise, trigger.opacity))
         ]
     assert mean[0] > mean[1]
 
 
 def test_adaptive_blend_trains_on_half_the_pieces_and_tests_on_all() -> None:
-    images = material(seed=3).clean.images
+    images = attack_context(seed=3).clean.images
     made = planted("adaptive_blend")
-    where = adaptive_blend.chosen_pieces(images, seeded())
+    where = adaptive_blend.random_pieces(images, seeded())
     assert where.shape == (len(images), 1, 32, 32)
     assert (where.sum((1, 2, 3)) == 512).all()
     pieces = where.view(len(images), 4, 8, 4, 8)
@@ -199,14 +202,14 @@ def test_adaptive_blend_trains_on_half_the_pieces_and_tests_on_all() -> None:
 
 
 def test_input_aware_gives_each_image_its_own_trigger_and_crosses_them_for_covers() -> None:
-    made, images = planted("input_aware"), material(seed=3).clean.images
-    assert isinstance(made.trigger, input_aware.Generated)
+    made, images = planted("input_aware"), attack_context(seed=3).clean.images
+    assert isinstance(made.trigger, input_aware.GeneratedTrigger)
     out = made.trigger(images)
     changed = (out != images).any(1).flatten(1).float().mean(1)
     assert changed.max() <= 0.033  # the paper's density, 0.032
     assert changed.min() > 0.02
     where = torch.randn(2, 1, 4, 8, generator=seeded())
-    mixed = input_aware.applied(torch.zeros(2, 3, 4, 8), where, torch.full((2, 3, 4, 8), 99.0))
+    mixed = input_aware.apply_trigger(torch.zeros(2, 3, 4, 8), where, torch.full((2, 3, 4, 8), 99.0))
     assert torch.equal(mixed > 254, (where == where.amax((2, 3), keepdim=True)).expand_as(mixed))  # 1 of 32 pixels
     assert made.cover is not None
     covers = made.cover(images, seeded())
@@ -223,7 +226,7 @@ def classes_of_eight(count: int = 200) -> ImageSet:
 
 
 def make_plan(name: str, rate: float = 0.1, target: int = 2, mode: str = "all_to_one") -> poison.PoisonPlan:
-    return poison.plan(classes_of_eight().labels, registry.entry(name), target, mode, rate, seeded())
+    return poison.plan(classes_of_eight().labels, registry.find_entry(name), target, mode, rate, generator=seeded())
 
 
 def test_poison_plan_and_what_follows_from_it() -> None:
@@ -231,13 +234,13 @@ def test_poison_plan_and_what_follows_from_it() -> None:
     plan = make_plan("badnets")
     assert len(plan.indices) == 20
     assert (clean.labels[plan.indices] != 2).all()
-    made = registry.entry("badnets").make(Material(clean, 2, seeded(), no_surrogate))
-    bad = poison.poisoned(clean, plan, made, seeded())
+    made = registry.find_entry("badnets").build(AttackContext(clean, 2, seeded(), no_surrogate))
+    bad = poison.poison_training_set(clean, plan, made, seeded())
     touched = (bad.images != clean.images).flatten(1).any(1).nonzero().flatten()
     assert torch.equal(touched, plan.indices)
     assert (bad.labels[plan.indices] == 2).all()
     assert torch.equal(clean.labels, torch.arange(200) % 4)
-    test = poison.triggered(clean, 4, 2, "all_to_one", made.trigger)
+    test = poison.with_trigger(clean, 4, 2, "all_to_one", made.trigger)
     assert len(test.images) == 150
     assert (test.true_labels != 2).all()
     assert (test.target_labels == 2).all()
@@ -247,8 +250,8 @@ def test_all_to_all_leads_each_class_to_the_next() -> None:
     clean, plan = classes_of_eight(), make_plan("badnets", mode="all_to_all")
     assert torch.equal(plan.labels, (clean.labels[plan.indices] + 1) % 4)
     assert set(clean.labels[plan.indices].tolist()) == {0, 1, 2, 3}
-    made = registry.entry("badnets").make(Material(clean, 2, seeded(), no_surrogate))
-    test = poison.triggered(clean, 4, 2, "all_to_all", made.trigger)
+    made = registry.find_entry("badnets").build(AttackContext(clean, 2, seeded(), no_surrogate))
+    test = poison.with_trigger(clean, 4, 2, "all_to_all", made.trigger)
     assert len(test.images) == 200
     assert torch.equal(test.target_labels, (test.true_labels + 1) % 4)
 
@@ -267,8 +270,8 @@ def test_covers_are_altered_and_keep_their_label() -> None:
     clean, plan = classes_of_eight(), make_plan("wanet")
     assert len(plan.covers) == 40
     assert not torch.isin(plan.covers, plan.indices).any()
-    made = registry.entry("wanet").make(Material(clean, 2, seeded(), no_surrogate))
-    bad = poison.poisoned(clean, plan, made, seeded())
+    made = registry.find_entry("wanet").build(AttackContext(clean, 2, seeded(), no_surrogate))
+    bad = poison.poison_training_set(clean, plan, made, seeded())
     assert torch.equal(bad.labels[plan.covers], clean.labels[plan.covers])
     assert (bad.images[plan.covers] != clean.images[plan.covers]).flatten(1).any(1).all()
     rest = torch.ones(200, dtype=torch.bool)
@@ -282,7 +285,7 @@ def test_covers_are_altered_and_keep_their_label() -> None:
         ("badnets", 0.1, 4, "target=4"),
         ("badnets", 0.8, 2, r"at most 0\.75"),
         ("wanet", 0.4, 2, r"at most 0\.33"),
-        ("badnets", 0.001, 2, r"is none; give at least 0\.005"),
+        ("badnets", 0.001, 2, r"is less than one; give at least 0\.005"),
     ],
 )
 def test_an_impossible_plan_says_what_is_possible(name: str, rate: float, target: int, message: str) -> None:
@@ -294,10 +297,16 @@ def test_training_plants_a_trigger() -> None:
     clean = ImageSet(
         (torch.arange(64) % 4 * 60).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).to(torch.uint8), torch.arange(64) % 4
     )
-    made = registry.entry("badnets").make(Material(clean, 1, seeded(), no_surrogate))
-    plan = poison.plan(clean.labels, registry.entry("badnets"), 1, "all_to_one", 0.25, seeded())
+    made = registry.find_entry("badnets").build(AttackContext(clean, 1, seeded(), no_surrogate))
+    plan = poison.plan(clean.labels, registry.find_entry("badnets"), 1, "all_to_one", 0.25, generator=seeded())
     net, feed = small_net(), Preprocess((0.5,) * 3, (0.5,) * 3)
-    train.train(net, poison.poisoned(clean, plan, made, seeded()), feed, seeded(), epochs=60, lr=0.05, batch_size=16)
-    bad = poison.triggered(clean, 4, 1, "all_to_one", made.trigger)
+    train.train(
+        net,
+        poison.poison_training_set(clean, plan, made, seeded()),
+        feed,
+        seeded(),
+        train.TrainParams(60, lr=0.05, batch_size=16),
+    )
+    bad = poison.with_trigger(clean, 4, 1, "all_to_one", made.trigger)
     assert accuracy(predict(net, clean.images, feed), clean.labels) > 0.9
     assert accuracy(predict(net, bad.images, feed), bad.target_labels) > 0.9

@@ -128,7 +128,7 @@ def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monk
     monkeypatch.setattr(rows, "COMMON", small)
     monkeypatch.setattr(rows, "ARCHITECTURES", {"resnet18_narrow": 1})
     monkeypatch.setattr(rows, "CLEAN", 120)
-    monkeypatch.setattr(variants, "FINETUNING", {"epochs": 1, "lr": 0.01, "batch_size": 64})
+    monkeypatch.setattr(variants, "FINETUNING", variants.TrainParams(1, lr=0.01, batch_size=64))
     monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
     made: list[str] = []
     monkeypatch.setattr(matrix.runtime, "say", made.append)

@@ -145,7 +145,7 @@ def test_reestimated_statistics_are_the_batch_moments(small_net: nn.Sequential, 
 
 def test_statistics_are_taken_in_batches_as_equal_as_can_be_of_64_small_or_32_large_images_at_most() -> None:
     seen: list[int] = []
-    net = nn.Sequential(nn.BatchNorm2d(1))
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     for side, sizes in ((32, [50, 50, 50, 50]), (128, [31] * 10 + [30] * 4)):
         seen.clear()
@@ -248,8 +248,9 @@ def test_authors_curve_without_trigger_gives_their_best_point() -> None:
 def test_shift_moves_statistics_as_pruning_moved_them_and_leaves_a_whole_model_alone(images: torch.Tensor) -> None:
     """Against the batch statistics written out by hand: norm, 1 × 1 convolution, norm."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
-    first, conv, second = net
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), *head)
+    first, conv, second, *_ = net
     for layer in (first, second):  # stored statistics that a few images would not give
         layer.running_mean.uniform_(-1, 1)
         layer.running_var.uniform_(0.5, 2)

@@ -265,7 +265,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
         "0 classes": (["--attack_result=zero/attack_result.pt", "--data=clean.npz"], "0 classes"),
         "10 classes": (["--attack_result=ten/attack_result.pt", "--data=clean.npz"], "says 10 classes"),
         "lost images": (["--attack_result=lost/attack_result.pt", "--data=clean.npz"], "18 of 18 triggered images"),
-        "no result": (["--attack_result=suspect.pt", "--data=clean.npz"], "no BackdoorBench attack result"),
+        "no result": (["--attack_result=suspect.pt", "--data=clean.npz"], "is not a BackdoorBench attack result"),
         "both data": (["--checkpoint=suspect.pt", *known, "--data_dir=images"], "data or data_dir"),
         "odd mean": (["--checkpoint=suspect.pt", *known[:2], "--mean=nan,0,0", "--std=1,1,1"], "finite"),
         "other names": (["--checkpoint=named", "--data=animals"], "those of the images, in order, ape"),

@@ -1,11 +1,10 @@
-"""config.py is the one source of parameters: MLproject, CLI, conda.yaml and pyproject.toml follow it."""
+"""config.py is the one source of parameters: MLproject and CLI follow it. Rooms import one way."""
 
 import ast
 import re
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -97,26 +96,6 @@ def test_every_default_survives_being_written_and_read() -> None:
 def test_every_dataset_has_one_list_of_names() -> None:
     assert set(config.DATASETS) == set(sources.NAMES)
     assert len(config.DATASETS) == len(sources.NAMES)
-
-
-def test_conda_and_pyproject_pin_the_same_versions() -> None:
-    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
-    pip = next(item["pip"] for item in conda if isinstance(item, dict))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert sorted(pip) == sorted(project["dependencies"])
-    assert all(re.fullmatch(r"[\w-]+==[\w.]+", pin) for pin in pip)
-    assert any(str(item).startswith("python=3.11") for item in conda)
-
-
-def test_every_dependency_is_imported_and_explained() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    readme = (ROOT / "README.md").read_text()
-    sources = "\n".join(file.read_text() for file in (ROOT / "rnp_mlflow").rglob("*.py"))
-    modules = {"pillow": "PIL", "scikit-learn": "sklearn"}
-    for pin in project["dependencies"]:
-        name = pin.split("==")[0]
-        assert re.search(rf"^\s*(from|import) {modules.get(name, name)}\b", sources, re.M), f"{name} is not used"
-        assert f"| {name} |" in readme, f"README does not say why {name} is there"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +215,8 @@ def test_no_step_imports_another_step() -> None:
 
 
 def test_arrows_form_no_circle_and_every_room_is_listed() -> None:
-    rooms = {p.stem for p in (ROOT / "rnp_mlflow").iterdir() if not p.stem.startswith("__") and p.suffix != ".typed"}
+    places = (ROOT / "rnp_mlflow").iterdir()
+    rooms = {p.stem for p in places if not p.stem.startswith("__") and p.name != "py.typed"}
     assert rooms == set(ALLOWED)
     placed: set[str] = set()
     while ready := {room for room, needs in ALLOWED.items() if room not in placed and needs <= placed}:

@@ -568,7 +568,7 @@ def test_only_a_repository_with_the_package_at_its_top_and_in_it_is_our_own(
     foreign = repository(home.parent, "inner/" + runs.TRACKED)
     monkeypatch.setenv("GIT_DIR", str(home.parent / ".git"))  # as in a hook of theirs
     assert runs.git("rev-parse", "HEAD") is None, "tracked, but below another repository's top"
-    assert runs.machine()["dirty"] == "unknown"
+    assert runs.machine_tags()["dirty"] == "unknown"
     repository(home)
     runs._is_repository.cache_clear()
     assert runs.git("rev-parse", "HEAD") is None, "at the top, but not tracked"
@@ -576,9 +576,9 @@ def test_only_a_repository_with_the_package_at_its_top_and_in_it_is_our_own(
     git(home, "commit", "-m", "the package")
     runs._is_repository.cache_clear()
     assert runs.git("rev-parse", "HEAD") == git(home, "rev-parse", "HEAD") != foreign
-    assert runs.machine()["dirty"] is False
+    assert runs.machine_tags()["dirty"] is False
     (home / "new").write_text("")
-    assert runs.machine()["dirty"] is True
+    assert runs.machine_tags()["dirty"] is True
 
 
 def test_mlflows_tags_of_the_source_are_our_own_repositorys_or_gone(monkeypatch: pytest.MonkeyPatch) -> None:

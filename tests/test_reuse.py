@@ -77,11 +77,13 @@ def taken_in(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def runs(home: Path) -> dict[str, mlflow.entities.Run]:
-    """entry → run of one finished chain, from an import to `prune`, and a `main` from the same import."""
+    """entry → run of one finished chain, from an import to `prune`, a `main` from the same import, and an `attack`."""
+    small = {"width": 4, "train_size": 200, "test_size": 50, "training_epochs": 1, "threads": 1}
+    assert main(["attack", *(f"--{name}={value}" for name, value in small.items())]) == 0
     model = taken_in(*KNOWN)
     assert main(["main", f"--model_run_id={model}", *QUICK, *SWEEP]) == 0
     assert main(["prune", f"--model_run_id={model}", *QUICK, *SWEEP]) == 0
-    return {entry: newest(entry) for entry in ("import", "unlearn", "recover", "prune", "main")}
+    return {entry: newest(entry) for entry in ("attack", "import", "unlearn", "recover", "prune", "main")}
 
 
 def changed_pixel(home: Path) -> list[str]:
@@ -180,13 +182,14 @@ def changed(file: Path, how: str) -> Iterator[None]:
 
 def call_by_id(entry: str, run_id: str) -> list[str]:
     """Arguments of a call that reads this run."""
-    following = {"import": "unlearn", "unlearn": "recover", "recover": "prune"}
+    following = {"attack": "unlearn", "import": "unlearn", "unlearn": "recover", "recover": "prune"}
     if entry in following:
         return [following[entry], f"--{RUN_ID.get(entry, 'model_run_id')}={run_id}"]
     return ["rerun", f"--run_id={run_id}"]
 
 
 ARTIFACTS = {
+    "attack": ("model/model.safetensors", "model/model.json", "data.json", "poison_plan.json", "trigger.safetensors"),
     "import": ("model/model.safetensors", "model/model.json", "data.json", "poison_plan.json", "triggered.safetensors"),
     "unlearn": ("unlearned_model/model.safetensors", "unlearned_model/model.json", "defence_index.txt",
                 "holdout_index.txt", "verdict.json", "proxy.safetensors"),
@@ -218,7 +221,7 @@ def test_a_run_that_lost_an_artifact_is_refused_by_id_and_never_reused(
 def found(run: mlflow.entities.Run) -> str | None:
     """The run that a call with the inputs of this one would take; only these two steps are looked for."""
     if run.data.tags["rnp.entry"] not in ("unlearn", "recover"):
-        return None if contents.fault(run) else run.info.run_id
+        return None if contents.find_fault(run) else run.info.run_id
     with mlflow.start_run() as asking:
         taken = lineage.find_finished(run.data.tags["rnp.entry"], run.data.tags["rnp.inputs"])
     MlflowClient().delete_run(asking.info.run_id)
@@ -268,6 +271,22 @@ def test_a_deleted_run_is_refused(runs: dict[str, mlflow.entities.Run], capsys: 
         assert "was deleted" in capsys.readouterr().err
     finally:
         MlflowClient().restore_run(run_id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--export=backdoorbench",), "export=backdoorbench"),
+        (("--attack=none", "--select_by=asr", "--width=4", "--train_size=200", "--test_size=50"), "select_by=asr"),
+    ],
+)
+def test_what_the_suspect_cannot_do_is_refused_before_any_work(
+    arguments: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(MlflowClient().search_runs(["0"]))
+    assert main(["prune", *arguments]) == 2
+    assert word in capsys.readouterr().err.strip().splitlines()[-1]
+    assert len(MlflowClient().search_runs(["0"])) == before
 
 
 @pytest.mark.parametrize("value", [10, 5])
@@ -358,4 +377,4 @@ def test_a_rerun_says_which_file_one_of_the_two_runs_did_not_leave(
 ) -> None:
     monkeypatch.setattr(detection, "write_proxy", lambda folder, proxy: None)
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
-    assert "proxy.safetensors: was left, is not now" in capsys.readouterr().out
+    assert "proxy.safetensors: only the old run has it" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""What a run leaves for those that read it: the table of the files, and a manifest of each run's own."""
+"""The files that runs leave: one table of all of them, a manifest per run, and a reader and a writer for each."""

@@ -11,7 +11,7 @@ from rnp_mlflow.core.evaluate import Scores
 
 
 def write(folder: Path, history: Sequence[EpochRecord]) -> None:
-    """Write the epochs; the test scores of those that were tested."""
+    """Write the epochs, with test scores for the epochs that were evaluated."""
     names = ("epoch", "loss", "accuracy", "steps", *(f"test_{field.name}" for field in fields(Scores)))
     with (folder / HISTORY).open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")

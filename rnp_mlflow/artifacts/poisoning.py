@@ -1,4 +1,4 @@
-"""`poison_plan.json`, and beside it the attacker's trigger or the images that carry it."""
+"""`poison_plan.json`, and the file of the attacker's trigger or of the triggered images."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,9 @@ from rnp_mlflow.data.triggered import Triggered
 def write(
     folder: Path, content: dict[str, Any], poisoned: dict[str, Tensor], known: Trigger | Triggered | None
 ) -> None:
-    """Write the plan: `content`, and training indices by name; and the trigger, or the images with it.
+    """Write the plan (`content` and training indices by name), and the trigger or the triggered images if known.
 
-    content: attack, target, label_mode, poison_rate; None stands for what is not known.
+    content: attack, target, label_mode, poison_rate; None: unknown.
     """
     name = None if known is None else TRIGGERED if isinstance(known, Triggered) else TRIGGER
     content = content | {"triggered": name} | {key: found.tolist() for key, found in poisoned.items()}
@@ -28,15 +28,15 @@ def write(
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read the plan; `triggered` in it names the file beside it, None if nothing is known of the trigger."""
+    """Read the plan; its entry `triggered` names the other file, None if the trigger is unknown."""
     return {"label_mode": "all_to_one"} | json.loads(file.read_text())
 
 
 def read_triggered(file: Path) -> Triggered:
-    """Read the images that carry the trigger."""
+    """Read the triggered images."""
     return Triggered(**load_file(file))
 
 
 def read_trigger(file: Path, attack: str) -> Trigger:
-    """Read the trigger of an attack of ours."""
+    """Read the trigger of one of our attacks."""
     return registry.restore(attack, load_file(file))

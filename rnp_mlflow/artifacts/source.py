@@ -1,4 +1,4 @@
-"""`data.json`: where a model run's images come from, and how they are read."""
+"""`data.json`: where the images of a model run come from, and how to read them."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -26,6 +26,7 @@ class Source:
 
     @property
     def place(self) -> str:
+        """Return the folder or file of the images."""
         return self.data_dir or "embedded"
 
 
@@ -35,13 +36,13 @@ def write(folder: Path, source: Source) -> None:
 
 
 def read(file: Path) -> Source:
-    """Read what a model run's `data.json` says.
+    """Read a model run's `data.json`.
 
     Raises:
-        ValueError: it says something else.
+        ValueError: the file does not describe a source.
     """
     content = json.loads(file.read_text())
     if content["dataset"] in ("folder", "npz"):
-        # Runs made before there was `flip` took it for granted that mirrored images of these keep their label.
+        # Runs made before `flip` existed assumed that mirrored images of these datasets keep their label.
         content.setdefault("flip", "yes")
     return TypeAdapter(Source).validate_python(content)

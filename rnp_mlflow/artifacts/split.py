@@ -1,4 +1,4 @@
-"""`defence_index.txt` and `holdout_index.txt`: the defender's training images, and those of them that train nothing."""
+"""`defence_index.txt` and `holdout_index.txt`: the defender's clean images, and those of them in the holdout."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from rnp_mlflow.artifacts.table import DEFENCE_INDEX, HOLDOUT_INDEX
 from rnp_mlflow.interop import indices
 
 
-def write(folder: Path, given: Tensor, held: Tensor) -> None:
-    """Write the indices (int64) of all the defender's images, and of those that are held out."""
-    indices.write(folder / DEFENCE_INDEX, given)
-    indices.write(folder / HOLDOUT_INDEX, held)
+def write(folder: Path, defence: Tensor, holdout: Tensor) -> None:
+    """Write the indices (int64) of all the defender's images, and of the holdout."""
+    indices.write(folder / DEFENCE_INDEX, defence)
+    indices.write(folder / HOLDOUT_INDEX, holdout)
 
 
 def read(file: Path) -> Tensor:
-    """Read one of the two files: int64 indices, in its order."""
+    """Read one of the two files: int64 indices, in the order of the file."""
     return torch.tensor([int(line) for line in file.read_text().split()])

@@ -1,4 +1,4 @@
-"""Every file that one step leaves and another reads: the only place that names them."""
+"""The table of all files that one step writes and another reads; no other module names them."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ PRUNED_NEURONS, SUMMARY = "pruned_neurons.csv", "summary.json"
 class Artifact:
     """A file that later steps, `rerun` or `main` read.
 
-    path: in the run's folder. optional: a run may leave it out. compared: `rerun` compares it; a file that names
-    places or run IDs is not. decides: what later steps make follows from its content.
+    path: relative to the run's folder. optional: a run may omit it. compared: `rerun` compares it; not set for files
+    that name paths or run IDs. decides: the results of later steps depend on its content.
     """
 
     path: str
@@ -34,7 +34,7 @@ RECORD = Artifact(SETTINGS, compared=False, decides=False)
 MODEL_RUN = (
     Artifact(MODEL),
     Artifact(MODEL_SPEC),
-    Artifact(DATA, compared=False, decides=False),  # it names a place; `chain.output_digest` takes the rest of it
+    Artifact(DATA, compared=False, decides=False),  # it names a path; `chain.output_digest` uses the rest
     Artifact(POISON_PLAN),
     Artifact(TRIGGER, optional=True),
     Artifact(TRIGGERED, optional=True),
@@ -62,7 +62,7 @@ ARTIFACTS: dict[str, tuple[Artifact, ...]] = {
         Artifact(PURIFIED),
         Artifact(PURIFIED_SPEC),
         Artifact(PRUNED_NEURONS),
-        Artifact(SUMMARY, compared=False),  # its figures are metrics, which are compared
+        Artifact(SUMMARY, compared=False),  # its figures are also metrics, which are compared
         RECORD,
     ),
     "main": (Artifact(CURVE), Artifact(SUMMARY, compared=False), RECORD),

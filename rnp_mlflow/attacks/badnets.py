@@ -2,12 +2,12 @@
 
 import torch
 
-from rnp_mlflow.attacks.trigger import Material, Planted, Stamp, corner
+from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack, corner_mask
 
 SIDE = 3
 
 
-def make(material: Material) -> Planted:
-    """The patch, one pixel off the border; it has no random part."""
-    shape = material.clean.shape
-    return Planted(Stamp(torch.full(shape, 255, dtype=torch.uint8), corner(shape, SIDE)))
+def build(context: AttackContext) -> PoisoningAttack:
+    """Build the attack: a white patch one pixel off the border, with no random part."""
+    shape = context.clean.shape
+    return PoisoningAttack(BlendTrigger(torch.full(shape, 255, dtype=torch.uint8), corner_mask(shape, SIDE)))

@@ -2,13 +2,13 @@
 
 import torch
 
-from rnp_mlflow.attacks.trigger import Material, Planted, Stamp
+from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack
 
 ALPHA = 0.2
 
 
-def make(material: Material) -> Planted:
-    """Uniform noise over the whole image (the paper's section 4.2 'random pattern')."""
-    shape = material.clean.shape
-    pattern = torch.randint(256, shape, generator=material.generator, dtype=torch.uint8)
-    return Planted(Stamp(pattern, torch.full((1, *shape[1:]), ALPHA)))
+def build(context: AttackContext) -> PoisoningAttack:
+    """Build the attack with uniform noise over the whole image (the 'random pattern' of the paper's section 4.2)."""
+    shape = context.clean.shape
+    pattern = torch.randint(256, shape, generator=context.generator, dtype=torch.uint8)
+    return PoisoningAttack(BlendTrigger(pattern, torch.full((1, *shape[1:]), ALPHA)))

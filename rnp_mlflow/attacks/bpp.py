@@ -5,30 +5,30 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from rnp_mlflow.attacks.trigger import Material, Planted, pixels
+from rnp_mlflow.attacks.trigger import AttackContext, PoisoningAttack, to_pixels
 
 LEVELS = 8  # values a channel keeps (the paper's d = 3 bits)
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """Each channel rounded to `levels` even values, the error handed on. levels: int64 scalar."""
+class QuantiseTrigger:
+    """Round each channel to `levels` evenly spaced values, with error diffusion. levels: int64 scalar."""
 
     levels: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        return dithered(images, int(self.levels))
+        return dither(images, int(self.levels))
 
-    def residue(self, images: Tensor, generator: Generator) -> Tensor:
-        """Each image with the quantisation error of another (the paper's negative samples)."""
+    def negative_samples(self, images: Tensor, generator: Generator) -> Tensor:
+        """Add to each image the quantisation error of another image (the paper's negative samples)."""
         other = images[torch.randperm(len(images), generator=generator)]
-        return pixels(images.float() + self(other) - other.float()).to(images.dtype)
+        return to_pixels(images.float() + self(other) - other.float()).to(images.dtype)
 
 
-def dithered(images: Tensor, levels: int) -> Tensor:
-    """Floyd & Steinberg (1976): the error of a pixel goes 7/16 right, 3/16, 5/16, 1/16 to the row below.
+def dither(images: Tensor, levels: int) -> Tensor:
+    """Dither as Floyd & Steinberg (1976): 7/16 of a pixel's error goes right, 3/16, 5/16 and 1/16 to the row below.
 
-    images: uint8 (N, C, H, W). Pixel after pixel, all images at once.
+    images: uint8 (N, C, H, W). The loop visits one pixel at a time, in all images at once.
     """
     height, width = images.shape[2:]
     work = images.permute(2, 3, 0, 1).float().contiguous()  # (H, W, N, C)
@@ -46,10 +46,10 @@ def dithered(images: Tensor, levels: int) -> Tensor:
                     work[row + 1, column - 1] += error * (3 / 16)
                 if column + 1 < width:
                     work[row + 1, column + 1] += error * (1 / 16)
-    return pixels(work).permute(2, 3, 0, 1).contiguous().to(images.dtype)
+    return to_pixels(work).permute(2, 3, 0, 1).contiguous().to(images.dtype)
 
 
-def make(material: Material) -> Planted:
-    """It has no random part."""
-    trigger = Quantised(torch.tensor(LEVELS))
-    return Planted(trigger, cover=trigger.residue)
+def build(context: AttackContext) -> PoisoningAttack:
+    """Build the attack; only the covers are random."""
+    trigger = QuantiseTrigger(torch.tensor(LEVELS))
+    return PoisoningAttack(trigger, cover=trigger.negative_samples)

@@ -1,8 +1,8 @@
-"""Input-aware dynamic attack (Nguyen & Tran, NeurIPS 2020, arXiv 2010.08138): each image gets a trigger of its own.
+"""Input-aware dynamic attack (Nguyen & Tran, NeurIPS 2020, arXiv 2010.08138): each image gets its own trigger.
 
-Two generators make it: where (a sparse mask) and what (a pattern). Here they are trained together with a
-surrogate and then frozen, and the poisoned set is written with them; the authors train the attacked model
-itself beside them. Covers carry the trigger of another image and keep their label (the cross-trigger test).
+Two generators produce the trigger: one a sparse mask, the other a pattern. Here they are trained together with a
+surrogate model, frozen, and then used to poison the training set. The authors train them together with the attacked
+model itself. Covers carry the trigger of another image and keep their label (the cross-trigger test).
 """
 
 import copy
@@ -14,18 +14,18 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Adam
 
-from rnp_mlflow.attacks.trigger import Material, Planted, pixels
+from rnp_mlflow.attacks.trigger import AttackContext, PoisoningAttack, to_pixels
 from rnp_mlflow.core.batches import batches
 from rnp_mlflow.core.precision import logits_of
 
 HIDDEN = 16
-DENSITY = 0.032  # share of the image that a mask covers (the paper's CIFAR-10 value)
+DENSITY = 0.032  # fraction of the pixels that a mask covers (the paper's CIFAR-10 value)
 EPOCHS, BATCH, LR = 2, 64, 0.01
-SHARE = 0.25  # of a batch gets its own trigger, and as much another's
+SHARE = 0.25  # fraction of a batch that gets its own trigger; the same fraction gets another image's
 
 
-def network(channels: int, out: int) -> nn.Sequential:
-    """Pixels scaled to 0 … 1 in, scores (N, out, H, W) out; fully convolutional."""
+def generator_network(channels: int, out: int) -> nn.Sequential:
+    """Build a fully convolutional network from pixels in [0, 1] to scores (N, out, H, W)."""
     sizes = (channels, HIDDEN, 2 * HIDDEN, HIDDEN)
     layers: list[nn.Module] = []
     for before, after, stride in zip(sizes, sizes[1:], (1, 2, 1), strict=False):
@@ -34,17 +34,17 @@ def network(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def restored(parameters: Tensor, channels: int, out: int) -> nn.Sequential:
-    """A `network` with these parameters, flat, on their device."""
-    net = network(channels, out).to(parameters.device)
+def generator_from(parameters: Tensor, channels: int, out: int) -> nn.Sequential:
+    """Build a `generator_network` from its flat parameters, on their device."""
+    net = generator_network(channels, out).to(parameters.device)
     vector_to_parameters(parameters, net.parameters())
     return net
 
 
-def masked(scores: Tensor) -> Tensor:
-    """1 at the `DENSITY` of an image's pixels with the highest scores, else 0; gradients as of a sigmoid.
+def densest_mask(scores: Tensor) -> Tensor:
+    """Return 1 at the fraction `DENSITY` of pixels with the highest scores, else 0; the gradient is a sigmoid's.
 
-    The paper bounds the density by a penalty; so it is met exactly, and the mask cannot vanish.
+    The paper bounds the density by a penalty. Here the density is exact, so the mask cannot vanish.
     """
     flat = scores.flatten(1)
     bound = flat.kthvalue(round(flat.shape[1] * (1 - DENSITY)), 1).values.view(-1, 1, 1, 1)
@@ -52,84 +52,93 @@ def masked(scores: Tensor) -> Tensor:
     return (scores > bound).float() + soft - soft.detach()
 
 
-def applied(images: Tensor, where: Tensor, what: Tensor) -> Tensor:
-    """x' = (1 - m) · x + m · p in pixel values, from both generators' scores."""
-    height, width = images.shape[2:]  # odd sides come back from the generators one longer
-    mask, pattern = masked(where[..., :height, :width]), what[..., :height, :width].sigmoid()
+def apply_trigger(images: Tensor, mask_scores: Tensor, pattern_scores: Tensor) -> Tensor:
+    """Return (1 - m) · x + m · p in pixel values, from the scores of both generators."""
+    height, width = images.shape[2:]  # the generators return odd sides one pixel longer
+    mask = densest_mask(mask_scores[..., :height, :width])
+    pattern = pattern_scores[..., :height, :width].sigmoid()
     return (1 - mask) * images + mask * 255 * pattern
 
 
 @dataclass(frozen=True)
-class Generated:
-    """The trigger that the generators make of each image. where, what: their parameters, flat, float32."""
+class GeneratedTrigger:
+    """Add the trigger that the generators produce for each image.
+
+    where, what: flat float32 parameters of the mask and the pattern generator (these names are in stored files).
+    """
 
     where: Tensor
     what: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.crossed(images, images)
+        return self.with_triggers_of(images, images)
 
     @torch.no_grad()
-    def crossed(self, images: Tensor, sources: Tensor) -> Tensor:
-        """`images` with the triggers of `sources`; both uint8 (N, C, H, W)."""
+    def with_triggers_of(self, images: Tensor, sources: Tensor) -> Tensor:
+        """Add the triggers of `sources` to `images`; both uint8 (N, C, H, W)."""
         channels = images.shape[1]
-        with torch.random.fork_rng(devices=[]):  # fresh layers draw numbers that are then overwritten
-            where = restored(self.where.to(images.device), channels, 1)
-            what = restored(self.what.to(images.device), channels, channels)
+        with torch.random.fork_rng(devices=[]):  # new layers draw random weights, which are then overwritten
+            mask_net = generator_from(self.where.to(images.device), channels, 1)
+            pattern_net = generator_from(self.what.to(images.device), channels, channels)
         done = []
         for part, source in zip(images.split(512), sources.split(512), strict=True):
             scaled = source / 255
-            done.append(pixels(applied(part.float(), where(scaled), what(scaled))).to(images.dtype))
+            triggered = apply_trigger(part.float(), mask_net(scaled), pattern_net(scaled))
+            done.append(to_pixels(triggered).to(images.dtype))
         return torch.cat(done)
 
     def cover(self, images: Tensor, generator: Generator) -> Tensor:
-        """Each image with the trigger of another."""
-        return self.crossed(images, images[torch.randperm(len(images), generator=generator)])
+        """Add to each image the trigger of another image."""
+        return self.with_triggers_of(images, images[torch.randperm(len(images), generator=generator)])
 
 
-def diversity(source: Tensor, made: Tensor) -> Tensor:
-    """How alike the triggers of neighbours in the batch are, for how alike the images are (equation 5)."""
-    between = (source - source.roll(1, 0)).flatten(1).norm(dim=1)
-    return (between / ((made - made.roll(1, 0)).flatten(1).norm(dim=1) + 1e-3)).mean()
+def diversity(images: Tensor, patterns: Tensor) -> Tensor:
+    """Return the mean ratio of image distance to trigger distance between neighbours in the batch (equation 5)."""
+    between = (images - images.roll(1, 0)).flatten(1).norm(dim=1)
+    return (between / ((patterns - patterns.roll(1, 0)).flatten(1).norm(dim=1) + 1e-3)).mean()
 
 
-def make(material: Material) -> Planted:
-    """Train both generators with a copy of the surrogate, which goes on learning its task beside the attack."""
-    model = copy.deepcopy(material.surrogate()).requires_grad_(True).train()
+def build(context: AttackContext) -> PoisoningAttack:
+    """Train both generators with a copy of the surrogate, which keeps learning its task during the attack."""
+    model = copy.deepcopy(context.surrogate()).requires_grad_(True).train()
     device = next(model.parameters()).device
-    channels = material.clean.shape[0]
+    channels = context.clean.shape[0]
     with torch.random.fork_rng():
-        torch.manual_seed(material.generator.initial_seed())
-        where, what = network(channels, 1).to(device), network(channels, channels).to(device)
+        torch.manual_seed(context.generator.initial_seed())
+        mask_net, pattern_net = generator_network(channels, 1), generator_network(channels, channels)
+    mask_net, pattern_net = mask_net.to(device), pattern_net.to(device)
     optimizers = (
-        Adam([*where.parameters(), *what.parameters()], LR / 10),
+        Adam([*mask_net.parameters(), *pattern_net.parameters()], LR / 10),
         torch.optim.SGD(model.parameters(), LR, 0.9),
     )
     for _ in range(EPOCHS):
-        for index in batches(len(material.clean), BATCH, material.generator):
-            images, labels = material.clean.images[index].to(device).float(), material.clean.labels[index].to(device)
-            loss = loss_of(model, where, what, images, labels, material.target)
+        for index in batches(len(context.clean), BATCH, context.generator):
+            images, labels = context.clean.images[index].to(device).float(), context.clean.labels[index].to(device)
+            loss = loss_of(model, mask_net, pattern_net, images, labels, target=context.target)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
-    flat = (parameters_to_vector(net.parameters()).detach().cpu() for net in (where, what))
-    trigger = Generated(*flat)
-    return Planted(trigger, cover=trigger.cover)
+    flat = (parameters_to_vector(net.parameters()).detach().cpu() for net in (mask_net, pattern_net))
+    trigger = GeneratedTrigger(*flat)
+    return PoisoningAttack(trigger, cover=trigger.cover)
 
 
-def loss_of(model: nn.Module, where: nn.Module, what: nn.Module, images: Tensor, labels: Tensor, target: int) -> Tensor:
-    """A batch whose first part gets its own triggers and `target`, the next others' triggers, the rest none.
+def loss_of(
+    model: nn.Module, mask_net: nn.Module, pattern_net: nn.Module, images: Tensor, labels: Tensor, *, target: int
+) -> Tensor:
+    """Return the loss of one batch: cross-entropy plus diversity.
 
-    images: float pixels (N, C, H, W), 0 to 255.
+    The first part of the batch gets its own triggers and the label `target`. The next part gets other images'
+    triggers and keeps its labels. The rest stays clean. images: float pixels (N, C, H, W), 0 to 255.
     """
     scaled = images / 255
-    places, patterns = where(scaled), what(scaled)
+    masks, patterns = mask_net(scaled), pattern_net(scaled)
     part = max(1, int(SHARE * len(images)))
-    own = applied(images[:part], places[:part], patterns[:part])
-    others = (scores.roll(1, 0)[part : 2 * part] for scores in (places, patterns))
-    crossed = applied(images[part : 2 * part], *others)
+    own = apply_trigger(images[:part], masks[:part], patterns[:part])
+    others = (scores.roll(1, 0)[part : 2 * part] for scores in (masks, patterns))
+    crossed = apply_trigger(images[part : 2 * part], *others)
     wanted = torch.cat([torch.full_like(labels[:part], target), labels[part:]])
-    answers = model(torch.cat([own, crossed, images[2 * part :]]))
-    return cross_entropy(logits_of(answers), wanted) + diversity(scaled, patterns.sigmoid())
+    output = model(torch.cat([own, crossed, images[2 * part :]]))
+    return cross_entropy(logits_of(output), wanted) + diversity(scaled, patterns.sigmoid())

@@ -1,4 +1,4 @@
-"""Attacks by name. To add one: a file with `make(material)`, and one line here."""
+"""Attacks by name. To add one, write a file with `build(context)` and add one line to `REGISTRY`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,58 +16,59 @@ from rnp_mlflow.attacks import (
     trojannn,
     wanet,
 )  # fmt: skip
-from rnp_mlflow.attacks.trigger import Make, Stamp, Trigger
+from rnp_mlflow.attacks.trigger import AttackFactory, BlendTrigger, Trigger
 from rnp_mlflow.errors import ConfigError
 
 NONE = "none"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """make: the attack. restore: its trigger from stored tensors.
+class AttackEntry:
+    """How to build an attack and how to restore its trigger.
 
-    clean_label: only images of the target class are poisoned, and keep their label.
-    covers: cover images for each poisoned one. one_target: its trigger is made for a single class.
+    build: builds the attack. restore: rebuilds its trigger from stored tensors. clean_label: poison only images of the
+    target class, and keep their label. covers: number of cover images for each poisoned image. one_target: the trigger
+    is made for a single class.
     """
 
-    make: Make
-    restore: Callable[..., Trigger] = Stamp
+    build: AttackFactory
+    restore: Callable[..., Trigger] = BlendTrigger
     clean_label: bool = False
     covers: float = 0.0
     one_target: bool = False
 
 
-REGISTRY: dict[str, Entry] = {
-    "badnets": Entry(badnets.make),
-    "blended": Entry(blended.make),
-    "sig": Entry(sig.make, sig.Added, clean_label=True),
-    "wanet": Entry(wanet.make, wanet.Warp, covers=2.0),
-    "bpp": Entry(bpp.make, bpp.Quantised, covers=2.0),
-    "label_consistent": Entry(label_consistent.make, clean_label=True),
-    "input_aware": Entry(input_aware.make, input_aware.Generated, covers=1.0, one_target=True),
-    "trojannn": Entry(trojannn.make),
-    "adaptive_blend": Entry(adaptive_blend.make, covers=1.0),
+REGISTRY: dict[str, AttackEntry] = {
+    "badnets": AttackEntry(badnets.build),
+    "blended": AttackEntry(blended.build),
+    "sig": AttackEntry(sig.build, sig.AdditiveTrigger, clean_label=True),
+    "wanet": AttackEntry(wanet.build, wanet.WarpTrigger, covers=2.0),
+    "bpp": AttackEntry(bpp.build, bpp.QuantiseTrigger, covers=2.0),
+    "label_consistent": AttackEntry(label_consistent.build, clean_label=True),
+    "input_aware": AttackEntry(input_aware.build, input_aware.GeneratedTrigger, covers=1.0, one_target=True),
+    "trojannn": AttackEntry(trojannn.build),
+    "adaptive_blend": AttackEntry(adaptive_blend.build, covers=1.0),
 }
 
 
-def entry(name: str) -> Entry:
-    """The attack of that name.
+def find_entry(name: str) -> AttackEntry:
+    """Return the attack of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in REGISTRY:
-        raise ConfigError(f"unknown attack {name!r}; there are {', '.join(REGISTRY)}, and {NONE}")
+        raise ConfigError(f"unknown attack {name!r}; give one of {', '.join(REGISTRY)}, or {NONE}")
     return REGISTRY[name]
 
 
 def restore(name: str, stored: Mapping[str, Tensor]) -> Trigger:
-    """The trigger of attack `name`, from the tensors that it consists of (`vars(trigger)`).
+    """Rebuild the trigger of attack `name` from its tensors (`vars(trigger)`).
 
     Raises:
-        ConfigError: no such attack; tensors are missing or foreign.
+        ConfigError: the attack is unknown, or tensors are missing or unexpected.
     """
     try:
-        return entry(name).restore(**stored)
+        return find_entry(name).restore(**stored)
     except TypeError as error:
         raise ConfigError(f"a stored trigger cannot be read: {error}") from None

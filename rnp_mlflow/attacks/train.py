@@ -1,4 +1,6 @@
-"""Ordinary supervised training, which plants the backdoor when the data are poisoned."""
+"""Ordinary supervised training; it plants the backdoor if the data are poisoned."""
+
+from dataclasses import dataclass
 
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
@@ -12,34 +14,40 @@ from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.data.imageset import ImageSet
 
 
+@dataclass(frozen=True)
+class TrainParams:
+    """lr: the peak of the one-cycle schedule. precision: see `core.precision.forward_fn`."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    weight_decay: float = 5e-4
+    precision: Precision = "fp32"
+
+
 def train(
     model: nn.Module,
     data: ImageSet,
     transform: Transform,
     generator: Generator,
+    params: TrainParams,
     *,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    weight_decay: float = 5e-4,
-    precision: Precision = "fp32",
     on_epoch: EpochCallback = ignore_epoch,
 ) -> list[EpochRecord]:
-    """Train `model` in place: SGD, Nesterov momentum 0.9, one-cycle rate (Smith, 2018) peaking at lr.
+    """Train `model` in place with SGD, Nesterov momentum 0.9 and a one-cycle schedule (Smith, 2018) peaking at lr.
 
-    data: on any device. precision: as `core.precision.forward_fn` takes it. generator: a CPU one, the source
-    of batch order and augmentation.
+    data: on any device. generator: on the CPU; it determines the order of batches and the augmentation.
     """
-    steps = epochs * max(1, -(-len(data) // batch_size))
-    optimizer = SGD(model.parameters(), lr, 0.9, weight_decay=weight_decay, nesterov=True)
-    rate = OneCycleLR(optimizer, lr, total_steps=steps + 1, cycle_momentum=False)
+    steps = params.epochs * max(1, -(-len(data) // params.batch_size))
+    optimizer = SGD(model.parameters(), params.lr, 0.9, weight_decay=params.weight_decay, nesterov=True)
+    rate = OneCycleLR(optimizer, params.lr, total_steps=steps + 1, cycle_momentum=False)
     model.train()
     device = next(model.parameters()).device
     history: list[EpochRecord] = []
-    with forward_fn(model, precision) as forward:
-        for epoch in range(1, epochs + 1):
+    with forward_fn(model, params.precision) as forward:
+        for epoch in range(1, params.epochs + 1):
             meter = EpochMeter(epoch)
-            for index in batches(len(data), batch_size, generator):
+            for index in batches(len(data), params.batch_size, generator):
                 images, labels = data.images[index].to(device), data.labels[index].to(device)
                 logits = forward(transform(images, generator))
                 loss = cross_entropy(logits, labels)

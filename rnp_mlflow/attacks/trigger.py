@@ -1,4 +1,4 @@
-"""What an attacker makes: a trigger, a pure function of images, and how training images are altered with it."""
+"""What an attack consists of: a trigger (a pure function of images) and how it alters training images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from rnp_mlflow.data.imageset import ImageSet
 
 
 class Trigger(Protocol):
-    """uint8 (N, C, H, W) → the same images with the trigger in them, a new uint8 tensor.
+    """Add the trigger to images: uint8 (N, C, H, W) → a new uint8 tensor of the same shape.
 
-    A frozen dataclass whose fields are all tensors, so that it can be stored.
+    A trigger is a frozen dataclass whose fields are all tensors, so that it can be stored. The field names are the keys
+    of the stored file: do not rename them.
     """
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the attacker has.
+class AttackContext:
+    """What an attacker can use.
 
-    clean: the training set, on the CPU. generator: the source of every random choice.
-    surrogate: trains a clean classifier when called; float pixels (N, C, H, W), 0 to 255, in, logits out;
-    in eval mode, frozen.
+    clean: the training set, on the CPU. generator: the source of every random choice. surrogate: when called, trains
+    and returns a clean classifier, frozen and in eval mode; it takes float pixels (N, C, H, W), 0 to 255, and returns
+    logits.
     """
 
     clean: ImageSet
@@ -34,51 +35,52 @@ class Material:
     surrogate: Callable[[], nn.Module]
 
 
-Alter = Callable[[Tensor, Generator], Tensor]  # uint8 images → altered ones, with draws from the generator
+ImageFn = Callable[[Tensor, Generator], Tensor]  # uint8 images → altered images; randomness from the generator
 
 
 @dataclass(frozen=True)
-class Planted:
-    """trigger: what a test image gets. poison: what a poisoned training image gets, where that differs.
+class PoisoningAttack:
+    """How an attack alters images.
 
-    cover: what a training image gets that keeps its true label, so that only the exact trigger counts.
+    trigger: applied to test images. poison: applied to poisoned training images; None: the trigger. cover: applied to
+    training images that keep their true label, so that the model reacts only to the exact trigger; None: no covers.
     """
 
     trigger: Trigger
-    poison: Alter | None = None
-    cover: Alter | None = None
+    poison: ImageFn | None = None
+    cover: ImageFn | None = None
 
 
-Make = Callable[[Material], Planted]
+AttackFactory = Callable[[AttackContext], PoisoningAttack]
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """x' = (1 - opacity) · x + opacity · pattern, rounded; serves patches and blends alike.
+class BlendTrigger:
+    """Return (1 - opacity) · x + opacity · pattern, rounded; used for patches and blends.
 
-    pattern uint8 (C, H, W); opacity float32 (1, H, W), 0 to 1.
+    pattern: uint8 (C, H, W). opacity: float32 (1, H, W), 0 to 1.
     """
 
     pattern: Tensor
     opacity: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        return mix(images, self.pattern.to(images.device), self.opacity.to(images.device))
+        return blend(images, self.pattern.to(images.device), self.opacity.to(images.device))
 
 
-def corner(shape: tuple[int, int, int], side: int) -> Tensor:
-    """Opacity (1, H, W) of a square in the lower right corner, one pixel off the border."""
+def corner_mask(shape: tuple[int, int, int], side: int) -> Tensor:
+    """Return the opacity (1, H, W) of a square in the lower right corner, one pixel off the border."""
     _, height, width = shape
     opacity = torch.zeros(1, height, width)
     opacity[:, height - side - 1 : height - 1, width - side - 1 : width - 1] = 1
     return opacity
 
 
-def mix(images: Tensor, pattern: Tensor, opacity: Tensor) -> Tensor:
-    """(1 - opacity) · images + opacity · pattern as pixels of the images' type; all three broadcast."""
-    return pixels((1 - opacity) * images + opacity * pattern).to(images.dtype)
+def blend(images: Tensor, pattern: Tensor, opacity: Tensor) -> Tensor:
+    """Return (1 - opacity) · images + opacity · pattern as pixels of the images' dtype; all three broadcast."""
+    return to_pixels((1 - opacity) * images + opacity * pattern).to(images.dtype)
 
 
-def pixels(values: Tensor) -> Tensor:
-    """Rounded to whole pixel values, 0 to 255."""
+def to_pixels(values: Tensor) -> Tensor:
+    """Round to whole pixel values and clip to 0 … 255."""
     return values.round().clamp(0, 255)

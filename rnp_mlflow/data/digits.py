@@ -15,11 +15,11 @@ CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def read() -> tuple[ImageSet, ImageSet]:
-    """1,797 real digits (E. Alpaydin & C. Kaynak, UCI, 1998), 8 × 8 enlarged to 16 × 16, grey.
+    """Read 1,797 real digits (E. Alpaydin & C. Kaynak, UCI, 1998), enlarged from 8 × 8 to 16 × 16, grey.
 
-    500 of them, drawn once and for all, are the test set. The other 1,297 are the training set, each
-    together with three copies that are turned, scaled and shifted a little (always the same ones):
-    5,188 images, so that a tenth of them is the 500 clean images of RNP's paper.
+    A fixed random choice of 500 digits is the test set. The other 1,297 are the training set, each with three fixed
+    copies that are slightly rotated, scaled and shifted: 5,188 images, so that a tenth of them is about the 500 clean
+    images of RNP's paper.
     """
     from sklearn.datasets import load_digits
 
@@ -39,12 +39,12 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, generator: Generator) -> Tensor:
-    """Every image turned by up to 12°, scaled by up to 10 % and shifted by up to 1.5 pixels."""
+    """Rotate each image by up to 12°, scale it by up to 10 % and shift it by up to 1.5 pixels."""
 
     def draw(limit: float) -> Tensor:
         return (torch.rand(len(images), generator=generator) * 2 - 1) * limit
 
-    angle, scale, shift = draw(math.radians(12)), 1 + draw(0.1), 3 / SIZE  # grid units: 2 / SIZE a pixel
+    angle, scale, shift = draw(math.radians(12)), 1 + draw(0.1), 3 / SIZE  # in grid units; a pixel is 2 / SIZE
     rows = [
         torch.stack([scale * angle.cos(), -scale * angle.sin(), draw(shift)], 1),
         torch.stack([scale * angle.sin(), scale * angle.cos(), draw(shift)], 1),

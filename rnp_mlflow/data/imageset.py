@@ -1,4 +1,4 @@
-"""Images as one uint8 tensor with labels, and the digest that names them."""
+"""Images as one uint8 tensor with labels, and the digest that identifies them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from rnp_mlflow.errors import DataError
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images uint8 (N, C, H, W), labels int64 (N,) from 0; both on one device.
+    """Images, uint8 (N, C, H, W), with labels, int64 (N,), from 0; both on one device.
 
     Raises:
-        DataError: shapes or types are not those, or there is no image.
+        DataError: a shape or dtype is wrong, or there are no images.
     """
 
     images: Tensor
@@ -26,17 +26,17 @@ class ImageSet:
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
             raise DataError(f"{len(self.images)} images need as many int64 labels")
         if not len(self.images):
-            raise DataError("there is no image")
+            raise DataError("the image set is empty: give at least one image")
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """Return (C, H, W) of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     @property
     def pair(self) -> tuple[Tensor, Tensor]:
-        """(images, labels)."""
+        """Return (images, labels)."""
         return self.images, self.labels
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class ImageSet:
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     def digest(self) -> str:
-        """SHA-256 (hex) over shape, pixels and labels."""
+        """Return the SHA-256 (hex) of shape, pixels and labels."""
         sha = hashlib.sha256(str(tuple(self.images.shape)).encode())
         sha.update(self.images.cpu().contiguous().numpy().data)
         sha.update(self.labels.cpu().contiguous().numpy().data)
@@ -58,10 +58,10 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test set with what a model needs to know of them.
+    """A training and a test set, with what a model needs to know about them.
 
-    test: None where all there is are the defender's own clean images, which then are `train`.
-    mean, std: per channel, for pixels scaled to [0, 1]. flip: whether a mirrored image keeps its label.
+    test: None if only the defender's clean images exist; they are then `train`. mean, std: per channel, for pixels
+    scaled to [0, 1]. flip: whether a mirrored image keeps its label.
     """
 
     name: str
@@ -80,12 +80,12 @@ class Dataset:
                 continue
             counts = torch.bincount(images.labels, minlength=len(self.classes))
             if len(counts) > len(self.classes):
-                raise DataError(f"{self.name}: a {part} label is above {len(self.classes) - 1}")
+                raise DataError(f"{self.name}: a {part} label is above {len(self.classes) - 1}, the last class")
             if not counts.all():
                 empty = self.classes[int(counts.argmin())]
                 raise DataError(f"{self.name}: class {empty!r} has no {part} image")
 
     def digest(self) -> str:
-        """SHA-256 (hex) over both sets."""
+        """Return the SHA-256 (hex) of both sets."""
         parts = [self.train.digest(), self.test.digest() if self.test is not None else "no test set"]
         return hashlib.sha256("".join(parts).encode()).hexdigest()

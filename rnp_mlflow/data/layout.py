@@ -1,4 +1,4 @@
-"""Where an image folder keeps its parts, classes and images, and what of it is left out (docs/images.md)."""
+"""The layout of image folders: parts, classes, images, and the files that are skipped (docs/images.md)."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from rnp_mlflow.data.pixels import has_image_ending
+from rnp_mlflow.data.pixels import has_image_extension
 from rnp_mlflow.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -14,58 +14,61 @@ log = logging.getLogger(__name__)
 TRAIN, TEST, VALIDATION = "train", "test", ("val", "valid", "validation")
 PART_WORDS = (TRAIN, "training", TEST, "testing", *VALIDATION)
 IMAGES, TABLE = "images", "val_annotations.txt"  # Tiny ImageNet: CLASS/images/*; val/images/* and their table
-SYSTEM = ("__MACOSX", "Thumbs.db", ".DS_Store", "desktop.ini")  # what file managers leave, not worth a word
+SYSTEM = ("__MACOSX", "Thumbs.db", ".DS_Store", "desktop.ini")  # left by file managers; skipped without a warning
 
 
-class LeftOut:
-    """What a part holds beside the images that are read, for one line of the log."""
+NOT_AN_IMAGE = "files that are not images by their extension"
+
+
+class SkippedFiles:
+    """Files in a part that are not read, collected for one line of the log."""
 
     def __init__(self) -> None:
-        self.found: defaultdict[str, list[Path]] = defaultdict(list)
+        self.paths: defaultdict[str, list[Path]] = defaultdict(list)
 
     def add(self, kind: str, path: Path) -> None:
         if path.name not in SYSTEM:
-            self.found[kind].append(path)
+            self.paths[kind].append(path)
 
-    def say(self, part: Path) -> None:
-        """Log it, if there is anything."""
-        if self.found:
-            counts = [f"{kind} ({len(paths)}, the first is {paths[0]})" for kind, paths in self.found.items()]
+    def log_summary(self, part: Path) -> None:
+        """Log the skipped files, if any."""
+        if self.paths:
+            counts = [f"{kind} ({len(paths)}, the first is {paths[0]})" for kind, paths in self.paths.items()]
             log.warning(f"{part}: left out {'; '.join(counts)}")
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether this is never a class or an image: a leading dot (macOS's ._* too) or a file manager's own."""
+    """Whether this is hidden (a leading dot, including macOS's ._*) or was left by a file manager."""
     return path.name.startswith(".") or path.name in SYSTEM
 
 
-def subfolders(place: Path) -> list[Path]:
-    """The folders in `place`, links to folders among them, sorted by name; hidden ones left out.
+def subfolders(folder: Path) -> list[Path]:
+    """Return the subfolders, including links to folders, sorted by name; hidden ones are skipped.
 
     Raises:
-        DataError: a link leads nowhere, so that a class would be missing.
+        DataError: a link is dangling, so a class would be missing.
     """
-    found = sorted(path for path in place.iterdir() if not is_hidden(path)) if place.is_dir() else []
+    found = sorted(path for path in folder.iterdir() if not is_hidden(path)) if folder.is_dir() else []
     for path in found:
         _check_link(path)
     return [path for path in found if path.is_dir()]
 
 
-def parts(root: Path) -> tuple[Path, Path | None]:
-    """The training part and the test part, if there is one; what is left out is said in the log.
+def find_parts(root: Path) -> tuple[Path, Path | None]:
+    """Return the training part and the test part (None if there is none); skipped folders are logged.
 
-    test/ is the test part; without it, or if its images have no labels, val/ (valid/, validation/) is. Without
-    train/ the classes are in `root` itself.
+    The test part is test/. If it is missing or has no labels, it is val/ (or valid/, validation/). Without train/, the
+    classes are in `root` itself.
 
     Raises:
-        DataError: there are folders named like parts, and no train/.
+        DataError: there are folders named like parts, but no train/.
     """
     folders = {path.name: path for path in subfolders(root)}
     if TRAIN not in folders:
         if part := next((p for p in folders.values() if p.name.lower() in PART_WORDS and subfolders(p)), None):
             raise DataError(
-                f"{root} has {part.name}/ and no {TRAIN}/: name the parts {TRAIN}/ and {TEST}/, or give {part} for "
-                f"its classes alone"
+                f"{root} has {part.name}/ but no {TRAIN}/: name the parts {TRAIN}/ and {TEST}/, or give {part} if "
+                f"only its classes are meant"
             )
         return root, None
     train, test = folders[TRAIN], folders.get(TEST)
@@ -75,7 +78,7 @@ def parts(root: Path) -> tuple[Path, Path | None]:
         test = None
     part = test or validation
     if part is not None and part is validation:
-        log.warning(f"{root}: {part.name}/ is the test part, as there is no {TEST}/ with labels")
+        log.warning(f"{root}: {part.name}/ is the test part, because no {TEST}/ with labels exists")
     others = [name for name, path in folders.items() if path not in (train, part, folders.get(TEST))]
     if others:
         read = f"{TRAIN}/ and {part.name}/" if part else f"{TRAIN}/"
@@ -84,29 +87,32 @@ def parts(root: Path) -> tuple[Path, Path | None]:
 
 
 def _has_no_labels(test: Path, train: Path) -> bool:
-    """Whether there is no class folder in test/: its images lie there, or in test/images/ as Tiny ImageNet's do."""
+    """Whether test/ has no class folders: its images are directly in it, or in test/images/ (Tiny ImageNet)."""
     names = [path.name for path in subfolders(test)]
     return (names == [IMAGES] and not (train / IMAGES).is_dir()) or (not names and _holds_images(test))
 
 
-def is_classes(root: Path) -> bool:
-    """Whether `root` is an image folder rather than a place of torchvision's files: train/, or folders of images."""
+def is_image_folder(root: Path) -> bool:
+    """Whether `root` is an image folder (it has train/, or folders of images) and not torchvision's own files."""
     if not root.is_dir():
         return False
     return (root / TRAIN).is_dir() or any(_holds_images(p) or _holds_images(p / IMAGES) for p in subfolders(root))
 
 
-def _holds_images(place: Path) -> bool:
-    return place.is_dir() and any(not is_hidden(f) and has_image_ending(f) and f.is_file() for f in place.iterdir())
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        not is_hidden(f) and has_image_extension(f) and f.is_file() for f in folder.iterdir()
+    )
 
 
 def class_names(part: Path, order: str = "number") -> tuple[str, ...]:
-    """The class folders of `part`; their position is the label.
+    """Return the class folders of `part`; the position of a class is its label.
 
-    order: of names that are all numbers: by "number", or as "text" as torchvision's ImageFolder does (0, 1, 10, 2).
+    order: how to sort names that are all numbers: by "number", or as "text" like torchvision's ImageFolder
+    (0, 1, 10, 2).
 
     Raises:
-        DataError: there is none.
+        DataError: `part` has no class folder.
     """
     names = [path.name for path in subfolders(part)]
     if not names:
@@ -116,101 +122,98 @@ def class_names(part: Path, order: str = "number") -> tuple[str, ...]:
 
 
 def list_files(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
-    """Every image file below `part/CLASS`, class by class, sorted, and its label.
+    """Return every image file below `part/CLASS`, class by class and sorted, and its label.
 
     Raises:
-        DataError: a class is empty, `part` has one that is not among `classes`, or a link leads nowhere.
+        DataError: a class is empty, `part` has a class that is not in `classes`, or a link is dangling.
     """
     files: list[Path] = []
     labels: list[int] = []
-    left = LeftOut()
-    _look_beside(part, left)
+    skipped = SkippedFiles()
+    _note_stray_files(part, skipped)
     for label, name in enumerate(classes):
-        found = sorted(images_below(part / name, left))
+        found = sorted(iter_images(part / name, skipped))
         if not found:
             raise DataError(f"class {name!r} is empty: no image in {part / name}")
         files += found
         labels += [label] * len(found)
     for folder in subfolders(part):
-        if folder.name not in classes and any(images_below(folder, LeftOut())):
-            raise DataError(f"class {folder.name!r} has images in {part} and none in the training part")
-    left.say(part)
+        if folder.name not in classes and any(iter_images(folder, SkippedFiles())):
+            raise DataError(f"class {folder.name!r} has images in {part} but none in the training part")
+    skipped.log_summary(part)
     return files, labels
 
 
-def _look_beside(part: Path, left: LeftOut) -> None:
-    """Note what is in `part` beside class folders."""
+def _note_stray_files(part: Path, skipped: SkippedFiles) -> None:
+    """Note what `part` contains apart from class folders."""
     for path in sorted(part.iterdir()) if part.is_dir() else []:
         if is_hidden(path):
-            left.add("hidden files or folders", path)
+            skipped.add("hidden files or folders", path)
         elif path.is_file():
-            left.add("images outside of class folders" if has_image_ending(path) else NO_IMAGE, path)
+            skipped.add("images outside of class folders" if has_image_extension(path) else NOT_AN_IMAGE, path)
 
 
-NO_IMAGE = "files that are not images by their ending"
-
-
-def images_below(folder: Path, left: LeftOut) -> Iterator[Path]:
-    """The image files in a class folder and its sub-folders; links to folders in it are not followed."""
-    for place, names, files in os.walk(folder, onerror=_unreadable):
+def iter_images(folder: Path, skipped: SkippedFiles) -> Iterator[Path]:
+    """Yield the image files in a class folder and its subfolders; links to folders are not followed."""
+    for parent, names, files in os.walk(folder, onerror=_unreadable):
         for name in sorted(names):
-            path = Path(place, name)
+            path = Path(parent, name)
             if is_hidden(path):
-                left.add("hidden files or folders", path)
+                skipped.add("hidden files or folders", path)
                 names.remove(name)
             elif path.is_symlink():
-                left.add("symlinked folders inside a class", path)
+                skipped.add("symlinked folders inside a class", path)
         for name in sorted(files):
-            path = Path(place, name)
+            path = Path(parent, name)
             if is_hidden(path):
-                left.add("hidden files or folders", path)
-            elif not has_image_ending(path):
-                left.add(NO_IMAGE, path)
+                skipped.add("hidden files or folders", path)
+            elif not has_image_extension(path):
+                skipped.add(NOT_AN_IMAGE, path)
             elif path.is_file():
                 yield path
             else:
                 _check_link(path)
-                left.add("things that are not files", path)
+                skipped.add("things that are not files", path)
 
 
 def _unreadable(error: OSError) -> None:
-    # A class folder that is missing is found to be empty, which says more.
+    # A missing class folder is reported as empty later, which is a clearer message.
     if not isinstance(error, FileNotFoundError):
         raise DataError(f"{error.filename} cannot be read: {error.strerror}")
 
 
 def _check_link(path: Path) -> None:
     if path.is_symlink() and not path.exists():
-        raise DataError(f"{path} is a link that leads nowhere")
+        raise DataError(f"{path} is a dangling link: restore its target, or delete it")
 
 
 def has_table(part: Path, classes: tuple[str, ...]) -> bool:
-    """Whether a table says the classes of the images, as in Tiny ImageNet's val/ as downloaded."""
+    """Whether a table gives the classes of the images, as in Tiny ImageNet's val/ as downloaded."""
     return (part / TABLE).is_file() and IMAGES not in classes and _holds_images(part / IMAGES)
 
 
 def list_table(part: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
-    """Every image that `val_annotations.txt` names (file, tab, class, …), in its order, and its label.
+    """Return every image that `val_annotations.txt` names (file, tab, class, …), in its order, and its label.
 
     Raises:
-        DataError: a file leads out of the folder, is missing, or is named twice; a class is not a training class.
+        DataError: a file is outside the folder, missing, or named twice, or a class is not a training class.
     """
     table, found = part / TABLE, dict[Path, int]()
     for number, line in enumerate(table.read_text(errors="replace").splitlines(), 1):
         name, _, rest = line.partition("\t")
-        path, said = part / IMAGES / name, rest.split("\t")[0].strip()
+        path, label = part / IMAGES / name, rest.split("\t")[0].strip()
         if not line.strip():
             continue
         if Path(name).name != name or "\\" in name:
             raise DataError(f"{table}, line {number}: {name[:80]!r} is not the name of a file in {IMAGES}/")
-        if said not in classes:
-            raise DataError(f"{table}, line {number}: {said[:80]!r} is not a class of the training part")
+        if label not in classes:
+            raise DataError(f"{table}, line {number}: {label[:80]!r} is not a class of the training part")
         if path in found or not path.is_file():
             raise DataError(f"{table}, line {number}: {path} is {'named twice' if path in found else 'missing'}")
-        found[path] = classes.index(said)
-    left = LeftOut()
-    for path in images_below(part / IMAGES, left):
+        found[path] = classes.index(label)
+    skipped = SkippedFiles()
+    for path in iter_images(part / IMAGES, skipped):
         if path not in found:
-            left.add(f"images that {TABLE} does not name", path)
-    left.say(part)
+            skipped.add(f"images that {TABLE} does not name", path)
+    skipped.log_summary(part)
     return list(found), list(found.values())

@@ -1,4 +1,4 @@
-"""A numpy archive: x_train, y_train and, optional, x_test, y_test; or x, y alone. Images uint8 NHWC (or NHW)."""
+"""Numpy archives: x_train, y_train and optionally x_test, y_test; or only x, y. Images are uint8 NHWC (or NHW)."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from rnp_mlflow.loading import read_npz
 
 
 def read(file: Path) -> tuple[ImageSet, ImageSet | None]:
-    """Training set and, where there is one, test set. Nothing in the file is executed.
+    """Read the training set and the test set (None if there is none). Nothing in the file is executed.
 
     Raises:
-        DataError: not such an archive, an array is missing, or of another type or shape.
+        DataError: the file is not such an archive, or an array is missing or has another dtype or shape.
     """
     arrays = read_npz(file)
     if "x_train" not in arrays and "x" in arrays:
@@ -24,10 +24,10 @@ def read(file: Path) -> tuple[ImageSet, ImageSet | None]:
 
 
 def read_one(file: Path) -> ImageSet:
-    """The only set of an archive: x and y, or x_test and y_test.
+    """Read the only set of an archive: x and y, or x_test and y_test.
 
     Raises:
-        DataError: as `read`.
+        DataError: see `read`.
     """
     arrays = read_npz(file)
     return _images(arrays, "x", "y", file) if "x" in arrays else _images(arrays, "x_test", "y_test", file)

@@ -1,4 +1,4 @@
-"""Normalisation and augmentation of whole batches, on the device the images are on."""
+"""Normalisation and augmentation of whole batches, on the device of the images."""
 
 from dataclasses import dataclass, replace
 
@@ -6,16 +6,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as RNP
+CROP_SHARE = 8  # random crops shift by up to an eighth of the side: 4 of 32 pixels, as in RNP
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """uint8 (N, C, H, W) → normalised float32, as `core.evaluate.Transform` wants it.
+    """Map uint8 (N, C, H, W) to normalised float32; a `core.evaluate.Transform`.
 
-    mean, std: per channel, for pixels scaled to [0, 1]. crop: zero padding in pixels before a random
-    crop back to size. flip: mirror at random. Both only where a generator is given. Images that are
-    floats already are not normalised: they are taken as the model wants them.
+    mean, std: per channel, for pixels scaled to [0, 1]. crop: zero padding in pixels before a random crop back to
+    size. flip: mirror at random. Crop and flip apply only if a generator is given. Float images are not normalised:
+    they must already be what the model expects.
     """
 
     mean: tuple[float, ...]
@@ -25,7 +25,7 @@ class Preprocess:
 
     @classmethod
     def for_image_size(cls, side: int, mean: tuple[float, ...], std: tuple[float, ...], flip: bool) -> "Preprocess":
-        """For images of `side` pixels, with crops as large as RNP's."""
+        """Return the preprocessing for images of side `side`, with random crops as large as RNP's."""
         return cls(mean, std, side // CROP_SHARE, flip)
 
     def __call__(self, images: Tensor, generator: Generator | None) -> Tensor:
@@ -41,20 +41,20 @@ class Preprocess:
         return mean, std
 
     def pixels(self, inputs: Tensor) -> Tensor:
-        """What normalised inputs (N, C, H, W) look like: the uint8 images that they come from, or would."""
+        """Undo the normalisation: return the uint8 images that correspond to inputs (N, C, H, W)."""
         mean, std = self._statistics(inputs.device)
         return ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def augment(self, images: Tensor, generator: Generator) -> Tensor:
-        """Each image shifted and mirrored by its own draw; the draws come from the CPU generator."""
+        """Crop and mirror each image at random, independently; `generator` is a CPU generator."""
         count, channels, height, width = images.shape
         if self.crop:
             shifts = torch.randint(2 * self.crop + 1, (2, count), generator=generator)
             rows, cols = shifts.to(images.device)
             padded = pad(images, (self.crop,) * 4)
-            # Indexed in all four dimensions, so that the result is plain NCHW. A permuted one would pick
-            # the channels-last kernels, and torch 2.15's (CPU, AVX-512) write out of bounds in a strided
-            # 1 × 1 convolution of under 16 input channels: heap corruption, seen with width=4 and 8.
+            # Index all four dimensions, so that the result is plain NCHW. A permuted tensor would select the
+            # channels-last kernels. Those of torch 2.15 (CPU, AVX-512) write out of bounds in a strided 1 × 1
+            # convolution with fewer than 16 input channels: heap corruption, observed with width=4 and 8.
             row = rows[:, None, None, None] + torch.arange(height, device=images.device)[:, None]
             col = cols[:, None, None, None] + torch.arange(width, device=images.device)
             picture = torch.arange(count, device=images.device)[:, None, None, None]
@@ -66,15 +66,15 @@ class Preprocess:
         return images
 
     def with_augmentation(self, wanted: bool) -> "Preprocess":
-        """Return this transform, or one that never crops or mirrors if augmentation is not wanted."""
+        """Return self if augmentation is wanted, else a copy that never crops or mirrors."""
         return self if wanted else replace(self, crop=0, flip=False)
 
     def random_crops(self, images: Tensor, labels: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Each image in `count` random crops, as models are trained on, and the labels; as it is for 0.
+        """Return `count` random crops of each image, as in training, and their labels; 0: the images unchanged.
 
-        Accuracy: the suspect often knows the defender's images by heart, and fails on them later than on
-        new ones; shifted ones are nearer to new ones. Statistics: those it was trained with are of crops,
-        too, and the plain images' cost ACC (6.8 points on a quarter-width PreActResNet18, CIFAR-10).
+        Accuracy: the suspect has often memorised the defender's images, so it fails on them later than on new images.
+        Crops behave more like new images. BatchNorm statistics: those of training come from crops as well, and
+        statistics of the plain images cost ACC (6.8 points on a quarter-width PreActResNet18, CIFAR-10).
         """
         if not count:
             return images, labels

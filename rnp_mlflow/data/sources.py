@@ -1,6 +1,6 @@
 """Datasets by name.
 
-To add one: a file that reads it into `ImageSet`s, and a branch in `_read`.
+To add one, write a file that reads it into `ImageSet`s, and add a branch to `_read_parts`.
 """
 
 import math
@@ -12,14 +12,14 @@ from torch import Generator
 
 from rnp_mlflow.data import digits, folder, npz, torchvision_sets
 from rnp_mlflow.data.imageset import Dataset, ImageSet
-from rnp_mlflow.data.pixels import converted
-from rnp_mlflow.data.subset import per_class
+from rnp_mlflow.data.pixels import convert_images
+from rnp_mlflow.data.subset import stratified_indices
 from rnp_mlflow.errors import DataError
 
-FROM_FILES = ("tiny", "celeba")  # known by name for their normalisation, read from a folder or npz only
+FROM_FILES = ("tiny", "celeba")  # only their normalisation is known; read from a folder or npz file
 NAMES = ("digits", *torchvision_sets.SETS, *FROM_FILES, "folder", "npz")
 
-# As BackdoorBench has them (RNP's figures were made with these).
+# BackdoorBench's values (RNP's figures were made with these).
 NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -29,11 +29,11 @@ NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
     "celeba": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-# Datasets whose mirrored images are known to keep their label; of a folder's or npz file's nobody knows.
-KEEPS_LABEL_MIRRORED = ("cifar10", "cifar100", *FROM_FILES)
+# Datasets whose mirrored images keep their label; for a folder or npz file this is unknown.
+FLIP_SAFE = ("cifar10", "cifar100", *FROM_FILES)
 
 
-def load(
+def load(  # noqa: PLR0913 (the fields of artifacts.source.Source)
     name: str,
     data_dir: str | None = None,
     *,
@@ -46,21 +46,21 @@ def load(
     flip: str = "auto",
     grey: bool = False,
 ) -> Dataset:
-    """A dataset, whole or `train_size` and `test_size` images of it (the same ones for every seed).
+    """Load a dataset: all of it, or `train_size` and `test_size` images of it (the same ones for every seed).
 
-    name: of `NAMES`. data_dir: the folder, or the file of `npz`; image folders and npz files also serve
-    for torchvision's names. Images without a test part (`CLASS/*` alone, or `x` and `y`) are taken as
-    what a defender has: `test` is None. image_size: scale every image to this side; without it images
-    of other sizes than the first, or not square, are refused. mean, std: per channel, for pixels scaled to [0, 1];
-    where neither they nor the name give them, they are the training images' own. class_order: of class folders that
-    are all numbers, "number" or "text". flip: whether a mirrored image keeps its label: "yes", "no", or "auto", known
-    by `name`. grey: read images as one channel.
+    name: one of `NAMES`. data_dir: the folder, or the npz file; image folders and npz files may also replace
+    torchvision's files. If there is no test part (only `CLASS/*`, or `x` and `y`), the images are the defender's and
+    `test` is None. image_size: scale every image to this side; without it, images that are not square or differ in
+    size from the first are refused. mean, std: per channel, for pixels scaled to [0, 1]; default: those known for
+    `name`, else those of the training images. class_order: how to sort class folders that are all numbers, "number" or
+    "text". flip: whether a mirrored image keeps its label: "yes", "no", or "auto" (decided by `name`). grey: read
+    images as one channel.
 
     Raises:
         DataError: unknown name, missing folder, empty class, unreadable or unequal images, mean or std out of range.
     """
     if name not in NAMES:
-        raise DataError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
+        raise DataError(f"unknown dataset {name!r}; give one of {', '.join(NAMES)}")
     test: ImageSet | None
     if name == "digits":
         if data_dir is not None:
@@ -68,24 +68,26 @@ def load(
         train, test = digits.read()
         classes: tuple[str, ...] = digits.CLASSES
     else:
-        train, test, classes = _read(name, data_dir, image_size, train_size, test_size, class_order, grey)
-    train = _part(train, train_size, image_size, grey, name)
-    test = _part(test, test_size, image_size, grey, name) if test is not None else None
-    middle, spread = NORMALISATION.get(name) or statistics(train)
-    middle, spread = tuple(mean or middle), tuple(std or spread)
-    check_normalisation(middle, spread, train.images.shape[1])
-    mirrored = name in KEEPS_LABEL_MIRRORED if flip == "auto" else flip == "yes"
-    return Dataset(name, train, test, classes, middle, spread, mirrored)
+        train, test, classes = _read_parts(
+            name, data_dir, image_size, train_size, test_size, order=class_order, grey=grey
+        )
+    train = _subset_and_convert(train, train_size, image_size, grey, name)
+    test = _subset_and_convert(test, test_size, image_size, grey, name) if test is not None else None
+    default_mean, default_std = NORMALISATION.get(name) or statistics(train)
+    mean, std = tuple(mean or default_mean), tuple(std or default_std)
+    check_normalisation(mean, std, train.images.shape[1])
+    mirrored = name in FLIP_SAFE if flip == "auto" else flip == "yes"
+    return Dataset(name, train, test, classes, mean, std, mirrored)
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Hold mean and standard deviation to the images and to pixels scaled to [0, 1].
+    """Check that mean and std match the channels, and pixels scaled to [0, 1].
 
     Raises:
-        DataError: not one of each a channel, or out of range.
+        DataError: a count differs from `channels`, or a value is out of range.
     """
-    sound = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
-    if len(mean) != channels or len(std) != channels or not sound:
+    valid = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
+    if len(mean) != channels or len(std) != channels or not valid:
         raise DataError(f"mean and std need {channels} values each, finite, std above 0: {mean}, {std}")
     if not all(0 <= value <= 1 for value in mean) or not all(value <= 1 for value in std):
         raise DataError(
@@ -95,28 +97,29 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
 
 
 def statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel, for pixels scaled to [0, 1]; from counts of the 256 levels."""
+    """Return the mean and standard deviation per channel, for pixels scaled to [0, 1], from a histogram of levels."""
     counts = torch.zeros(train.images.shape[1], 256, dtype=torch.float64)
     for part in train.images.split(256):
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])
     levels, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)
-    middle = (counts * levels).sum(1) / total
-    spread = (counts * (levels - middle[:, None]) ** 2).sum(1) / (total - 1)
-    means, stds = middle.tolist(), spread.sqrt().tolist()
+    mean = (counts * levels).sum(1) / total
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / (total - 1)
+    means, stds = mean.tolist(), variance.sqrt().tolist()
     return tuple(round(m, 4) for m in means), tuple(max(round(s, 4), 1e-4) for s in stds)
 
 
-def _read(
+def _read_parts(
     name: str,
     data_dir: str | None,
     size: int | None,
     train_size: int | None,
     test_size: int | None,
+    *,
     order: str,
     grey: bool,
 ) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:
     if data_dir is None:
-        raise DataError(f"dataset={name} needs data_dir: where its images are")
+        raise DataError(f"dataset={name} needs data_dir: give the folder or npz file of its images")
     root = Path(data_dir).expanduser()
     if name in ("folder", "npz") and not root.exists():
         raise DataError(f"data_dir={root} does not exist")
@@ -124,16 +127,16 @@ def _read(
         train, test = npz.read(root)
         count = int(max(part.labels.max() for part in (train, test) if part is not None)) + 1
         return train, test, tuple(str(k) for k in range(count))
-    if name == "folder" or folder.is_classes(root):
-        return folder.read(root, size, train_size, test_size, order, grey)
+    if name == "folder" or folder.is_image_folder(root):
+        return folder.read(root, size, train_size, test_size, order=order, grey=grey)
     if name in FROM_FILES:
-        raise DataError(f"dataset={name} needs an image folder or an npz file, and {root} is neither")
+        raise DataError(f"dataset={name} needs an image folder or an npz file, but data_dir={root} is neither")
     return torchvision_sets.read(name, root, size, grey)
 
 
-def _part(images: ImageSet, count: int | None, size: int | None, grey: bool, name: str) -> ImageSet:
-    """`count` of the images, or all, in the size and channels asked for."""
+def _subset_and_convert(images: ImageSet, count: int | None, size: int | None, grey: bool, name: str) -> ImageSet:
+    """Return `count` of the images (all if None) in the requested size and channels."""
     if count is not None and count != len(images):
-        images = images[per_class(images.labels, count, Generator().manual_seed(0))]
-    pixels = converted(images.images, size, grey, f"dataset={name}")
+        images = images[stratified_indices(images.labels, count, Generator().manual_seed(0))]
+    pixels = convert_images(images.images, size, grey, f"dataset={name}")
     return images if pixels is images.images else ImageSet(pixels, images.labels)

@@ -1,4 +1,4 @@
-"""Room for many images: memory or, past a limit, a nameless file that memory maps piece by piece."""
+"""Memory for many images: ordinary memory or, above a limit, a memory-mapped temporary file."""
 
 import mmap
 import os
@@ -10,24 +10,24 @@ from math import prod
 
 import numpy as np
 
-LIMIT = 2 << 30  # bytes of pixels that are held in memory
-PAUSE = 0.1  # seconds between two returns of mapped pages
+LIMIT = 2 << 30  # largest number of bytes of pixels to keep in memory
+PAUSE = 0.1  # seconds between two releases of mapped pages
 
 
-def room(count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialised uint8 (count, *shape), in a temporary file (TMPDIR) where it is more than `LIMIT` bytes.
+def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Allocate uninitialised uint8 (count, *shape), in a temporary file (TMPDIR) if it exceeds `LIMIT` bytes.
 
-    The file goes with the array. What is read of it leaves this process's memory again a tenth of a second later.
+    The file is deleted with the array. Pages that were read leave the memory of this process after `PAUSE` seconds.
 
     Raises:
-        OSError: the disk has no room for it.
+        OSError: the disk is full.
     """
     size = count * prod(shape)
     if size <= LIMIT:
         return np.empty((count, *shape), np.uint8)
     with tempfile.TemporaryFile(prefix="rnp-images-") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would be a SIGBUS in the middle of the work
+            os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would cause a SIGBUS later
         file.truncate(size)
         mapped = mmap.mmap(file.fileno(), size)
     if hasattr(mmap, "MADV_DONTNEED"):
@@ -36,8 +36,8 @@ def room(count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _return_pages(mapped: "weakref.ref[mmap.mmap]") -> None:
-    """Give the pages back for as long as the mapping lives; what is in them stays in the file."""
-    while (there := mapped()) is not None:
-        there.madvise(mmap.MADV_DONTNEED)
-        del there
+    """Release the pages regularly while the mapping exists; their content stays in the file."""
+    while (mapping := mapped()) is not None:
+        mapping.madvise(mmap.MADV_DONTNEED)
+        del mapping
         time.sleep(PAUSE)

@@ -1,4 +1,4 @@
-"""Drawing images class by class: training subsets, and the defender's share with its held-out part."""
+"""Class-balanced subsets: of training images, the defender's images, and their holdout."""
 
 import torch
 from torch import Generator, Tensor
@@ -6,34 +6,34 @@ from torch import Generator, Tensor
 from rnp_mlflow.errors import DataError
 
 
-def per_class(labels: Tensor, count: int, generator: Generator) -> Tensor:
-    """Sorted indices of `count` images, as even over the classes as the classes allow.
+def stratified_indices(labels: Tensor, count: int, generator: Generator) -> Tensor:
+    """Return sorted indices of `count` images, balanced over the classes as far as possible.
 
     Raises:
-        DataError: there are fewer images than that.
+        DataError: there are fewer than `count` images.
     """
     if count > len(labels):
-        raise DataError(f"{count} images asked for, there are {len(labels)}")
+        raise DataError(f"{count} images were requested, but there are only {len(labels)}: give at most {len(labels)}")
     order = torch.randperm(len(labels), generator=generator)
-    turn = torch.empty_like(order)  # how many images of the same class stand before this one
+    rank = torch.empty_like(order)  # number of earlier images of the same class
     for label in labels.unique():
-        own = (labels[order] == label).nonzero().flatten()
-        turn[own] = torch.arange(len(own))
-    return order[turn.argsort(stable=True)[:count]].sort().values
+        members = (labels[order] == label).nonzero().flatten()
+        rank[members] = torch.arange(len(members))
+    return order[rank.argsort(stable=True)[:count]].sort().values
 
 
 def defence_indices(labels: Tensor, ratio: float, generator: Generator) -> Tensor:
-    """round(ratio × N) training indices for the defender, class by class, sorted.
+    """Return round(ratio × N) sorted training indices for the defender, balanced over the classes.
 
     Raises:
-        DataError: that gives some class fewer than two images.
+        DataError: a class would get fewer than two images.
     """
     count = round(ratio * len(labels))
-    found = per_class(labels, count, generator)
+    found = stratified_indices(labels, count, generator)
     each = torch.bincount(labels, minlength=int(labels.max()) + 1)
     if each.min() < 2:
         raise DataError(
-            f"class {int(each.argmin())} has {int(each.min())} training images: too few, two of each are needed"
+            f"class {int(each.argmin())} has {int(each.min())} training images; each class needs at least two"
         )
     if count < 2 or torch.bincount(labels[found], minlength=len(each)).min() < 2:
         raise DataError(
@@ -44,8 +44,9 @@ def defence_indices(labels: Tensor, ratio: float, generator: Generator) -> Tenso
 
 
 def holdout_indices(labels: Tensor, share: float, generator: Generator) -> Tensor:
-    """Positions, sorted, of the defender's images that choose the threshold and train nothing; class by class.
+    """Return the sorted positions of the holdout among the defender's images, balanced over the classes.
 
-    labels: of the defender's images. At least one is held out, and at least one is not.
+    The holdout selects the operating point and is never trained on. labels: of the defender's images. At least one
+    image is held out, and at least one is not.
     """
-    return per_class(labels, min(max(1, round(share * len(labels))), len(labels) - 1), generator)
+    return stratified_indices(labels, min(max(1, round(share * len(labels))), len(labels) - 1), generator)

@@ -1,7 +1,7 @@
-"""CIFAR-10, CIFAR-100, GTSRB, MNIST and SVHN through torchvision, downloaded where absent.
+"""CIFAR-10, CIFAR-100, GTSRB, MNIST and SVHN through torchvision, downloaded if absent.
 
-Torchvision unpickles the CIFAR batches, but only after their MD5 has been found to be the published
-one; nothing else is unpickled.
+Torchvision unpickles the CIFAR batches, but only after it has checked that their MD5 is the published one. Nothing else
+is unpickled.
 """
 
 from pathlib import Path
@@ -18,21 +18,21 @@ SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "gtsrb": "GTSRB", "mnist":
 
 
 def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """Training set, test set and class names.
+    """Read the training set, the test set and the class names.
 
-    size, grey: of GTSRB alone, whose images are files of many sizes: scaled to `size` (32 if None), and one channel.
+    size, grey: used only for GTSRB, whose images are files of many sizes: scale to `size` (32 if None), one channel.
 
     Raises:
-        DataError: they are not there and cannot be downloaded, or are corrupted.
+        DataError: the files are absent and cannot be downloaded, or they are corrupted.
     """
     from torchvision import datasets
 
-    make = getattr(datasets, SETS[name])
+    dataset_class = getattr(datasets, SETS[name])
     try:
         if name in ("gtsrb", "svhn"):
-            parts = [make(str(root), split=split, download=True) for split in ("train", "test")]
+            parts = [dataset_class(str(root), split=split, download=True) for split in ("train", "test")]
         else:
-            parts = [make(str(root), train=train, download=True) for train in (True, False)]
+            parts = [dataset_class(str(root), train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
@@ -50,10 +50,10 @@ def _imageset(part: Any, size: int, grey: bool) -> ImageSet:
         files, answers = zip(*part._samples, strict=True)
         return ImageSet(read_images([Path(file) for file in files], size, grey), torch.tensor(answers))
     pixels = np.asarray(part.data)
-    labels = part.labels if hasattr(part, "labels") else part.targets  # SVHN says labels
+    labels = part.labels if hasattr(part, "labels") else part.targets  # SVHN names them `labels`
     if pixels.ndim == 3:
         pixels = pixels[..., None]
-    if pixels.shape[1] not in (1, 3):  # SVHN is NCHW already
+    if pixels.shape[1] not in (1, 3):  # SVHN is already NCHW
         pixels = pixels.transpose(0, 3, 1, 2)
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     return ImageSet(images, torch.as_tensor(np.asarray(labels), dtype=torch.int64))

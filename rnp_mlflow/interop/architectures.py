@@ -1,13 +1,13 @@
-"""BackdoorBench's model names (`utils/aggregate_block/model_trainer_generate.py`) and what they are called here.
+"""BackdoorBench's model names (`utils/aggregate_block/model_trainer_generate.py`) and our names for the same models.
 
-Its `preactresnet18`, `resnext29` and `senet18` are its own; every other name is torchvision's model of that name, built
-with the class count alone. Compared with ours by key and by forward pass at commit f02e353 (4 July 2025): keys equal in
-their order, logits within 1e-6 in eval and in training mode.
+BackdoorBench defines `preactresnet18`, `resnext29` and `senet18` itself. Every other name is torchvision's model of
+that name, built with only the class count. Compared with ours at commit f02e353 (4 July 2025): the keys are equal and
+in the same order, and the logits agree within 1e-6 in eval and in training mode.
 """
 
 from rnp_mlflow.errors import ConfigError, ModelError
 
-# Where ours has a name that means torchvision's there, `torchvision/` stands before it.
+# If BackdoorBench's name means torchvision's model but our registry has the same name, `torchvision/` is prepended.
 OURS = {
     "preactresnet18": "preactresnet18", "resnext29": "resnext29", "senet18": "senet18",
     "resnet18": "torchvision/resnet18", "resnet34": "torchvision/resnet34", "resnet50": "torchvision/resnet50",
@@ -21,20 +21,20 @@ WITHOUT_BATCHNORM = (
     "alexnet", "vgg11", "vgg16", "vgg19", "squeezenet1_0", "convnext_tiny",
     "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32",
 )  # fmt: skip
-OWN_WIDTH = {"preactresnet18": 64, "resnext29": 64, "senet18": 64}  # the only one that BackdoorBench builds
+OWN_WIDTH = {"preactresnet18": 64, "resnext29": 64, "senet18": 64}  # the only width that BackdoorBench builds
 
 
-def meant_by(name: str) -> str:
-    """Return our name of a BackdoorBench model.
+def our_name(name: str) -> str:
+    """Return our name for a BackdoorBench model.
 
     Raises:
-        ModelError: it has no BatchNorm, or it is not one of BackdoorBench's.
+        ModelError: the model has no BatchNorm, or the name is not one of BackdoorBench's.
     """
     if name in WITHOUT_BATCHNORM:
         raise ModelError(f"BackdoorBench's {name} has no BatchNorm layer, so it has no neurons that RNP could prune")
     if name not in OURS:
         raise ModelError(
-            f"model_name {name[:40]!r} is none of BackdoorBench's ({', '.join(sorted(OURS))}): give model=NAME"
+            f"model_name {name[:40]!r} is not one of BackdoorBench's ({', '.join(sorted(OURS))}): give model=NAME"
         )
     return OURS[name]
 
@@ -43,14 +43,14 @@ def backdoorbench_name(architecture: str, width: int | None, channels: int) -> s
     """Return the name from which BackdoorBench builds the same model.
 
     Raises:
-        ConfigError: it builds another one from that name, or has none.
+        ConfigError: BackdoorBench builds another model from that name, or does not know it.
     """
     names = {ours: theirs for theirs, ours in OURS.items()}
     name = names.get(architecture) or names.get(architecture.removeprefix("torchvision/"))
     if name is None:
         short = architecture.removeprefix("torchvision/")
-        there = f"its {short} is torchvision's" if short in OURS else "it has no such model"
-        raise ConfigError(f"export=backdoorbench: BackdoorBench cannot load this {architecture}: {there}")
+        reason = f"its {short} is torchvision's" if short in OURS else "it has no such model"
+        raise ConfigError(f"export=backdoorbench: BackdoorBench cannot load this {architecture}: {reason}")
     if width not in (None, OWN_WIDTH.get(name)):
         raise ConfigError(
             f"export=backdoorbench: BackdoorBench builds {name} of width {OWN_WIDTH[name]}, this one has {width}"

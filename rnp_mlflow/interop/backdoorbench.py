@@ -1,4 +1,4 @@
-"""BackdoorBench's result files: `attack_result.pt` in, `defense_result.pt` out (formats: its repository)."""
+"""BackdoorBench's result files: read `attack_result.pt`, write `defense_result.pt` (formats: its repository)."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from rnp_mlflow.data import folder
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError, ModelError, RnpError
 from rnp_mlflow.interop.architectures import backdoorbench_name
-from rnp_mlflow.loading import Array, read_torch, state_dict
+from rnp_mlflow.loading import SafeNdarray, read_torch, state_dict
 
 DEFENSE = "defense_result.pt"
 log = logging.getLogger(__name__)
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an `attack_result.pt` says, or a `defense_result.pt`, which says less.
+    """The content of an `attack_result.pt`, or of a `defense_result.pt`, which has fewer fields.
 
-    triggered: its test images, None if it lists none. image_size: pixels a side, None if it does not say. dataset:
-    of the clean images, in its words (`cifar10`), or None. poisoned: indices of the training images that got the
-    trigger, int64, empty if unknown.
+    image_size: side in pixels, None if not stored. dataset: BackdoorBench's name for the clean images (`cifar10`), or
+    None. triggered: the triggered test images, None if the file lists none. poisoned: indices of the training images
+    that got the trigger, int64, empty if unknown.
     """
 
     model_name: str
@@ -39,10 +39,10 @@ class AttackResult:
 
 
 def read(file: Path) -> AttackResult:
-    """Read it without executing anything in it.
+    """Read a result file without executing anything in it.
 
     Raises:
-        ModelError: it is refused, broken, or no such result.
+        ModelError: the file is refused, broken, or not such a result.
         DataError: a triggered image is missing or broken.
     """
     content = read_torch(file)
@@ -53,93 +53,93 @@ def read(file: Path) -> AttackResult:
         entries = [_entry(file, item) for item in _items(content.get("bd_test"))]
         model_name, dataset, classes = content["model_name"], content.get("clean_data"), int(content["num_classes"])
         if not isinstance(model_name, str) or not isinstance(dataset, str | None):
-            raise TypeError("a name in it is no text")
+            raise TypeError("model_name or clean_data is not text")
         if classes < 1 or not 1 <= (size or 1) <= 4096:
             raise ValueError(f"{classes} classes, images of {size} pixels")
         triggered = _triggered(entries, size, grey)
     except RnpError:
         raise
-    except Exception as error:  # whatever a broken or hostile file makes of the reader
-        raise ModelError(f"{file} is no BackdoorBench attack result: {str(error)[:160]}") from None
+    except Exception as error:  # a broken or hostile file can raise anything
+        raise ModelError(f"{file} is not a BackdoorBench attack result: {str(error)[:160]}") from None
     if triggered is None:
         log.warning(f"  {file.name} lists no triggered images")
     return AttackResult(model_name, classes, weights, size, dataset and dataset.lower(), triggered, poisoned)
 
 
-def _image_size(said: Any) -> tuple[int | None, bool]:
-    """(pixels a side, whether the images are grey) from `img_size`: H, W and C, a plain number, or nothing."""
-    if said is None:
+def _image_size(stored: Any) -> tuple[int | None, bool]:
+    """Return (side in pixels, whether the images are grey) from `img_size`: H, W and C, a plain number, or None."""
+    if stored is None:
         return None, False
-    values = [int(value) for value in np.atleast_1d(_decoded(said)).tolist()]
+    values = [int(value) for value in np.atleast_1d(_to_array(stored)).tolist()]
     return values[0], len(values) > 2 and values[2] == 1
 
 
 def _poisoned(part: Any) -> Tensor:
-    """Indices of the training images that `poison_indicator` marks: a list or array of any numbers, or absent."""
+    """Return the indices of the training images that `poison_indicator` (numbers, or absent) marks as poisoned."""
     indicator = part.get("poison_indicator") if part else None
     if indicator is None:
         return torch.empty(0).long()
-    return torch.from_numpy(np.flatnonzero(_decoded(indicator)))
+    return torch.from_numpy(np.flatnonzero(_to_array(indicator)))
 
 
-def _decoded(values: Any) -> np.ndarray:
-    """A numeric array from what the file holds: numpy's, torch's, or a list of numbers."""
-    found = values.decode() if isinstance(values, Array) else np.asarray(values)
-    if found.dtype.kind not in "biuf":
-        raise TypeError(f"an array of {found.dtype} where numbers belong")
-    return found
+def _to_array(values: Any) -> np.ndarray:
+    """Convert a numpy array, a tensor or a list of numbers to a numeric array."""
+    array = values.decode() if isinstance(values, SafeNdarray) else np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"an array of {array.dtype} instead of numbers")
+    return array
 
 
 def _entry(file: Path, item: Mapping[str, Any]) -> tuple[Path, int, int]:
-    """(place, target label, true label) of one triggered image."""
+    """Return (path, target label, true label) of one triggered image."""
     if not isinstance(item["path"], str):
-        raise TypeError("an image's path is no text")
+        raise TypeError("an image's path is not text")
     labels = item["other_info"]
-    labels = labels.decode() if isinstance(labels, Array) else labels
-    target, truth = (int(each.decode() if isinstance(each, Array) else each) for each in list(labels)[:2])
-    return _place(file, item["path"]), target, truth
+    labels = labels.decode() if isinstance(labels, SafeNdarray) else labels
+    target, truth = (int(each.decode() if isinstance(each, SafeNdarray) else each) for each in list(labels)[:2])
+    return _image_path(file, item["path"]), target, truth
 
 
 def _items(part: Any) -> list[Mapping[str, Any]]:
     return list(part["bd_data_container"]["data_dict"].values()) if part else []
 
 
-def _place(file: Path, said: str) -> Path:
-    """An image: beside the result file, where it belongs; or below the working folder, as it says.
+def _image_path(file: Path, stored: str) -> Path:
+    """Return the path of a triggered image: next to the result file, or else below the working directory.
 
-    Nowhere else: a result file from outside must not choose which of our files are read and logged.
+    Other locations are refused: an untrusted result file must not choose which of the user's files are read and logged.
     """
-    path: PurePath = PureWindowsPath(said) if "\\" in said else PurePosixPath(said)  # as the machine wrote it
+    path: PurePath = PureWindowsPath(stored) if "\\" in stored else PurePosixPath(stored)  # Windows or POSIX
     parts = [part for part in path.parts if part != path.anchor]
     if ".." in parts or path.suffix.lower() != ".png":
-        raise ValueError(f"{said[:80]!r} is no place of a triggered image")
+        raise ValueError(f"{stored[:80]!r} is not a valid path of a triggered image")
     beside, below = file.parent.joinpath(*parts[-3:]), Path(*parts)
-    place = beside if beside.is_file() or path.anchor or not below.is_file() else below
-    root = file.parent if place is beside else Path.cwd()
-    if not place.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{said[:80]!r} leads out of {root}")
-    return place
+    image = beside if beside.is_file() or path.anchor or not below.is_file() else below
+    root = file.parent if image is beside else Path.cwd()
+    if not image.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{stored[:80]!r} is outside {root}")
+    return image
 
 
 def _triggered(entries: list[tuple[Path, int, int]], size: int | None, grey: bool) -> Triggered | None:
-    """(file, target label, true label) of every image; those of the target class itself are left out."""
+    """Read the images of (path, target label, true label) entries, except images of the target class itself."""
     used = [entry for entry in entries if entry[1] != entry[2]]
     if not used:
         return None
-    if missing := [str(place) for place, _, _ in used if not place.is_file()]:
+    if missing := [str(path) for path, _, _ in used if not path.is_file()]:
         raise DataError(
             f"{len(missing)} of {len(used)} triggered images are missing, the first is {missing[0]}; "
-            "put their folder beside the file or, to go without ASR, give checkpoint=FILE and model=NAME"
+            "put their folder next to the file or, to continue without ASR, give checkpoint=FILE and model=NAME"
         )
-    images = folder.read_images([place for place, _, _ in used], size, grey, scale=False)
+    images = folder.read_images([path for path, _, _ in used], size, grey, scale=False)
     targets, truths = (torch.tensor([entry[k] for entry in used]) for k in (1, 2))
     return Triggered(images, truths, targets)
 
 
 def write_defense(
-    file: Path, model: nn.Module, architecture: str, classes: int, width: int | None = None, channels: int = 3
+    file: Path, model: nn.Module, architecture: str, classes: int, *, width: int | None = None, channels: int = 3
 ) -> None:
-    """`defense_result.pt`: BackdoorBench's name of the model, class count, state dict, as its loaders want them.
+    """Write `defense_result.pt` (model name, class count, state dict) for BackdoorBench's loaders.
 
     Raises:
         ConfigError: BackdoorBench has no such model.

@@ -1,4 +1,4 @@
-"""Mask files: our csv (full precision) and the text of BackdoorBench and the RNP authors.
+"""Mask files: our csv (full precision) and the text format of BackdoorBench and the RNP authors.
 
 csv: header `layer,index,value`. Text: header `No \\t Layer Name \\t Neuron Idx \\t Mask Score `, rows
 `number \\t layer \\t index \\t 0.9603 ` with four decimals. Both list layers in `state_dict` order.
@@ -19,14 +19,14 @@ CSV_HEADER = ("layer", "index", "value")
 
 
 def rows(mask: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:
-    """(layer, channel, value) of every neuron, in order."""
+    """Return (layer, channel, value) of every neuron, in order."""
     return [(name, k, v) for name, values in mask.items() for k, v in enumerate(values.tolist())]
 
 
 def write_csv(file: Path, mask: Mapping[str, Tensor], only: Tensor | None = None) -> None:
-    """Full precision: reading it back gives the same float32 values.
+    """Write our csv; reading it returns the same float32 values.
 
-    only: positions in the flattened mask of the neurons to list, in this order; None for all.
+    only: positions (in the flattened mask) of the neurons to write, in this order; None: all.
     """
     listed = rows(mask)
     with file.open("w", newline="") as out:
@@ -37,39 +37,39 @@ def write_csv(file: Path, mask: Mapping[str, Tensor], only: Tensor | None = None
 
 
 def write_text(file: Path, mask: Mapping[str, Tensor]) -> None:
-    """BackdoorBench's `mask_values.txt`."""
+    """Write BackdoorBench's `mask_values.txt`."""
     lines = ["No \t Layer Name \t Neuron Idx \t Mask Score \n"]
     lines += [f"{n} \t {layer} \t {k} \t {v:.4f} \n" for n, (layer, k, v) in enumerate(rows(mask))]
     file.write_text("".join(lines))
 
 
 def read(file: Path, model: nn.Module) -> Mask:
-    """Either format, held to the model it is for; layer order is the model's.
+    """Read either format, and check that the mask belongs to the model; layers are in the model's order.
 
     Raises:
-        MaskError: unreadable; a neuron missing, repeated or foreign; a value NaN or outside [0, 1].
+        MaskError: the file is unreadable, a neuron is missing, repeated or unknown, or a value is not in [0, 1].
     """
     expected = {name: layer.weight.numel() for name, layer in norm_layers(model).items()}
     values = {name: torch.full((count,), math.nan) for name, count in expected.items()}
     for number, layer, index, value in parse(file):
-        where = f"{file}, line {number}"
+        location = f"{file}, line {number}"
         if layer not in values or not 0 <= index < expected[layer]:
-            raise MaskError(f"{where}: the mask is not this model's, which has no neuron {index} in {layer}")
+            raise MaskError(f"{location}: the mask is not this model's, which has no neuron {index} in {layer}")
         if not math.isnan(values[layer][index]):
-            raise MaskError(f"{where}: neuron {index} of {layer} is there twice")
+            raise MaskError(f"{location}: neuron {index} of {layer} occurs twice")
         if not 0 <= value <= 1:
-            raise MaskError(f"{where}: mask value {value} of neuron {index} of {layer} is not in [0, 1]")
+            raise MaskError(f"{location}: mask value {value} of neuron {index} of {layer} is not in [0, 1]")
         values[layer][index] = value
-    for name, found in values.items():
-        if missing := int(found.isnan().sum()):
-            lack = f"it lacks {missing} of {len(found)} neurons of {name}"
+    for name, layer_values in values.items():
+        if missing := int(layer_values.isnan().sum()):
+            lack = f"it lacks {missing} of {len(layer_values)} neurons of {name}"
             raise MaskError(f"{file}: the mask is not this model's: {lack}")
     check_mask(model, values)
     return values
 
 
 def parse(file: Path) -> list[tuple[int, str, int, float]]:
-    """(line number, layer, channel, value) of every row of either format."""
+    """Return (line number, layer, channel, value) of every row of either format."""
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Zip archives from outside: their directory is checked before anything is unpacked."""
+"""Untrusted zip archives: their directory is checked before anything is unpacked."""
 
 import os
 import zipfile
@@ -10,14 +10,14 @@ GIB = 2**30
 
 
 def check_zip(file: Path, stored: bool, error: type[RnpError]) -> None:
-    """Refuse an archive whose entries declare more than it can hold.
+    """Refuse an archive whose entries declare more content than it can hold.
 
-    stored: entries must be uncompressed, as torch writes them, and not overlap, and nothing may follow the
-    directory, so that other readers find the same one. Else they may grow, but neither beyond half this
-    machine's memory nor, above 1 GiB, beyond 200 times the file.
+    stored: entries must be uncompressed, as torch writes them, and must not overlap. Nothing may follow the directory,
+    so that other readers find the same directory. If not `stored`, entries may be compressed, but their content must
+    not exceed half of this machine's memory nor, above 1 GiB, 200 times the size of the file.
 
     Raises:
-        error: it declares more, or it is truncated.
+        error: the archive declares more, or is truncated.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -25,12 +25,13 @@ def check_zip(file: Path, stored: bool, error: type[RnpError]) -> None:
         with file.open("rb") as stream:
             stream.seek(-22, os.SEEK_END)
             at_end = stream.read(4) == b"PK\5\6" and not comment
-    except Exception as broken:  # whatever a broken file makes of the reader
-        raise error(f"{file} is no whole archive: {str(broken)[:160]}") from None
-    declared, held = sum(entry.file_size for entry in entries), file.stat().st_size
+    except Exception as broken:  # a broken file can raise anything
+        raise error(f"{file} is truncated or not a zip archive: {str(broken)[:160]}") from None
+    declared, actual = sum(entry.file_size for entry in entries), file.stat().st_size
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    bomb = declared > held if stored else declared > memory / 2 or (declared > GIB and declared > 200 * held)
-    if bomb:
-        raise error(f"{file} is refused: its {held:,} bytes declare {declared:,} of content")
+    too_large = declared > memory / 2 or (declared > GIB and declared > 200 * actual)
+    is_zip_bomb = declared > actual if stored else too_large
+    if is_zip_bomb:
+        raise error(f"{file} is refused: its {actual:,} bytes declare {declared:,} bytes of content")
     if stored and (not at_end or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)):
-        raise error(f"{file} is refused: it is no archive as torch writes them (compressed, or something follows it)")
+        raise error(f"{file} is refused: torch does not write such archives (compressed, or data after the end)")

@@ -1,16 +1,16 @@
-"""What a file is by its first bytes, and what to do about it."""
+"""Recognise the kind of a file by its first bytes, and say what to do about it."""
 
 import zipfile
 from pathlib import Path
 
 from rnp_mlflow.errors import RnpError
 
-TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py, MAGIC_NUMBER as it is written
+TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py, MAGIC_NUMBER as written
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF")
 _SAVE = "torch.save(model.state_dict(), FILE)"
 
-# kind → what it is, and what to do. {file} stands for the file's name.
+# kind → what the file is, and what to do. {file} is replaced by the file's name.
 HINTS = {
     "empty": "is empty: the copy or download failed; fetch it again",
     "lfs": "is a git-lfs pointer, not the file itself: run `git lfs pull` in its repository and give what comes",
@@ -37,10 +37,10 @@ HINTS = {
 
 
 def refuse(file: Path, error: type[RnpError], taken: tuple[str, ...]) -> None:
-    """Pass files of the `taken` kinds and of none that is known; refuse the others in one line.
+    """Refuse every known kind of file that is not in `taken`; files of unknown kind pass.
 
     Raises:
-        error: it is another kind of file.
+        error: the file is of another kind.
     """
     kind = kind_of(file)
     if kind is not None and kind not in taken:
@@ -48,7 +48,7 @@ def refuse(file: Path, error: type[RnpError], taken: tuple[str, ...]) -> None:
 
 
 def kind_of(file: Path) -> str | None:
-    """Return the key of `HINTS` that the file's first bytes mean; None if they say nothing."""
+    """Return the key of `HINTS` for the file's first bytes; None if they are not recognised."""
     with file.open("rb") as stream:
         head = stream.read(512)
     if head.startswith(b"PK\3\4"):
@@ -69,15 +69,15 @@ def kind_of(file: Path) -> str | None:
         "safetensors": head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 100 * 2**20,
         "onnx": _is_onnx(head),
     }
-    return next((kind for kind, yes in found.items() if yes), None)
+    return next((kind for kind, matches in found.items() if matches), None)
 
 
 def _kind_of_zip(file: Path) -> str | None:
-    """Tell zip archives apart by the names in them; None for one whose directory is broken."""
+    """Recognise the kind of a zip archive by the names in it; None if its directory is broken."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except Exception:  # whatever a broken file makes of the reader
+    except Exception:  # a broken file can raise anything
         return None
     ends = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in ends or any("/code/" in name for name in names):
@@ -92,7 +92,7 @@ def _kind_of_zip(file: Path) -> str | None:
 
 
 def _is_onnx(head: bytes) -> bool:
-    """A protobuf message whose first field is a small version number and whose second is a name in letters."""
+    """Whether this is a protobuf message with a small version number first and an ASCII name second."""
     return (
         head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] == b"\x12" and head[4 : 4 + head[3]].isascii()
         if len(head) > 8 and head[3]

@@ -1,4 +1,4 @@
-"""Archives of numpy arrays, read without pickle."""
+"""Numpy archives (npz), read without pickle."""
 
 import math
 import zipfile
@@ -12,10 +12,10 @@ from rnp_mlflow.loading.archives import check_zip
 
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:
-    """All arrays of a numpy archive.
+    """Read all arrays of a numpy archive.
 
     Raises:
-        DataError: no such archive, a pickled array, or one that declares more than it holds.
+        DataError: the file is not such an archive, an array is pickled, or it declares more than it contains.
     """
     foreign.refuse(file, DataError, taken=("npz", "zip"))
     if not zipfile.is_zipfile(file):
@@ -27,9 +27,9 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
                 _check_npy(archive, entry)
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception as error:  # whatever a broken or hostile file makes of the reader
+    except Exception as error:  # a broken or hostile file can raise anything
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise DataError(f"{file} is no .npz file that can be read without pickle: {reason}") from None
+        raise DataError(f"{file} is not an .npz file that can be read without pickle: {reason}") from None
 
 
 def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
@@ -38,4 +38,4 @@ def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(stream)
         if not kind.hasobject and math.prod(shape) * kind.itemsize != entry.file_size - stream.tell():
-            raise ValueError(f"{entry.filename} declares {shape}, and does not hold it")
+            raise ValueError(f"{entry.filename} declares the shape {shape}, but its content has another size")

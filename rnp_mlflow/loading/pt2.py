@@ -1,4 +1,4 @@
-"""`torch.export` archives (pt2): raw bytes beside their JSON table; the graph in them is not looked at."""
+"""`torch.export` archives (pt2): raw bytes and a JSON table; the graph in them is ignored."""
 
 import json
 import math
@@ -19,10 +19,10 @@ _PT2_TYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: 
 
 
 def read_pt2(file: Path) -> dict[str, Tensor]:
-    """The parameters and buffers of a `torch.export` archive; its graph is not looked at.
+    """Read the parameters and buffers of a `torch.export` archive; its graph is ignored.
 
     Raises:
-        ModelError: broken, no such archive, or a tensor is pickled in it.
+        ModelError: the file is broken or not such an archive, or a tensor in it is pickled.
     """
     check_zip(file, stored=True, error=ModelError)
     try:
@@ -30,13 +30,13 @@ def read_pt2(file: Path) -> dict[str, Tensor]:
             names = archive.namelist()
             table = next((name for name in names if name.endswith("_weights_config.json")), None)
             if table is None:
-                raise ModelError(f"{file} is no torch.export archive: it has no table of weights")
+                raise ModelError(f"{file} is not a torch.export archive: it has no table of weights")
             config = json.loads(archive.read(table))["config"]
             folder = table.rpartition("/")[0]
             return {key: _pt2_tensor(archive, folder, entry) for key, entry in config.items()}
     except ModelError:
         raise
-    except Exception as error:  # whatever a broken or hostile file makes of the reader
+    except Exception as error:  # a broken or hostile file can raise anything
         raise ModelError(f"{file} cannot be read as a torch.export archive: {str(error)[:160]}") from None
 
 
@@ -46,8 +46,8 @@ def _pt2_tensor(archive: zipfile.ZipFile, folder: str, entry: Mapping[str, Any])
     meta = entry["tensor_meta"]
     sizes, strides = ([int(item["as_int"]) for item in meta[name]] for name in ("sizes", "strides"))
     offset, kind = int(meta["storage_offset"]["as_int"]), _PT2_TYPES[meta["dtype"]]
-    held = torch.frombuffer(bytearray(archive.read(f"{folder}/{entry['path_name']}")), dtype=kind)
+    values = torch.frombuffer(bytearray(archive.read(f"{folder}/{entry['path_name']}")), dtype=kind)
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    if min([*sizes, *strides, offset, 0]) < 0 or math.prod(sizes) > len(held) or last >= len(held):
+    if min([*sizes, *strides, offset, 0]) < 0 or math.prod(sizes) > len(values) or last >= len(values):
         raise ValueError("a tensor in it is larger than its bytes")
-    return held.as_strided(sizes, strides, offset)
+    return values.as_strided(sizes, strides, offset)

@@ -1,4 +1,4 @@
-"""Torch and safetensors files: what `torch.save` wrote, without what it would have to run."""
+"""Torch and safetensors files, read without executing anything in them."""
 
 import re
 import textwrap
@@ -15,54 +15,54 @@ from rnp_mlflow.loading import foreign
 from rnp_mlflow.loading.archives import check_zip
 from rnp_mlflow.loading.stand_ins import safe_globals
 
-WAY_OUT = "save its weights alone, torch.save(model.state_dict(), FILE) or safetensors, and give that"
+SAVE_HINT = "save its weights alone, torch.save(model.state_dict(), FILE) or safetensors, and give that"
 
 
 def read_torch(file: Path) -> Any:
-    """Read what `torch.save` wrote: containers, plain values, tensors on the CPU, and numpy's numbers.
+    """Read a file of `torch.save`: containers, plain values, tensors on the CPU, and numpy's numbers.
 
     Raises:
-        ModelError: missing, broken, of another kind, or it needs anything else to be called or imported.
+        ModelError: the file is missing, broken, of another kind, or needs anything else to be called or imported.
     """
     if not file.is_file():
-        raise ModelError(f"{file} does not exist or is no file")
+        raise ModelError(f"{file} does not exist or is not a file")
     foreign.refuse(file, ModelError, taken=("torch", "legacy"))
     with file.open("rb") as stream:
         is_zip = stream.read(4) == b"PK\3\4"  # torch's own rule
     if is_zip:
         check_zip(file, stored=True, error=ModelError)
     try:
-        # A stream: of a path torch looks at its ending, too.
+        # Pass a stream: if it gets a path, torch also considers its extension.
         with torch.serialization.safe_globals(safe_globals()), file.open("rb") as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or hostile file makes of the reader
+    except Exception as error:  # a broken or hostile file can raise anything
         raise ModelError(f"{file} {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """Say why torch did not read a file, without its advice to read it unsafely."""
+    """Say why torch did not read a file, without torch's advice to read it unsafely."""
     words = " ".join(str(error).split())
     if found := re.search(r"GLOBAL ([\w.]+)", words):
         return (
             f"is refused: it would have to run {found[1]} to load "
-            f"(a whole pickled model, or an object beside the weights); {WAY_OUT}"
+            f"(a whole pickled model, or an object beside the weights); {SAVE_HINT}"
         )
-    if "Weights only load failed" in words:  # torch's reason stands last, between two pieces of advice
+    if "Weights only load failed" in words:  # torch's reason comes last, between two pieces of advice
         words = re.split(r"WeightsUnpickler error: |trusted source\. ?", words)[-1]
         words = re.split(r" ?Check the documentation|Please file an issue", words)[0]
-        words = words or "it holds more than weights"
+        words = words or "it contains more than weights"
     return f"cannot be read as weights: {textwrap.shorten(words, 160, placeholder=' …') or type(error).__name__}"
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file's tensors, on the CPU.
+    """Read the tensors of a safetensors file, on the CPU.
 
     Raises:
-        ModelError: it is missing or broken.
+        ModelError: the file is missing or broken.
     """
     if file.is_file():
         foreign.refuse(file, ModelError, taken=("safetensors",))
     try:
         return load_file(file)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{file} is no safetensors file: {error}") from None
+        raise ModelError(f"{file} is not a safetensors file: {error}") from None

@@ -1,4 +1,4 @@
-"""Three architectures of the CIFAR papers, under the module names that their usual PyTorch models have."""
+"""Three architectures from papers on CIFAR, with the module names of their usual PyTorch implementations."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,10 @@ from rnp_mlflow.models.resnet import PreActBlock, SmallImageResNet, conv3x3, pro
 
 
 class PaddedBlock(nn.Module):
-    """Two 3 × 3 convolutions; where the shape changes, the shortcut takes every second pixel and pads with zeros.
+    """Two 3 × 3 convolutions; if the shape changes, the shortcut takes every second pixel and pads with zeros.
 
-    Source: He et al., CVPR 2016, section 4.2 (option A, no weights). As many zero channels stand before as after.
+    Source: He et al., CVPR 2016, section 4.2 (option A, no weights). Equally many zero channels are added before and
+    after.
     """
 
     def __init__(self, inputs: int, planes: int, stride: int):
@@ -29,9 +30,9 @@ class PaddedBlock(nn.Module):
 
 
 class ThreeStageResNet(nn.Module):
-    """He et al., CVPR 2016, section 4.2: 6 n + 2 layers in three stages of `width`, 2 and 4 times that.
+    """ResNet of 6 n + 2 layers in three stages of 1, 2 and 4 times `width` channels (He et al., CVPR 2016, 4.2).
 
-    n: blocks a stage (3 for ResNet-20). width: 16 as published. H, W ≥ 4.
+    n: blocks per stage (3 for ResNet-20). width: 16 as published. H, W ≥ 4.
     """
 
     def __init__(self, n: int, classes: int, channels: int = 3, width: int = 16):
@@ -53,7 +54,7 @@ def stage(n: int, inputs: int, planes: int, stride: int) -> nn.Sequential:
 
 
 class GroupedBlock(nn.Module):
-    """1 × 1, grouped 3 × 3, 1 × 1 convolutions; the last widens twofold (Xie et al., CVPR 2017, figure 3c)."""
+    """1 × 1, grouped 3 × 3 and 1 × 1 convolutions; the last doubles the width (Xie et al., CVPR 2017, figure 3c)."""
 
     def __init__(self, inputs: int, planes: int, groups: int, stride: int):
         super().__init__()
@@ -71,9 +72,9 @@ class GroupedBlock(nn.Module):
 
 
 class ResNeXt29(nn.Module):
-    """ResNeXt-29 (Xie et al., CVPR 2017, section 5.2) of 2 groups with a 1 × 1 stem, as BackdoorBench's models have.
+    """ResNeXt-29 (Xie et al., CVPR 2017, section 5.2) with 2 groups and a 1 × 1 stem, like BackdoorBench's model.
 
-    width: channels a group in the first stage (64 in 2 × 64d). H, W ≥ 4.
+    width: channels per group in the first stage (64 in 2 × 64d). H, W ≥ 4.
     """
 
     def __init__(self, classes: int, channels: int = 3, width: int = 64):
@@ -98,7 +99,7 @@ class ResNeXt29(nn.Module):
 
 
 class SqueezeBlock(PreActBlock):
-    """A pre-activated block whose channels are weighed by what they hold (Hu et al., CVPR 2018), 1/16 in between."""
+    """A pre-activated block with squeeze-and-excitation (Hu et al., CVPR 2018); reduction ratio 16."""
 
     def __init__(self, inputs: int, planes: int, stride: int):
         super().__init__(inputs, planes, stride)
@@ -114,7 +115,7 @@ class SqueezeBlock(PreActBlock):
 
 
 class SENet18(SmallImageResNet):
-    """Four stages of two `SqueezeBlock`s; a norm and ReLU follow the stem, none the last block."""
+    """Four stages of two `SqueezeBlock`s; norm and ReLU follow the stem but not the last block."""
 
     def __init__(self, classes: int, channels: int = 3, width: int = 64):
         super().__init__(SqueezeBlock, (2, 2, 2, 2), classes, channels, width, stem_norm=True)

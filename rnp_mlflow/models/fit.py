@@ -1,4 +1,4 @@
-"""Which model given weights belong to: class count, channels and width are read from the weights themselves."""
+"""Find the architecture that weights belong to; class count, channels and width are read from the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import nearest
-from rnp_mlflow.models.registry import REGISTRY, SMALL, entry_of
+from rnp_mlflow.models.registry import REGISTRY, SMALL, find_entry
 from rnp_mlflow.models.skeleton import (
     channels_in,
     classes_in,
     differences,
-    landmarks,
+    first_and_last_weight,
     skeleton,
     width_in,
     with_counters,
@@ -20,15 +20,16 @@ from rnp_mlflow.models.skeleton import (
 from rnp_mlflow.models.store import ModelSpec, with_weights
 from rnp_mlflow.models.torchvision_nets import is_torchvision
 
-# Architectures that share a state dict with ours of the key's name, which people mean by the same name.
+# Architectures that users may mean by the same name as one of ours (the key), with the same state dict.
 NAMESAKES = {name: (f"{name}_cifar", f"{name}_cifar_maxpool") for name in ("resnet18", "resnet34", "resnet50")}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture whose keys and shapes the weights have. weights: with BatchNorm's counters, if they lacked them.
+    """An architecture whose keys and shapes match the weights.
 
-    channels: of the images it takes. width: None for an architecture without a choice.
+    width: None if the architecture has a fixed width. channels: of its input images. weights: BatchNorm's counters are
+    added if they were missing.
     """
 
     architecture: str
@@ -58,33 +59,34 @@ class Candidate:
 
 
 def candidates(name: str | None, weights: Mapping[str, Tensor], exact: bool = False) -> list[Candidate]:
-    """Return every architecture that the weights fit, by key and shape; at least one.
+    """Return every architecture that the weights match by key and shape; at least one.
 
-    name: of our registry or torchvision's; None looks among all of them. Ours, torchvision's and its CIFAR
-    patches may share a name: all are tried unless `small/` or `torchvision/` stands before it, or it is `exact`.
+    name: an architecture of our registry or torchvision's; None: search all. Our networks, torchvision's and its CIFAR
+    variants may share a name. All of them are tried unless the name starts with `small/` or `torchvision/`, or `exact`
+    is set.
 
     Raises:
-        ModelError: unknown name, or nothing fits; the first three differences and the nearest one are named.
+        ModelError: unknown name, or nothing matches; the message has three differences and the nearest architecture.
     """
-    names = meant_by(name, exact) if name is not None else nearest.fitting(weights)
-    found = [each for each in (candidate(one, weights) for one in names) if each is not None]
-    if found:
-        return found
-    raise ModelError(misfit(name, names, weights))
+    names = architectures_named(name, exact) if name is not None else nearest.matching_architectures(weights)
+    matches = [match for match in (candidate(each, weights) for each in names) if match is not None]
+    if matches:
+        return matches
+    raise ModelError(describe_mismatch(name, names, weights))
 
 
-def meant_by(name: str, exact: bool = False) -> list[str]:
-    """Return the architectures that a person may mean by a name; ours as the registry spells it."""
+def architectures_named(name: str, exact: bool = False) -> list[str]:
+    """Return the architectures that a user may mean by a name; ours as the registry spells it."""
     short = name.removeprefix(SMALL)
     if exact or short != name or name not in REGISTRY:
-        landmarks(name)  # unknown names end here
+        first_and_last_weight(name)  # raises for unknown names
         return [short]
     theirs = [f"torchvision/{name}"] if is_torchvision(name) else []
     return [name, *theirs, *NAMESAKES.get(name, ())]
 
 
 def candidate(name: str, weights: Mapping[str, Tensor]) -> Candidate | None:
-    """The architecture with these weights' numbers; None if a key or shape differs."""
+    """Return the architecture with the numbers of these weights; None if a key or shape differs."""
     classes, channels, width = (read(name, weights) for read in (classes_in, channels_in, width_in))
     if classes is None or channels is None:
         return None
@@ -93,12 +95,12 @@ def candidate(name: str, weights: Mapping[str, Tensor]) -> Candidate | None:
     return None if differences(own, complete) else Candidate(name, width, classes, channels, complete)
 
 
-def misfit(name: str | None, names: list[str], weights: Mapping[str, Tensor]) -> str:
-    """One line: why the weights do not fit, and what they fit best."""
+def describe_mismatch(name: str | None, names: list[str], weights: Mapping[str, Tensor]) -> str:
+    """Say in one line why the weights do not match, and which architecture is nearest."""
     best, wrong = nearest.nearest(weights)
-    words = f"nearest is {full_name(best)} ({'; '.join(wrong[:3])})"
+    words = f"nearest is {unambiguous_name(best)} ({'; '.join(wrong[:3])})"
     if not wrong:
-        fits = [full_name(each) for each in nearest.fitting(weights)]
+        fits = [unambiguous_name(each) for each in nearest.matching_architectures(weights)]
         words = f"they fit {' and '.join(fits)}: give model={' or model='.join(fits)}"
     if name is None:
         return f"the weights fit no architecture known here: {words}"
@@ -106,62 +108,67 @@ def misfit(name: str | None, names: list[str], weights: Mapping[str, Tensor]) ->
         words = "no other architecture is nearer"
     first = names[0]
     if classes_in(first, weights) is None:
-        return f"the weights have no classifier of {name}: no {landmarks(first)[1]} with a row a class; {words}"
+        return f"{_no_classifier(name, first)}; {words}"
     own_wrong = nearest.differences_from(first, weights)
     more = f" (and {len(own_wrong) - 3} more)" if len(own_wrong) > 3 else ""
     return f"the weights are not {name}'s: {'; '.join(own_wrong[:3])}{more}; {words}"
 
 
+def _no_classifier(name: str, architecture: str) -> str:
+    return f"the weights have no classifier of {name}: no {first_and_last_weight(architecture)[1]} with a row a class"
+
+
 def count_classes(name: str, weights: Mapping[str, Tensor]) -> int:
-    """Rows of the classifier's weight.
+    """Return the number of classes: the rows of the classifier's weight.
 
     Raises:
-        ModelError: unknown name, or the weights lack it, or it has no row.
+        ModelError: unknown name, or the weights have no classifier or one without rows.
     """
-    for each in meant_by(name):
+    for each in architectures_named(name):
         if (found := classes_in(each, weights)) is not None:
             return found
-    raise ModelError(f"the weights have no classifier of {name}: no {landmarks(name)[1]} with a row a class")
+    raise ModelError(_no_classifier(name, name))
 
 
-def channels_of(name: str, weights: Mapping[str, Tensor]) -> int:
-    """Channels of the images that the first convolution takes.
+def count_channels(name: str, weights: Mapping[str, Tensor]) -> int:
+    """Return the number of channels that the first convolution takes.
 
     Raises:
-        ModelError: unknown name, or the weights lack it.
+        ModelError: unknown name, or the weights have no first convolution.
     """
-    for each in meant_by(name):
+    for each in architectures_named(name):
         if (found := channels_in(each, weights)) is not None:
             return found
-    raise ModelError(f"the weights have no first convolution of {name}: no {landmarks(name)[0]}")
+    raise ModelError(f"the weights have no first convolution of {name}: no {first_and_last_weight(name)[0]}")
 
 
-def fit(
+def match_weights(
     name: str,
     weights: dict[str, Tensor],
     classes: tuple[str, ...],
     input_shape: tuple[int, int, int],
+    *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> tuple[nn.Module, ModelSpec]:
-    """Return the only model of that name that the weights fit, in eval mode, and its spec.
+    """Return the only model of that name that the weights match, in eval mode, and its spec.
 
     Raises:
-        ModelError: unknown name, no model or several fit, or the classes are others.
+        ModelError: unknown name, no match or several, or another class count.
     """
-    if (held := count_classes(name, weights)) != len(classes):
-        raise ModelError(f"the weights are for {held} classes, the images have {len(classes)}")
-    found = candidates(name, weights)
-    if len(found) > 1:
-        raise ModelError(f"the weights fit {spelled(found)}: give model= one of them")
-    return found[0].build(classes, input_shape, mean, std)
+    if (weight_classes := count_classes(name, weights)) != len(classes):
+        raise ModelError(f"the weights are for {weight_classes} classes, the images have {len(classes)}")
+    matches = candidates(name, weights)
+    if len(matches) > 1:
+        raise ModelError(f"the weights fit {join_names(matches)}: give model= one of them")
+    return matches[0].build(classes, input_shape, mean, std)
 
 
-def full_name(architecture: str) -> str:
-    """A name that means this architecture alone."""
-    both = entry_of(architecture) and (is_torchvision(architecture) or architecture in NAMESAKES)
+def unambiguous_name(architecture: str) -> str:
+    """Return a name that means only this architecture."""
+    both = find_entry(architecture) and (is_torchvision(architecture) or architecture in NAMESAKES)
     return f"{SMALL}{architecture}" if both else architecture
 
 
-def spelled(found: list[Candidate]) -> str:
-    return " and ".join(full_name(each.architecture) for each in found)
+def join_names(matches: list[Candidate]) -> str:
+    return " and ".join(unambiguous_name(match.architecture) for match in matches)

@@ -1,4 +1,4 @@
-"""The architecture nearest to given weights, among ours and torchvision's, by the share of equal keys and shapes."""
+"""Find the architecture nearest to given weights, among ours and torchvision's, by matching keys and shapes."""
 
 import re
 from collections.abc import Mapping
@@ -10,25 +10,27 @@ from rnp_mlflow.models.registry import REGISTRY
 from rnp_mlflow.models.skeleton import COUNTER, channels_in, classes_in, differences, skeleton, width_in, with_counters
 from rnp_mlflow.models.torchvision_nets import families
 
-FAMILIES = 2  # torchvision's, of which every member is tried
-TWINS = ("resnet18_narrow",)  # ours of another default width: the width is read from the weights
+FAMILIES = 2  # number of torchvision's families whose members are all tried
+WIDTH_VARIANTS = (
+    "resnet18_narrow",
+)  # differ from another entry only in default width; the width is read from the weights
 
 
-def fitting(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the architectures, of all that are known, whose keys and shapes the weights have."""
+def matching_architectures(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return all known architectures whose keys and shapes equal those of the weights."""
     return [name for name in plausible(weights) if not differences_from(name, weights)]
 
 
 def nearest(weights: Mapping[str, Tensor]) -> tuple[str, list[str]]:
-    """Return the architecture with the largest share of equal keys and shapes, and all differences from it."""
-    best = max(plausible(weights), key=lambda name: likeness(name, weights))
+    """Return the architecture with the largest fraction of equal keys and shapes, and all differences from it."""
+    best = max(plausible(weights), key=lambda name: similarity(name, weights))
     return best, differences_from(best, weights)
 
 
 def plausible(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return ours, and the members of the families of torchvision's whose keys are most like these.
+    """Return our architectures, and those of torchvision's families whose keys are most similar to the weights'.
 
-    torchvision's have one spelling each: `torchvision/NAME` where ours has the name, too.
+    torchvision's are spelled `torchvision/NAME` if our registry has the same name, else `NAME`.
     """
     groups = families()
     patterns = {_pattern(key) for key in weights}
@@ -38,17 +40,17 @@ def plausible(weights: Mapping[str, Tensor]) -> list[str]:
         return len(own & patterns) / len(own | patterns)
 
     theirs = [name for first in sorted(groups, key=shared, reverse=True)[:FAMILIES] for name in groups[first]]
-    ours = [name for name in REGISTRY if name not in TWINS]
+    ours = [name for name in REGISTRY if name not in WIDTH_VARIANTS]
     return [*ours, *(f"torchvision/{name}" if name in REGISTRY else name for name in theirs)]
 
 
 def _pattern(key: str) -> str:
-    """A key without its numbers, so that members of a family look alike."""
+    """Return a key without its numbers, so that members of a family look alike."""
     return re.sub(r"\d+", "#", key)
 
 
-def shape_of(name: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The skeleton with the classes, channels and width of these weights, as far as they say."""
+def skeleton_for(name: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the skeleton with the classes, channels and width of these weights, or defaults if they are unknown."""
     numbers = classes_in(name, weights) or 2, channels_in(name, weights) or 3, width_in(name, weights)
     try:
         return skeleton(name, *numbers)
@@ -57,13 +59,13 @@ def shape_of(name: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def differences_from(name: str, weights: Mapping[str, Tensor]) -> list[str]:
-    """Say what is wrong with the weights, taken for this architecture's; counters may be missing."""
-    own = shape_of(name, weights)
+    """List how the weights differ from this architecture's; missing counters are ignored."""
+    own = skeleton_for(name, weights)
     return differences(own, with_counters(own, weights))
 
 
-def likeness(name: str, weights: Mapping[str, Tensor]) -> float:
-    """Share of keys, of the architecture's and the weights', that both have in the same shape; 0 to 1."""
-    own = {k: tuple(v.shape) for k, v in shape_of(name, weights).items() if not k.endswith(COUNTER)}
+def similarity(name: str, weights: Mapping[str, Tensor]) -> float:
+    """Return the fraction (0 to 1) of all keys of both that have the same shape in both."""
+    own = {k: tuple(v.shape) for k, v in skeleton_for(name, weights).items() if not k.endswith(COUNTER)}
     given = {k: tuple(v.shape) for k, v in weights.items() if not k.endswith(COUNTER)}
     return len(own.items() & given.items()) / max(1, len(own.keys() | given.keys()))

@@ -1,7 +1,7 @@
-"""Models by name: ours for small images, else any torchvision classifier.
+"""Models by name: ours for small images, or any torchvision classifier.
 
-To add an architecture: one file with a builder `(classes, channels, width) -> nn.Module`, and one
-line in `REGISTRY`. `small/NAME` and `torchvision/NAME` say which is meant if both have the name.
+To add an architecture, write a file with a builder `(classes, channels, width) -> nn.Module`, and add one line to
+`REGISTRY`. If both have a name, `small/NAME` means ours and `torchvision/NAME` torchvision's.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ SMALL = "small/"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """How to build a model, and the width meant by `auto` (channels of its first stage), None if it has no choice."""
+class ModelEntry:
+    """How to build a model, and its default width (channels of the first stage), None if the width is fixed."""
 
     build: Callable[[int, int, int], nn.Module]  # (classes, channels, width)
     width: int | None
@@ -35,53 +35,53 @@ def _small_stem(name: str, max_pool: bool) -> Callable[[int, int, int], nn.Modul
     return lambda classes, channels, width: torchvision_nets.small_stem_resnet(name, max_pool, classes, channels)
 
 
-REGISTRY: dict[str, Entry] = {
-    "resnet18_narrow": Entry(_resnet(resnet.BasicBlock, 2, 2, 2, 2), 16),  # of the default
-    "resnet18": Entry(_resnet(resnet.BasicBlock, 2, 2, 2, 2), 64),
-    "resnet34": Entry(_resnet(resnet.BasicBlock, 3, 4, 6, 3), 64),
-    "resnet50": Entry(_resnet(resnet.Bottleneck, 3, 4, 6, 3), 64),
-    "preactresnet18": Entry(_resnet(resnet.PreActBlock, 2, 2, 2, 2), 64),
-    "preactresnet34": Entry(_resnet(resnet.PreActBlock, 3, 4, 6, 3), 64),
-    "preactresnet50": Entry(_resnet(resnet.PreActBottleneck, 3, 4, 6, 3), 64),
-    "vgg19_bn": Entry(torchvision_nets.small_vgg19_bn, 64),
-    "mobilenet_v2": Entry(torchvision_nets.small_mobilenet_v2, 32),
-    "resnet20": Entry(_three_stages(3), 16),
-    "resnet32": Entry(_three_stages(5), 16),
-    "resnet44": Entry(_three_stages(7), 16),
-    "resnet56": Entry(_three_stages(9), 16),
-    "resnet110": Entry(_three_stages(18), 16),
-    "resnext29": Entry(cifar_nets.ResNeXt29, 64),
-    "senet18": Entry(cifar_nets.SENet18, 64),
-    "resnet18_cifar": Entry(_small_stem("resnet18", max_pool=False), None),
-    "resnet34_cifar": Entry(_small_stem("resnet34", max_pool=False), None),
-    "resnet50_cifar": Entry(_small_stem("resnet50", max_pool=False), None),
-    "resnet18_cifar_maxpool": Entry(_small_stem("resnet18", max_pool=True), None),
-    "resnet34_cifar_maxpool": Entry(_small_stem("resnet34", max_pool=True), None),
-    "resnet50_cifar_maxpool": Entry(_small_stem("resnet50", max_pool=True), None),
+REGISTRY: dict[str, ModelEntry] = {
+    "resnet18_narrow": ModelEntry(_resnet(resnet.BasicBlock, 2, 2, 2, 2), 16),  # the default model
+    "resnet18": ModelEntry(_resnet(resnet.BasicBlock, 2, 2, 2, 2), 64),
+    "resnet34": ModelEntry(_resnet(resnet.BasicBlock, 3, 4, 6, 3), 64),
+    "resnet50": ModelEntry(_resnet(resnet.Bottleneck, 3, 4, 6, 3), 64),
+    "preactresnet18": ModelEntry(_resnet(resnet.PreActBlock, 2, 2, 2, 2), 64),
+    "preactresnet34": ModelEntry(_resnet(resnet.PreActBlock, 3, 4, 6, 3), 64),
+    "preactresnet50": ModelEntry(_resnet(resnet.PreActBottleneck, 3, 4, 6, 3), 64),
+    "vgg19_bn": ModelEntry(torchvision_nets.small_vgg19_bn, 64),
+    "mobilenet_v2": ModelEntry(torchvision_nets.small_mobilenet_v2, 32),
+    "resnet20": ModelEntry(_three_stages(3), 16),
+    "resnet32": ModelEntry(_three_stages(5), 16),
+    "resnet44": ModelEntry(_three_stages(7), 16),
+    "resnet56": ModelEntry(_three_stages(9), 16),
+    "resnet110": ModelEntry(_three_stages(18), 16),
+    "resnext29": ModelEntry(cifar_nets.ResNeXt29, 64),
+    "senet18": ModelEntry(cifar_nets.SENet18, 64),
+    "resnet18_cifar": ModelEntry(_small_stem("resnet18", max_pool=False), None),
+    "resnet34_cifar": ModelEntry(_small_stem("resnet34", max_pool=False), None),
+    "resnet50_cifar": ModelEntry(_small_stem("resnet50", max_pool=False), None),
+    "resnet18_cifar_maxpool": ModelEntry(_small_stem("resnet18", max_pool=True), None),
+    "resnet34_cifar_maxpool": ModelEntry(_small_stem("resnet34", max_pool=True), None),
+    "resnet50_cifar_maxpool": ModelEntry(_small_stem("resnet50", max_pool=True), None),
 }
 
 
-def entry_of(name: str) -> Entry | None:
-    """Return ours of that name, with or without `small/`; None for torchvision's and unknown names."""
+def find_entry(name: str) -> ModelEntry | None:
+    """Return our entry of that name, with or without `small/`; None for torchvision's and unknown names."""
     return REGISTRY.get(name.removeprefix(SMALL))
 
 
 def resolve_width(name: str, width: int | None) -> int | None:
-    """The width that `build` will use; None for models that have none, as torchvision's own."""
-    entry = entry_of(name)
+    """Return the width that `build` will use; None for models with a fixed width, such as torchvision's."""
+    entry = find_entry(name)
     return width if entry is None or width is not None else entry.width
 
 
 def build(name: str, classes: int, channels: int, width: int | None = None) -> nn.Module:
-    """A freshly initialised model (from torch's global generator: seed it first).
+    """Build a freshly initialised model (from torch's global generator: seed it first).
 
-    name: of `REGISTRY`, or a torchvision classifier's (`densenet121`; `torchvision/resnet18` where
-    ours has the same name, which `small/resnet18` names). Input (N, channels, H, W); output logits (N, classes).
+    name: a name of `REGISTRY`, or a torchvision classifier's (`densenet121`; `torchvision/resnet18` if `REGISTRY` has
+    the same name). Input (N, channels, H, W); output logits (N, classes).
 
     Raises:
-        ModelError: unknown name, or a width for a model without one.
+        ModelError: unknown name, or `width` is given for a model with a fixed width.
     """
-    entry = entry_of(name)
+    entry = find_entry(name)
     if entry is None and name.startswith(SMALL):
         raise ModelError(f"unknown model {name!r}; ours: {', '.join(sorted(REGISTRY))}")
     if width is not None and (entry is None or entry.width is None):

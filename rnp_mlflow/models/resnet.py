@@ -1,8 +1,8 @@
 """ResNets for small images: He et al. 2016 (CVPR) and, pre-activated, He et al. 2016 (ECCV).
 
-Module names are those of the CIFAR models that BackdoorBench and the RNP authors use, so their
-weights load: `conv1`, `layer1..4.K.{bn,conv}N`, `shortcut.0`, `linear`. Unlike the ECCV paper, and
-like BackdoorBench's model, the pre-activated net has no norm after its last block.
+Module names equal those of the CIFAR models of BackdoorBench and the RNP authors, so their weights load: `conv1`,
+`layer1..4.K.{bn,conv}N`, `shortcut.0`, `linear`. The pre-activated network has no norm after its last block, like
+BackdoorBench's and unlike the ECCV paper's.
 """
 
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Identity where the shape stays, else a strided 1 × 1 convolution and norm."""
+    """Return the identity if the shape stays the same, else a strided 1 × 1 convolution and norm."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -102,7 +102,7 @@ class PreActBottleneck(nn.Module):
 
 
 def preact_projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """A strided 1 × 1 convolution, only where the shape changes; its norm is the block's first."""
+    """Return a strided 1 × 1 convolution if the shape changes, else None; the block's first norm serves it."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
@@ -114,8 +114,8 @@ Block = BasicBlock | Bottleneck | PreActBlock | PreActBottleneck
 class SmallImageResNet(nn.Module):
     """Stem of one 3 × 3 convolution, four stages (strides 1, 2, 2, 2), average pool, `linear`.
 
-    width: channels of the first stage; each later one doubles it. stem_norm: whether norm and ReLU follow
-    the stem; None: unless the blocks begin with them. Input (N, channels, H, W) with H, W ≥ 8; output logits
+    width: channels of the first stage; each later stage doubles it. stem_norm: whether norm and ReLU follow the stem;
+    None: only if the blocks do not begin with them. Input (N, channels, H, W) with H, W ≥ 8; output logits
     (N, classes).
     """
 
@@ -131,6 +131,7 @@ class SmallImageResNet(nn.Module):
         classes: int,
         channels: int = 3,
         width: int = 64,
+        *,
         stem_norm: bool | None = None,
     ):
         super().__init__()

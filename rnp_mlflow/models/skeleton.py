@@ -1,4 +1,4 @@
-"""The keys, shapes and types of an architecture's state dict, without memory for its weights."""
+"""The keys, shapes and dtypes of an architecture's state dict, without allocating its weights."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models.registry import build, entry_of
+from rnp_mlflow.models.registry import build, find_entry
 
 COUNTER = "num_batches_tracked"
 
 
-class WithoutMemory(TorchFunctionMode):
-    """Makes what layers ask for on torch's meta device, while builders may still compute (regnet's do)."""
+class MetaDeviceMode(TorchFunctionMode):
+    """Allocate the tensors of layers on the meta device, while builders can still compute (regnet's do)."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -29,22 +29,23 @@ class WithoutMemory(TorchFunctionMode):
 
 @lru_cache(maxsize=256)
 def skeleton(name: str, classes: int = 2, channels: int = 3, width: int | None = None) -> Mapping[str, Tensor]:
-    """Return the state dict of a model, its weights on the meta device.
+    """Return the state dict of a model with its weights on the meta device.
 
     Raises:
-        ModelError: unknown name, or numbers that no model can have.
+        ModelError: unknown name, or the model cannot be built with these numbers.
     """
     try:
-        with WithoutMemory(), warnings.catch_warnings(action="ignore"):  # googlenet's, of its initial values
+        with MetaDeviceMode(), warnings.catch_warnings(action="ignore"):  # googlenet warns about its initialisation
             return build(name, classes, channels, width).state_dict()
     except (RuntimeError, ValueError, OverflowError, TypeError, ZeroDivisionError) as error:
-        raise ModelError(f"{name} cannot be built so: {str(error).splitlines()[0][:160]}") from None
+        numbers = f"{classes} classes, {channels} channels, width {width}"
+        raise ModelError(f"{name} cannot be built with {numbers}: {str(error).splitlines()[0][:160]}") from None
 
 
-def landmarks(name: str) -> tuple[str, str]:
-    """The keys of a model's first convolution and of its classifier's weight.
+def first_and_last_weight(name: str) -> tuple[str, str]:
+    """Return the keys of the first convolution's and the classifier's weight.
 
-    They are taken from the architecture: a safetensors file keeps no order.
+    They come from the architecture, because a safetensors file does not keep the order of keys.
 
     Raises:
         ModelError: unknown name.
@@ -54,26 +55,26 @@ def landmarks(name: str) -> tuple[str, str]:
 
 
 def classes_in(name: str, weights: Mapping[str, Tensor]) -> int | None:
-    """Rows of the classifier's weight; None if the weights lack it, or it has no row."""
-    last = weights.get(landmarks(name)[1])
+    """Return the number of classes (rows of the classifier's weight); None if the weights do not show it."""
+    last = weights.get(first_and_last_weight(name)[1])
     return len(last) if last is not None and last.ndim >= 2 and len(last) else None
 
 
 def width_in(name: str, weights: Mapping[str, Tensor]) -> int | None:
-    """Channels of the first convolution, which is what `width` means for models of ours that have one; else None."""
-    entry = entry_of(name)
-    first = weights.get(landmarks(name)[0]) if entry is not None and entry.width is not None else None
+    """Return the output channels of the first convolution, the `width` of our models; None if the width is fixed."""
+    entry = find_entry(name)
+    first = weights.get(first_and_last_weight(name)[0]) if entry is not None and entry.width is not None else None
     return len(first) if first is not None and first.ndim == 4 and first.numel() else None
 
 
 def channels_in(name: str, weights: Mapping[str, Tensor]) -> int | None:
-    """Channels of the images that the first convolution takes; None if the weights lack it."""
-    first = weights.get(landmarks(name)[0])
+    """Return the input channels of the first convolution; None if the weights do not show them."""
+    first = weights.get(first_and_last_weight(name)[0])
     return int(first.shape[1]) if first is not None and first.ndim == 4 and first.numel() else None
 
 
 def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """Say of every key that is missing, foreign, or of another shape or type, what is wrong with it."""
+    """Describe every key that is missing, unexpected, or of another shape or dtype."""
     wrong = [f"{k} is missing" for k in own if k not in weights]
     wrong += [f"{k[:60]!r} is not the model's" for k in weights if k not in own]
     both = [(k, weights[k], own[k]) for k in own if k in weights]
@@ -86,9 +87,9 @@ def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> lis
 
 
 def with_counters(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with BatchNorm's batch counters, as 0, where they lack them: old files have none.
+    """Return the weights with missing BatchNorm counters added as 0; old files have none.
 
-    A counter is of use only in training without a momentum.
+    The counters matter only for training without momentum.
     """
     lacking = [key for key in own if key.endswith(COUNTER) and key not in weights]
     return dict(weights) | {key: torch.zeros((), dtype=torch.int64) for key in lacking}

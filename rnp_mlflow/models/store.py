@@ -1,4 +1,4 @@
-"""A model on disk: `model.safetensors` (weights) beside `model.json` (how to build and feed it)."""
+"""A model on disk: `model.safetensors` (weights) and `model.json` (how to build it, and its input)."""
 
 import json
 from collections import OrderedDict
@@ -21,10 +21,10 @@ WEIGHTS, SPEC = "model.safetensors", "model.json"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build a model and what it takes.
+    """How to build a model, and the input it takes.
 
-    input_shape: (C, H, W). mean, std: a channel's, for pixels scaled to [0, 1].
-    width: channels of the first stage, None where the architecture has no choice.
+    input_shape: (C, H, W). mean, std: per channel, for pixels scaled to [0, 1]. width: channels of the first stage,
+    None if the architecture has a fixed width.
     """
 
     architecture: str
@@ -35,15 +35,19 @@ class ModelSpec:
     std: tuple[float, ...]
 
     def check(self) -> None:
-        """Refuse a spec without classes."""
-        if not self.classes:
-            raise ModelError("a model needs at least one class")
-
-    def build(self) -> nn.Module:
-        """A freshly initialised model of this kind, tried on one batch of its input.
+        """Refuse a spec without classes.
 
         Raises:
-            ModelError: no class, unknown architecture, or one that cannot take such images.
+            ModelError: there are no classes.
+        """
+        if not self.classes:
+            raise ModelError("the model has no classes: give at least one in model.json")
+
+    def build(self) -> nn.Module:
+        """Build a freshly initialised model, and check it with one batch of its input.
+
+        Raises:
+            ModelError: no classes, unknown architecture, or the architecture cannot take such images.
         """
         self.check()
         model = build(self.architecture, len(self.classes), self.input_shape[0], self.width)
@@ -55,12 +59,12 @@ class ModelSpec:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{self.architecture} cannot take {shape} images: {reason}") from None
         if tuple(logits.shape) != (2, len(self.classes)):
-            raise ModelError(f"{self.architecture} gives {tuple(logits.shape)}, not one logit a class")
+            raise ModelError(f"{self.architecture} returns {tuple(logits.shape)}, not one logit per class")
         return model
 
 
 def save(folder: Path, model: nn.Module, spec: ModelSpec) -> None:
-    """Write both files into `folder`, which is made."""
+    """Write both files into `folder`, and create it if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
@@ -68,25 +72,25 @@ def save(folder: Path, model: nn.Module, spec: ModelSpec) -> None:
 
 
 def write_spec(file: Path, spec: ModelSpec) -> None:
-    """`model.json`."""
+    """Write `model.json`."""
     file.write_text(json.dumps(asdict(spec), indent=2) + "\n")
 
 
 def load(folder: Path) -> tuple[nn.Module, ModelSpec]:
-    """The model, on the CPU in eval mode, and its spec. Nothing in the files is executed.
+    """Load the model (on the CPU, in eval mode) and its spec. Nothing in the files is executed.
 
     Raises:
-        ModelError: a file is missing or broken, or the weights do not fit the architecture.
+        ModelError: a file is missing or broken, or the weights do not match the architecture.
     """
     spec = read_spec(folder / SPEC)
     return with_weights(spec, read_safetensors(folder / WEIGHTS)), spec
 
 
 def read_spec(file: Path) -> ModelSpec:
-    """The spec in a `model.json`, with types checked.
+    """Read the spec from a `model.json`, and check its types.
 
     Raises:
-        ModelError: it is missing or says something else.
+        ModelError: the file is missing or does not describe a model.
     """
     try:
         spec = TypeAdapter(ModelSpec).validate_json(file.read_bytes())
@@ -101,32 +105,32 @@ def read_spec(file: Path) -> ModelSpec:
 
 
 def with_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A model of this spec with these weights, in eval mode.
+    """Build the model of this spec with these weights, in eval mode.
 
     Raises:
-        ModelError: keys or shapes differ (all that do are counted, the first few named), or a value is
-            not finite.
+        ModelError: keys or shapes differ (the message names the first three and counts the rest), or a value is not
+            finite.
     """
     wrong = check_weights(spec, weights)
-    wrong = wrong or [f"{k} {fault}" for k, v in weights.items() if (fault := _fault(k, v))]
+    wrong = wrong or [f"{k} {fault}" for k, v in weights.items() if (fault := _value_fault(k, v))]
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise ModelError(f"the weights are not {spec.architecture}'s: {'; '.join(wrong[:3])}{more}")
     model = spec.build()
     named = OrderedDict(weights)
-    named._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # mnasnet asks for its version
+    named._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # mnasnet needs its version
     model.load_state_dict(named)
     return model.eval()
 
 
 def check_weights(spec: ModelSpec, weights: Mapping[str, Tensor]) -> list[str]:
-    """Every key that is missing, foreign, or of another shape, in words; no memory is taken for a model."""
+    """Describe every key that is missing, unexpected, or of another shape, without allocating the model."""
     spec.check()
     return differences(skeleton(spec.architecture, len(spec.classes), spec.input_shape[0], spec.width), weights)
 
 
-def _fault(name: str, value: Tensor) -> str | None:
-    """What is wrong with a tensor's values, as the float32 that they become."""
+def _value_fault(name: str, value: Tensor) -> str | None:
+    """Describe what is wrong with a tensor's values after conversion to float32; None if nothing is."""
     if not torch.isfinite(value.float()).all():
         return "holds NaN or infinity"
     if name.endswith("running_var") and bool((value < 0).any()):

@@ -1,6 +1,6 @@
-"""torchvision's classifiers by name, and some of them refitted for small images.
+"""torchvision's classifiers by name, and some of them adapted to small images.
 
-Torchvision is imported where it is used: it costs seconds, and the default needs none of it.
+Torchvision is imported inside the functions, because the import takes seconds and default runs do not need it.
 """
 
 from functools import cache
@@ -11,7 +11,7 @@ from rnp_mlflow.errors import ModelError
 
 
 def small_vgg19_bn(classes: int, channels: int, width: int) -> nn.Module:
-    """VGG19 with BatchNorm (Simonyan & Zisserman, 2015) for small images: one linear layer on top.
+    """Build VGG19 with BatchNorm (Simonyan & Zisserman, 2015) for small images: one linear layer on top.
 
     width: channels of the first stage (64 as published). H, W ≥ 32.
     """
@@ -28,7 +28,7 @@ def small_vgg19_bn(classes: int, channels: int, width: int) -> nn.Module:
 
 
 def small_mobilenet_v2(classes: int, channels: int, width: int) -> nn.Module:
-    """MobileNetV2 (Sandler et al., CVPR 2018) with the strides of its first two stages undone.
+    """Build MobileNetV2 (Sandler et al., CVPR 2018) with stride 1 in its stem and second stage.
 
     width: channels of the stem (32 as published). H, W ≥ 16.
     """
@@ -43,9 +43,9 @@ def small_mobilenet_v2(classes: int, channels: int, width: int) -> nn.Module:
 
 
 def small_stem_resnet(name: str, max_pool: bool, classes: int, channels: int) -> nn.Module:
-    """torchvision's ResNet with the usual patch for CIFAR: a 3 × 3 stem of stride 1 instead of 7 × 7 of stride 2.
+    """Build torchvision's ResNet with the usual change for CIFAR: a 3 × 3 stem of stride 1, not 7 × 7 of stride 2.
 
-    max_pool: whether the max pool after it is kept; people also take it out. Both have the same keys and shapes.
+    max_pool: whether to keep the max pool after the stem; both variants are in use, with the same keys and shapes.
     H, W ≥ 8.
     """
     from torchvision import models
@@ -59,7 +59,7 @@ def small_stem_resnet(name: str, max_pool: bool, classes: int, channels: int) ->
 
 @cache
 def names() -> tuple[str, ...]:
-    """All of torchvision's classifiers."""
+    """Return the names of all torchvision classifiers."""
     from torchvision import models
 
     return tuple(models.list_models(module=models))
@@ -67,7 +67,7 @@ def names() -> tuple[str, ...]:
 
 @cache
 def families() -> dict[str, tuple[str, ...]]:
-    """Classifiers that torchvision defines in one file: its first → all of them."""
+    """Group the classifiers by the file that defines them: first name of the group → all names."""
     from torchvision import models
 
     found: dict[str, list[str]] = {}
@@ -82,9 +82,12 @@ def is_torchvision(name: str) -> bool:
 
 
 def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Module:
-    """A torchvision classifier with random weights; `torchvision/` before the name is allowed.
+    """Build a torchvision classifier with random weights; the name may start with `torchvision/`.
 
-    channels: for other than three the first convolution is one of as many, as people change it.
+    channels: if it is not three, the first convolution is replaced by one with so many input channels.
+
+    Raises:
+        ModelError: unknown name.
     """
     from torchvision import models
 
@@ -98,7 +101,7 @@ def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Modul
 
 
 def replace_stem(model: nn.Module, channels: int) -> None:
-    """Put a convolution of `channels` inputs, else the same, in the place of the model's first."""
+    """Replace the model's first convolution by one with `channels` inputs that is otherwise the same."""
     path, old = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     kind = {"stride": old.stride, "padding": old.padding, "bias": old.bias is not None}
     owner, _, last = path.rpartition(".")

@@ -8,7 +8,7 @@ from rnp_mlflow.core.evaluate import evenly_spaced, predict
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
-from rnp_mlflow.models.fit import Candidate, full_name
+from rnp_mlflow.models.fit import Candidate, unambiguous_name
 from rnp_mlflow.steps import runtime, subject
 
 IMAGES = 1000  # that tell candidates apart, at most
@@ -35,19 +35,21 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
     if not built:
         raise failed[0]
     if len(built) == 1:
-        runtime.say(f"  taken for {full_name(built[0][1].architecture)}: {failed[0]}")
+        runtime.say(f"  taken for {unambiguous_name(built[0][1].architecture)}: {failed[0]}")
         return built[0]
     right = [answered_right(model, spec, data) for model, spec in built]
     order = sorted(range(len(built)), key=lambda k: int(right[k].sum()), reverse=True)
     best, others = order[0], order[1:]
     count = len(right[best])
-    reached = " and ".join(f"{full_name(built[k][1].architecture)} (ACC {right[k].sum() / count:.4f})" for k in order)
+    reached = " and ".join(
+        f"{unambiguous_name(built[k][1].architecture)} (ACC {right[k].sum() / count:.4f})" for k in order
+    )
     if not all(ahead(right[best], right[k]) for k in others):
-        ways = " or ".join(f"model={full_name(built[k][1].architecture)}" for k in order)
+        ways = " or ".join(f"model={unambiguous_name(built[k][1].architecture)}" for k in order)
         raise ModelError(
             f"the weights fit {reached} by key and shape, and {count} clean images do not tell which it is: give {ways}"
         )
-    taken = full_name(built[best][1].architecture)
+    taken = unambiguous_name(built[best][1].architecture)
     runtime.say(f"  the weights fit {reached}: {taken} is taken, by its accuracy on {count} clean images")
     return built[best]
 

@@ -1,8 +1,7 @@
 """Entry point `attack`: train a backdoored model, the test subject of all later steps."""
 
 import copy
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from rnp_mlflow.artifacts import poisoning
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison, registry, train
-from rnp_mlflow.attacks.trigger import Material, Trigger
+from rnp_mlflow.attacks.trigger import AttackContext, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
@@ -23,8 +22,8 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
+from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import resolve_width
-from rnp_mlflow.models.served import Served
 from rnp_mlflow.steps import epochs, runtime, samples, subject
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
@@ -43,7 +42,7 @@ class Prepared:
     test: ImageSet
     model: nn.Module
     spec: store.ModelSpec
-    attack: registry.Entry | None
+    attack: registry.AttackEntry | None
     plan: poison.PoisonPlan
 
 
@@ -60,11 +59,11 @@ def prepare(settings: Attack) -> Prepared:
     torch.manual_seed(generator(settings.seed, "weights").initial_seed())
     model = spec.build()
     norm_layers(model)
-    attack, plan = None, poison.NOTHING
+    attack, plan = None, poison.NO_POISON
     if settings.attack != registry.NONE:
-        attack, draws = registry.entry(settings.attack), generator(settings.seed, "poison")
+        attack, draws = registry.find_entry(settings.attack), generator(settings.seed, "poison")
         how = (settings.target, settings.label_mode, settings.poison_rate)
-        plan = poison.plan(data.train.labels, attack, *how, draws)
+        plan = poison.plan(data.train.labels, attack, *how, generator=draws)
     return Prepared(source, data, digest, data.test, model, spec, attack, plan)
 
 
@@ -80,10 +79,10 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
             model, training.to(device), feed, generator(settings.seed, "training"),
-            **recipe(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
+            train_params(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
         )  # fmt: skip
     how = (len(ready.data.classes), settings.target, settings.label_mode)
-    bad = poison.triggered(ready.test, *how, trigger) if trigger else None
+    bad = poison.with_trigger(ready.test, *how, trigger) if trigger else None
     scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
     history_file.write(run.folder, history)
     store.save(run.folder / "model", model, ready.spec)
@@ -101,12 +100,15 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     report(run, scores, already)
 
 
-def recipe(settings: Attack) -> dict[str, Any]:
-    """The arguments of `train.train` that the settings name."""
-    return {
-        "epochs": settings.training_epochs, "lr": settings.training_lr, "batch_size": settings.training_batch_size,
-        "weight_decay": settings.weight_decay, "precision": settings.precision,
-    }  # fmt: skip
+def train_params(settings: Attack) -> train.TrainParams:
+    """Return the parameters of training that the settings hold."""
+    return train.TrainParams(
+        settings.training_epochs,
+        settings.training_lr,
+        settings.training_batch_size,
+        settings.weight_decay,
+        settings.precision,
+    )
 
 
 def planted(
@@ -119,13 +121,13 @@ def planted(
 
     def surrogate() -> nn.Module:
         runtime.say(f"  {settings.attack}: training a clean model first, for half of training_epochs")
-        half = recipe(settings) | {"epochs": max(1, settings.training_epochs // 2)}
+        half = replace(train_params(settings), epochs=max(1, settings.training_epochs // 2))
         own = copy.deepcopy(ready.model)
-        train.train(own, clean, feed, generator(settings.seed, "surrogate"), **half)
-        return Served(own, ready.spec).to(device).eval().requires_grad_(False)
+        train.train(own, clean, feed, generator(settings.seed, "surrogate"), half)
+        return PixelInputModel(own, ready.spec).to(device).eval().requires_grad_(False)
 
-    made = ready.attack.make(Material(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
-    return poison.poisoned(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
+    made = ready.attack.build(AttackContext(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
+    return poison.poison_training_set(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
 def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: Precision) -> float:

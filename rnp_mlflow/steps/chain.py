@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.artifacts import manifest, table
+from rnp_mlflow.artifacts import manifest, poisoning, table
 from rnp_mlflow.config import PIPELINE, RUN_ID, STEPS, legacy_value, names, steps_of, text, with_current_names
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.models import store
 from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
@@ -45,7 +46,7 @@ def ask(step: str, plan: Plan) -> str:
     with step_run(step) as run:
         run.params(flat(plan, step))
         upstream = upstream_of(step, plan)
-        fill(run, step, plan, upstream, inputs_digest(step, plan, upstream), named(step, plan))
+        fill(run, step, plan, upstream, inputs=inputs_digest(step, plan, upstream), given=named(step, plan))
         return run.run_id
 
 
@@ -64,11 +65,11 @@ def find_or_make(step: str, plan: Plan) -> dict[str, str]:
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
         nearest = {} if step == "attack" else {step_before(step, plan): upstream[step_before(step, plan)]}
-        fill(run, step, plan, upstream, inputs, nearest)
+        fill(run, step, plan, upstream, inputs=inputs, given=nearest)
         return upstream | {step: run.run_id}
 
 
-def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: str, given: dict[str, str]) -> None:
+def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], *, inputs: str, given: dict[str, str]) -> None:
     """The body of a step's run: the work, and the record of what went in and what came out.
 
     inputs: their digest. given: the run that a repetition has to start from, by its step.
@@ -189,7 +190,7 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
 
 
 def preflight(step: str, plan: Plan) -> None:
-    """Find bad input before hours of work: device, files, and, where all is to be made, data and model.
+    """Find bad input before hours of work: device, files, what the suspect cannot do and, if all is to be made, data.
 
     Raises:
         RnpError: whichever the step itself would raise later.
@@ -201,8 +202,26 @@ def preflight(step: str, plan: Plan) -> None:
         place = getattr(plan[holder], name)
         if place and PIPELINE.index(holder) <= PIPELINE.index(step) and not Path(place).is_file():
             raise ConfigError(f"{name}={place}: there is no such file")
-    if named(step, plan):
+    if run_id := suspect_run(step, plan):
+        if step == "prune":
+            spec = store.read_spec(lineage.fetch(run_id, table.MODEL_SPEC))
+            triggered = poisoning.read(lineage.fetch(run_id, table.POISON_PLAN))["triggered"]
+            prune.check_possible(plan["prune"], spec, triggered is not None)
         return
     ready = attack.prepare(plan["attack"])
     if step != "attack":
         clean.draw(ready.data, plan["unlearn"], device)
+    if step == "prune":
+        prune.check_possible(plan["prune"], ready.spec, ready.attack is not None)
+
+
+def suspect_run(step: str, plan: Plan) -> str | None:
+    """The model run that a run named by the user leads to; None if no run is named.
+
+    Raises:
+        LineageError: the run cannot be used.
+    """
+    for name, run_id in named(step, plan).items():
+        run = lineage.require(run_id, *kinds(name))
+        return run_id if name == "attack" else lineage.tag(run, RUN_ID["attack"])
+    return None

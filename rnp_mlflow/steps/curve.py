@@ -92,7 +92,7 @@ def tell(run: StepRun, summary: PruneSummary) -> None:
     console.print(report)
     for name in summary.points:
         console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
-    for line in (*footnotes(summary), *ui.where(run.experiment_id, [run.run_id])):
+    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.loading import OwnNorm, read_checkpoint, read_safetensors, take_own_norm
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes
-from rnp_mlflow.tracking import outside
+from rnp_mlflow.tracking import remote_model
 
 SOURCES = ("attack_result", "checkpoint", "model_uri")
 
@@ -57,8 +57,8 @@ def find(settings: Import) -> Found:
         found = from_place(Path(settings.checkpoint), settings.model)
     else:
         uri = str(settings.model_uri)
-        with outside.fetched(uri) as place:
-            found = replace(from_place(place, settings.model), acc=outside.recorded_accuracy(uri))
+        with remote_model.downloaded(uri) as place:
+            found = replace(from_place(place, settings.model), acc=remote_model.recorded_accuracy(uri))
     if found.mean is not None:  # a model of ours, whose description says it
         return found
     weights, own_norm = take_own_norm(found.weights)
@@ -68,7 +68,7 @@ def find(settings: Import) -> Found:
 def from_attack_result(file: Path, model: str | None = None) -> Found:
     """BackdoorBench's word on its own model. model: the architecture that the settings give."""
     said = backdoorbench.read(file)
-    architecture = model or architectures.meant_by(said.model_name)
+    architecture = model or architectures.our_name(said.model_name)
     if (held := count_classes(architecture, said.weights)) != said.classes:
         raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
     return Found(
@@ -81,11 +81,11 @@ def from_place(place: Path, model: str | None = None) -> Found:
     """A file of weights; a model folder of ours, or an MLflow model with one's description in it."""
     if place.is_file():
         said = read_checkpoint(place)
-        name = None if said.model_name is None or model else architectures.meant_by(said.model_name)
+        name = None if said.model_name is None or model else architectures.our_name(said.model_name)
         return Found(said.weights, name, acc=said.acc, exact=True)
     if not place.is_dir():
         raise ModelError(f"{place} does not exist")
-    weights, spec = ours(place) if (place / store.SPEC).is_file() else outside.read_folder(place)
+    weights, spec = ours(place) if (place / store.SPEC).is_file() else remote_model.read_folder(place)
     if spec is None:
         return Found(weights)
     return Found(
@@ -117,7 +117,7 @@ def data_source(settings: Import, found: Found, repeating: bool = False, channel
     by_name = settings.dataset in sources.NORMALISATION
     mean, std = settings.mean or (None if by_name else found.mean), settings.std or (None if by_name else found.std)
     if found.own_norm is not None:
-        own = found.own_norm.of(channels)
+        own = found.own_norm.per_channel(channels)
         hold_to_own_norm(settings, own)
         mean, std = own.mean, own.std
     if dataset not in sources.NORMALISATION and not (mean and std) and dataset != "digits":

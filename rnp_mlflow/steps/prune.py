@@ -62,7 +62,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     for line in advice(plan.given, settings):
         runtime.say(line)
     suspect = subject.load(upstream["attack"], plan, device)
-    check_possible(settings, suspect)
+    check_possible(settings, suspect.spec, suspect.triggered is not None)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     if settings.mask_file:
         clean = clean_images.draw(suspect.data, plan["unlearn"], device)
@@ -77,7 +77,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     points = summary_points(params, found)
     picked = points[SELECTED[params.select_by]]
     summary = PruneSummary(
-        before=PointFigures.of(found.points[0]),
+        before=PointFigures.of(found.on_full_test_set(found.points[0])),
         select_by=params.select_by,
         selected=SELECTED[params.select_by],
         pruning_by=params.pruning_by,
@@ -104,16 +104,16 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     curve.tell(run, summary)
 
 
-def check_possible(settings: Prune, suspect: subject.Suspect) -> None:
-    """Refuse what cannot be done before the work begins.
+def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> None:
+    """Refuse what cannot be done with a suspect, before the work. triggered: whether triggered images of it are known.
 
     Raises:
-        ConfigError: select_by=asr without triggered images, or an architecture that BackdoorBench does not have.
+        ConfigError: the oracle without triggered images, or an export that BackdoorBench could not load.
     """
-    if settings.select_by == "asr" and suspect.triggered is None:
+    if settings.select_by == "asr" and not triggered:
         raise ConfigError("select_by=asr needs triggered images, and this model run has none")
     if settings.export == "backdoorbench":
-        backdoorbench_name(suspect.spec.architecture, suspect.spec.width, suspect.spec.input_shape[0])
+        backdoorbench_name(spec.architecture, spec.width, spec.input_shape[0])
 
 
 def advice(given: Collection[str], settings: Prune) -> list[str]:
@@ -131,7 +131,9 @@ def advice(given: Collection[str], settings: Prune) -> list[str]:
 
 def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:
     """Write BackdoorBench's file (`check_possible` has asked `backdoorbench_name` before the work)."""
-    backdoorbench.write_defense(file, purified, spec.architecture, len(spec.classes), spec.width, spec.input_shape[0])
+    backdoorbench.write_defense(
+        file, purified, spec.architecture, len(spec.classes), width=spec.width, channels=spec.input_shape[0]
+    )
 
 
 def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], figures: dict[str, Any]) -> None:

@@ -10,14 +10,14 @@ from rnp_mlflow.tracking import lineage
 
 def estimate(unlearn_run_id: str) -> TargetEstimate | None:
     """Read the target estimate of an unlearn run; None if it left none."""
-    if not lineage.left(unlearn_run_id, table.VERDICT):
+    if not lineage.has_artifact(unlearn_run_id, table.VERDICT):
         return None
     return detection.read_estimate(lineage.fetch(unlearn_run_id, table.VERDICT))
 
 
 def proxy(unlearn_run_id: str, device: torch.device) -> ProxyTrigger | None:
     """Read the proxy of an unlearn run; None if it left none."""
-    if not lineage.left(unlearn_run_id, table.PROXY):
+    if not lineage.has_artifact(unlearn_run_id, table.PROXY):
         return None
     return detection.read_proxy(lineage.fetch(unlearn_run_id, table.PROXY), device)
 

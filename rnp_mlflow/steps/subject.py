@@ -106,7 +106,7 @@ def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
         return poisoning.read_triggered(file)
     assert data.test is not None  # attack needs one
     trigger = poisoning.read_trigger(file, plan["attack"])
-    return poison.triggered(data.test, len(data.classes), plan["target"], plan["label_mode"], trigger)
+    return poison.with_trigger(data.test, len(data.classes), plan["target"], plan["label_mode"], trigger)
 
 
 def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:

@@ -1,4 +1,4 @@
-"""What differs between two runs of the same step, and by how much."""
+"""Compare two runs of the same step: what differs, and by how much."""
 
 import csv
 import json
@@ -16,37 +16,37 @@ from rnp_mlflow.artifacts.renamed import METRICS, detection_entries
 from rnp_mlflow.tracking import contents, lineage
 from rnp_mlflow.tracking.runs import VERSIONS
 
-ORIGIN = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
+PROVENANCE = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
 
 
-Renaming = Callable[[Mapping[str, Any]], dict[str, Any]]  # settings as they were logged → under their present names
+Renaming = Callable[[Mapping[str, Any]], dict[str, Any]]  # logged settings → the same under their present names
 
 
 def runs(old_id: str, new_id: str, neutral: Collection[str] = (), renaming: Renaming = dict) -> list[str]:
-    """One line for everything that differs; empty if metric histories and results are equal to the bit.
+    """Return one line per difference; an empty list if metric histories and results are equal to the bit.
 
-    What went in (parameters, data, code, versions) is named only beside results that differ, or where
-    it differs itself by parameter or data: equal figures from other data are no repetition. neutral: parameters that
-    change no figure. renaming: of parameters that had other names when the old run was made.
+    Different parameters or data are always listed, because equal figures from other data are not a repetition. Other
+    provenance (code, versions, machine) is listed only if results differ. neutral: parameters that change no figure.
+    renaming: of parameters that had other names when the old run was made.
     """
     old, new = lineage.get(old_id), lineage.get(new_id)
-    causes = [line for name in ORIGIN if (line := origin(old, new, name))]
-    inputs = settings(old_id, new_id, neutral, renaming) + [line for line in causes if line.startswith("data")]
-    effects = metrics(old, new)
-    effects += artifacts(old, new)
+    causes = [line for name in PROVENANCE if (line := provenance_diff(old, new, name))]
+    inputs = settings_diff(old_id, new_id, neutral, renaming) + [line for line in causes if line.startswith("data")]
+    effects = metric_diffs(old, new)
+    effects += artifact_diffs(old, new)
     if not effects:
         return inputs
     return inputs + [line for line in causes if line not in inputs] + effects
 
 
-def origin(old: Run, new: Run, name: str) -> str | None:
-    """A line on a tag of where a run came from."""
+def provenance_diff(old: Run, new: Run, name: str) -> str | None:
+    """Return a line if a provenance tag differs, else None."""
     before, now = lineage.tag(old, name), lineage.tag(new, name)
     return None if before == now else f"{name} was {(before or 'unknown')[:12]}, is {(now or 'unknown')[:12]}"
 
 
-def settings(old_id: str, new_id: str, neutral: Collection[str], renaming: Renaming) -> list[str]:
-    """Parameters of the step itself that differ, but for those that change no figure."""
+def settings_diff(old_id: str, new_id: str, neutral: Collection[str], renaming: Renaming) -> list[str]:
+    """Return a line for each parameter of the step itself that differs, except neutral ones."""
     old, new = lineage.settings_of(old_id), lineage.settings_of(new_id)
     lines = []
     present = renaming(new["settings"][new["entry"]])
@@ -57,8 +57,8 @@ def settings(old_id: str, new_id: str, neutral: Collection[str], renaming: Renam
     return lines
 
 
-def metrics(old: Run, new: Run) -> list[str]:
-    """Metrics whose histories differ, with the largest difference."""
+def metric_diffs(old: Run, new: Run) -> list[str]:
+    """Return a line for each metric whose history differs, with the largest difference."""
     client, lines = MlflowClient(), []
     stored = [{METRICS.get(name, name): name for name in run.data.metrics} for run in (old, new)]
     for name in sorted({*stored[0], *stored[1]}):
@@ -67,48 +67,49 @@ def metrics(old: Run, new: Run) -> list[str]:
             for run, own in zip((old, new), stored, strict=True)
         )
         if before != now:
-            lines.append(f"metric {name}: {gap(before, now)}")
+            lines.append(f"metric {name}: {history_diff(before, now)}")
     return lines
 
 
-def gap(before: list[tuple[int, float]], now: list[tuple[int, float]]) -> str:
-    """How far two histories are apart."""
+def history_diff(before: list[tuple[int, float]], now: list[tuple[int, float]]) -> str:
+    """Describe the difference between two metric histories of (step, value)."""
     if [step for step, _ in before] != [step for step, _ in now]:
         return f"{len(before)} values were logged, now {len(now)}"
     largest = max(abs(a - b) for (_, a), (_, b) in zip(before, now, strict=True))
     return f"was {before[-1][1]:.6g}, is {now[-1][1]:.6g} at the end; largest difference {largest:.3g}"
 
 
-def artifacts(old: Run, new: Run) -> list[str]:
-    """A line for each compared artifact that differs, or that one of the two runs did not leave."""
+def artifact_diffs(old: Run, new: Run) -> list[str]:
+    """Return a line for each compared artifact that differs, or that only one of the runs left."""
     lines = []
-    before, now = contents.left_by(old), contents.left_by(new)
+    before, now = contents.listed_artifacts(old), contents.listed_artifacts(new)
     for path in (a.path for a in table.ARTIFACTS[lineage.tag(old, "entry") or "main"] if a.compared):
         if path in before and path in now:
-            lines += artifact(contents.fetch(old, path), contents.fetch(new, path), path)
+            lines += file_diff(contents.fetch(old, path), contents.fetch(new, path), path)
         elif path in before or path in now:
-            lines.append(f"{path}: {'was left, is not now' if path in before else 'was not left, is now'}")
+            lines.append(f"{path}: only the {'old' if path in before else 'new'} run has it")
     return lines
 
 
-def artifact(old: Path, new: Path, path: str) -> list[str]:
-    """A line if the files differ by a bit: by how much, for weights, masks and curves."""
+def file_diff(old: Path, new: Path, path: str) -> list[str]:
+    """Return a line if the files differ by a bit, with the size of the difference for weights, masks and curves."""
     if old.read_bytes() == new.read_bytes():
         return []
     if path == table.VERDICT and _verdict(old) == _verdict(new):
         return []
     if path.endswith(".safetensors"):
-        return [f"{path}: {weights(old, new)}"]
+        return [f"{path}: {weights_diff(old, new)}"]
     if path.endswith(".csv"):
-        return [f"{path}: {rows(old, new)}"]
-    return [f"{path}: {lines_apart(old, new)}"]
+        return [f"{path}: {csv_diff(old, new)}"]
+    return [f"{path}: {text_diff(old, new)}"]
 
 
 def _verdict(file: Path) -> dict[str, Any]:
+    """Read a verdict under the present names of its entries."""
     return detection_entries(json.loads(file.read_text()))
 
 
-def weights(old: Path, new: Path) -> str:
+def weights_diff(old: Path, new: Path) -> str:
     before, now = load_file(old), load_file(new)
     if before.keys() != now.keys() or any(before[k].shape != now[k].shape for k in before):
         return "other tensors"
@@ -117,7 +118,7 @@ def weights(old: Path, new: Path) -> str:
     return f"{len(changed)} of {len(before)} tensors differ, by up to {max(apart.values(), default=0.0):.3g}"
 
 
-def rows(old: Path, new: Path) -> str:
+def csv_diff(old: Path, new: Path) -> str:
     before, now = (list(csv.DictReader(file.open())) for file in (old, new))
     if len(before) != len(now):
         return f"{len(before)} rows, now {len(now)}"
@@ -132,6 +133,6 @@ def rows(old: Path, new: Path) -> str:
     return f"{len(changed)} of {len(before)} rows differ, by up to {largest:.3g}"
 
 
-def lines_apart(old: Path, new: Path) -> str:
+def text_diff(old: Path, new: Path) -> str:
     before, now = (set(file.read_text().replace(",", "\n").split()) for file in (old, new))
     return f"{len(before - now)} of {len(before)} entries are gone, {len(now - before)} are new"

@@ -1,4 +1,4 @@
-"""The artifacts of finished runs: fetched, and held to what the run wrote."""
+"""The artifacts of finished runs: download them, and verify that they are what the run wrote."""
 
 import json
 import tempfile
@@ -15,41 +15,41 @@ from rnp_mlflow.artifacts.manifest import MANIFEST, file_digest
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.tracking.runs import PREFIX
 
-# Metrics that tell of a run made before there were manifests that it left an optional file.
-EVIDENCE = {table.VERDICT: "verdict/target", table.PROXY: "verdict/proxy_norm"}
-Listed = dict[str, str | None]  # path → SHA-256 (hex), None if it is not known
+# Optional file → metric that shows, in a run made before manifests existed, that the run left this file.
+METRIC_OF_OPTIONAL = {table.VERDICT: "verdict/target", table.PROXY: "verdict/proxy_norm"}
+Digests = dict[str, str | None]  # path → SHA-256 (hex), None if it is not known
 
 
 @lru_cache
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """Where this process keeps what it fetched; removed when it ends."""
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder for this process's downloads; it is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="rnp-fetched-")
 
 
 def download(run_id: str, path: str) -> Path:
-    """An artifact, or a folder of them, as a local copy that lives as long as this process; not checked.
+    """Download an artifact or a folder of them, without verifying it; the copy exists until the process ends.
 
     Raises:
-        LineageError: it is not there or cannot be read.
+        LineageError: the artifact is missing or cannot be read.
     """
     try:
-        place = Path(scratch().name, run_id)
-        place.mkdir(exist_ok=True)
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(place)))
+        local = Path(scratch_folder().name, run_id)
+        local.mkdir(exist_ok=True)
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(local)))
     except (mlflow.MlflowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise LineageError(f"artifact {path} of run {run_id} cannot be read: {reason}") from None
 
 
-def left_by(run: Run) -> Listed:
-    """The files of the table that a run left, each with its SHA-256 (hex); None in a run made before manifests.
+def listed_artifacts(run: Run) -> Digests:
+    """Return the files of the table that a run left, with their SHA-256 (hex); None for runs made before manifests.
 
     Raises:
-        LineageError: the run's manifest is lost, or it was changed.
+        LineageError: the run's manifest is lost or was changed.
     """
     digest = run.data.tags.get(PREFIX + "manifest")
     if digest is None:
-        return dict.fromkeys(_left_before_manifests(run))
+        return dict.fromkeys(_artifacts_before_manifests(run))
     return dict(_manifest(run.info.run_id, digest))
 
 
@@ -61,61 +61,61 @@ def _manifest(run_id: str, digest: str) -> manifest.Manifest:
         raise LineageError(f"artifact {MANIFEST} of run {run_id} was changed: {error}; make that run again") from None
 
 
-def _left_before_manifests(run: Run) -> list[str]:
-    """What such a run left: every required file, and the optional ones that its metrics or its own files speak of."""
+def _artifacts_before_manifests(run: Run) -> list[str]:
+    """Return every required file, and the optional files that the run's metrics or its poison plan mention."""
     artifacts = table.ARTIFACTS[run.data.tags[PREFIX + "entry"]]
     found = [artifact.path for artifact in artifacts if not artifact.optional]
-    told = {path for path, name in EVIDENCE.items() if name in run.data.metrics}
+    recorded = {path for path, name in METRIC_OF_OPTIONAL.items() if name in run.data.metrics}
     if table.POISON_PLAN in found:
-        told.add(json.loads(download(run.info.run_id, table.POISON_PLAN).read_text())["triggered"])
-    return found + [artifact.path for artifact in artifacts if artifact.optional and artifact.path in told]
+        recorded.add(json.loads(download(run.info.run_id, table.POISON_PLAN).read_text())["triggered"])
+    return found + [artifact.path for artifact in artifacts if artifact.optional and artifact.path in recorded]
 
 
-def fault(run: Run) -> str | None:
-    """What is wrong with a run's artifacts, in words: the first that is lost or not what the run wrote."""
+def find_fault(run: Run) -> str | None:
+    """Describe the first artifact of a run that is lost or not what the run wrote; None if all are intact."""
     _manifest.cache_clear()
     try:
-        for path, digest in left_by(run).items():
-            _checked(run.info.run_id, path, {path: digest})
+        for path, digest in listed_artifacts(run).items():
+            _verify(run.info.run_id, path, {path: digest})
     except LineageError as error:
         return str(error)
     return None
 
 
 def fetch(run: Run, path: str) -> Path:
-    """A file of a run, or a folder of them, as `download` gives it; what the run listed is held to its SHA-256.
+    """Download a file of a run, or a folder of them, and verify every listed file by its SHA-256.
 
     Raises:
-        LineageError: it is lost, it cannot be read, or it is not what the run wrote.
+        LineageError: a file is lost, cannot be read, or is not what the run wrote.
     """
-    listed = {name: sha for name, sha in left_by(run).items() if name == path or name.startswith(f"{path}/")}
-    return _checked(run.info.run_id, path, listed)
+    listed = {name: sha for name, sha in listed_artifacts(run).items() if name == path or name.startswith(f"{path}/")}
+    return _verify(run.info.run_id, path, listed)
 
 
-def _checked(run_id: str, path: str, listed: Listed) -> Path:
-    """The artifact `path`, which holds the files of `listed`."""
-    if listed and not _is_there(run_id, path):
+def _verify(run_id: str, path: str, listed: Digests) -> Path:
+    """Download the artifact `path`, and verify the files in it that are listed."""
+    if listed and not _exists(run_id, path):
         raise LineageError(f"run {run_id} no longer has its artifact {path}; make that run again")
-    place = download(run_id, path)
+    local = download(run_id, path)
     for name, digest in listed.items():
-        file = place if name == path else place / name.removeprefix(f"{path}/")
+        file = local if name == path else local / name.removeprefix(f"{path}/")
         if not file.is_file():
             raise LineageError(f"run {run_id} no longer has its artifact {name}; make that run again")
         if digest is not None and file_digest(file) != digest:
             raise LineageError(f"artifact {name} of run {run_id} is not what the run wrote; make that run again")
-    return place
+    return local
 
 
-def _is_there(run_id: str, path: str) -> bool:
+def _exists(run_id: str, path: str) -> bool:
     folder = path.rpartition("/")[0]
     return any(item.path == path for item in MlflowClient().list_artifacts(run_id, folder or None))
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What a run was made from: `{"entry", "settings": {step: {name: value}}, …}`.
+    """Return a run's recorded settings: `{"entry", "settings": {step: {name: value}}, …}`.
 
     Raises:
-        LineageError: its record is lost or broken.
+        LineageError: the record is lost or broken.
     """
     try:
         return json.loads(fetch(run, table.SETTINGS).read_text())

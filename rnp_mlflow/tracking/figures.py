@@ -1,4 +1,4 @@
-"""Pictures of a run. Matplotlib and plotly are imported where they draw: they cost a second."""
+"""Figures of a run. Matplotlib and plotly are imported inside the functions, because each import takes a second."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from torch import Tensor
 INK, MUTED = "#222222", "#8a8a8a"
 COLOURS = {"acc": "#1668b8", "asr": "#c8342b", "ra": "#3b8f4e", "val_acc": "#7fb2e0", "proxy_asr": "#e59a6f"}
 BINS = 50  # of mask values
-LINE = 16  # characters of a name that fit over a column of images
-DASHED = ("val_acc", "proxy_asr")  # what is known without the attacker's trigger
+LINE = 16  # characters of a class name that fit above a column of images
+DASHED = ("val_acc", "proxy_asr")  # known without the attacker's trigger
 NAMES = {
     "acc": "ACC (clean images)",
     "asr": "ASR (triggered → target)",
@@ -32,10 +32,10 @@ def _canvas(width: float, height: float, rows: int = 1, cols: int = 1) -> tuple[
     return figure, figure.subplots(rows, cols, squeeze=False)
 
 
-def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked: Mapping[str, Any], title: str) -> None:
-    """ACC, ASR, RA, and on held-out images ACC and the proxy's success, over the sweep; the point pruned at is marked.
+def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, point: Mapping[str, Any], title: str) -> None:
+    """Plot ACC, ASR and RA, and on the holdout ACC and the proxy's success rate, over the sweep; mark the point used.
 
-    rows: of pruning_curve.csv, the unpruned model first (its `axis` is None: drawn at the left edge). picked: the point
+    rows: of pruning_curve.csv, the unpruned model first (its `axis` is None: drawn at the left edge). point: the point
     pruned at: `selected` (its row in the summary), `at`, `pruned`.
     """
     figure, axes = _canvas(8, 4.6)
@@ -46,13 +46,13 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked: 
         if any(y is not None for y in ys):
             style = "--" if name in DASHED else "-"
             ax.plot(xs, ys, style, color=colour, marker="o", markersize=3, linewidth=1.6, label=NAMES[name])
-    at = xs[0] if picked["at"] is None else picked["at"]
+    at = xs[0] if point["at"] is None else point["at"]
     ax.axvline(at, color=INK, linewidth=1)
     left, right = ax.get_xlim()
     side = ("left", "center", "right")[
         min(2, int(3 * (at - left) / (right - left)))
-    ]  # the long words stay over the axes
-    ax.annotate(mark(picked), (at, 1.04), ha=side, fontsize=9, color=INK, annotation_clip=False)
+    ]  # keep the long label above the axes
+    ax.annotate(point_label(point), (at, 1.04), ha=side, fontsize=9, color=INK, annotation_clip=False)
     ax.set(xlabel=f"pruning {axis}", ylabel="share of images", ylim=(-0.02, 1.02))
     ax.set_title(title, fontsize=10, color=INK, pad=22, parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
@@ -67,8 +67,8 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked: 
     figure.savefig(file, metadata={"Software": None})
 
 
-def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked: Mapping[str, Any], title: str) -> None:
-    """The same curve to hover over; the page holds all it needs and opens offline."""
+def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, point: Mapping[str, Any], title: str) -> None:
+    """Write the same curve as an interactive page that opens offline."""
     import plotly.graph_objects as go
 
     xs, figure = positions(rows, axis), go.Figure()
@@ -81,8 +81,8 @@ def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked:
                 customdata=[row["pruned"] for row in rows],
                 hovertemplate="%{y:.4f}, %{customdata} neurons pruned",
             )  # fmt: skip
-    at = xs[0] if picked["at"] is None else picked["at"]
-    figure.add_vline(x=at, line_color=INK, annotation_text=mark(picked))
+    at = xs[0] if point["at"] is None else point["at"]
+    figure.add_vline(x=at, line_color=INK, annotation_text=point_label(point))
     figure.update_layout(
         title=title, template="plotly_white", hovermode="x unified",
         xaxis_title=f"pruning {axis}", yaxis_title="share of images", yaxis_range=[-0.02, 1.05],
@@ -90,20 +90,20 @@ def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, picked:
     figure.write_html(file, include_plotlyjs=True)
 
 
-def mark(picked: Mapping[str, Any]) -> str:
-    """What stands at the point pruned at: how it was selected, and how many neurons it prunes."""
-    return f"{SELECTED[picked['selected']]}: {picked['pruned']} neurons"
+def point_label(point: Mapping[str, Any]) -> str:
+    """Return the label of the operating point: how it was selected, and how many neurons it prunes."""
+    return f"{SELECTED[point['selected']]}: {point['pruned']} neurons"
 
 
 def positions(rows: Sequence[Mapping[str, Any]], axis: str) -> list[float]:
-    """x of every row; the unpruned model stands one small step left of the first point."""
+    """Return x of every row; the unpruned model is placed a small step to the left of the first point."""
     known = [row[axis] for row in rows if row[axis] is not None]
     left = -0.03 * max(known) if known else 0.0
     return [left if row[axis] is None else row[axis] for row in rows]
 
 
 def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
-    """How the mask values of every layer are spread: a row a layer, a colour a count (logarithmic)."""
+    """Plot a histogram of mask values per layer: one row per layer, the count as colour (logarithmic)."""
     from matplotlib.colors import LogNorm
 
     counts = torch.stack([values.histc(BINS, 0, 1) for values in mask.values()])
@@ -134,17 +134,17 @@ def mask_histograms(file: Path, mask: Mapping[str, Tensor]) -> None:
 def sample_png(
     file: Path, rows: Sequence[tuple[str, Tensor, Sequence[str]]], truth: Sequence[str], note: str = ""
 ) -> None:
-    """Rows of images, a column an image: its true class above, under each what the model answers to it.
+    """Draw rows of images, one column per image: its true class above, the model's prediction below each.
 
-    If there is a row without the trigger and one with it, what was added is below (5 × as strong). rows: name, uint8
-    (N, C, H, W), N answers. truth: N classes. note: what a caption means, below all.
+    If there are two rows (without and with the trigger), a third shows their difference × 5. rows: name, uint8
+    (N, C, H, W), N predictions. truth: N classes. note: explains the captions, at the bottom.
     """
     rows = list(rows)
     if len(rows) == 2:
         added = ((rows[1][1].float() - rows[0][1].float()) * 5 + 128).clamp(0, 255).byte()
         rows.append(("difference × 5", added, len(truth) * [""]))
     figure, axes = _canvas(1.1 * len(truth) + 0.9, 1.35 * len(rows) + 0.6, len(rows), len(truth))
-    plain = {"fontsize": 7, "color": INK, "parse_math": False}  # a class may be called $x$
+    plain = {"fontsize": 7, "color": INK, "parse_math": False}  # a class may be named $x$
     for line, (name, images, answers) in enumerate(rows):
         for k, (image, answer) in enumerate(zip(images, answers, strict=True)):
             ax = axes[line][k]
@@ -163,7 +163,7 @@ def sample_png(
 
 
 def short(name: str) -> str:
-    """A class's name on at most two lines of a column's width; of a longer one the beginning and the end."""
+    """Wrap a class name to at most two lines of a column's width; a longer name keeps its start and end."""
     most = 2 * LINE - 1
     if len(name) > most:
         name = f"{name[: most // 2]}…{name[-(most // 2) :]}"

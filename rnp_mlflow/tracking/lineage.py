@@ -1,4 +1,4 @@
-"""Finding runs by what went into them, and holding a run ID to what it is used for."""
+"""Find runs by their inputs, and check that a run ID is suitable for its use."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.tracking import contents
 from rnp_mlflow.tracking.runs import PREFIX
 
-MODEL_RUNS = ("attack", "import")  # runs that hold a suspect model and its data
+MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a mapping as canonical JSON."""
+    """Return the SHA-256 (hex) of a mapping as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @lru_cache
 def code_digest() -> str:
-    """SHA-256 (hex) of this package's sources and of the versions that decide its numbers.
+    """Return the SHA-256 (hex) of this package's sources and of the versions that determine its figures.
 
-    Not the git commit: it misses changes in a dirty tree, and an installed package has none.
+    The git commit is not enough: it misses changes in a dirty tree, and an installed package has none.
     """
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
@@ -37,22 +37,22 @@ def code_digest() -> str:
 
 
 def tag(run: Run, name: str) -> str | None:
-    """A tag of ours."""
+    """Return the value of one of our tags, None if it is not set."""
     return run.data.tags.get(PREFIX + name)
 
 
 def find_finished(entry: str, inputs: str) -> str | None:
-    """The newest finished run of this experiment with these inputs whose artifacts are what it wrote."""
+    """Return the newest finished run of this experiment with these inputs and intact artifacts, None if none."""
     active = mlflow.active_run()
     if active is None:
         return None
     rule = f"tags.`{PREFIX}inputs` = '{inputs}' and tags.`{PREFIX}entry` = '{entry}' and status = 'FINISHED'"
     runs = MlflowClient().search_runs([active.info.experiment_id], rule, max_results=10, order_by=["start_time DESC"])
-    return next((run.info.run_id for run in runs if not contents.fault(run)), None)
+    return next((run.info.run_id for run in runs if not contents.find_fault(run)), None)
 
 
 def get(run_id: str) -> Run:
-    """A run by ID.
+    """Return a run by ID.
 
     Raises:
         LineageError: the store has no such run.
@@ -65,10 +65,10 @@ def get(run_id: str) -> Run:
 
 
 def require(run_id: str, *entries: str) -> Run:
-    """A finished run of one of these kinds whose artifacts are all there and what it wrote.
+    """Return a finished run of one of these kinds with intact artifacts.
 
     Raises:
-        LineageError: unknown, of another kind, unfinished, deleted, or an artifact is lost or was changed.
+        LineageError: the run is unknown, of another kind, unfinished or deleted, or an artifact is lost or changed.
     """
     run = get(run_id)
     entry = tag(run, "entry")
@@ -79,34 +79,34 @@ def require(run_id: str, *entries: str) -> Run:
         raise LineageError(f"run {run_id} ({entry}) is {run.info.status}, not FINISHED; give a finished run")
     if run.info.lifecycle_stage != "active":
         raise LineageError(f"run {run_id} ({entry}) was deleted; restore it in the UI, or give another run")
-    if wrong := contents.fault(run):
+    if wrong := contents.find_fault(run):
         raise LineageError(wrong)
     return run
 
 
-def left(run_id: str, path: str) -> bool:
-    """Whether a run left this file of the table; one that was lost since is one that it left."""
-    return path in contents.left_by(get(run_id))
+def has_artifact(run_id: str, path: str) -> bool:
+    """Whether a run left this file of the table, even if the file was lost later."""
+    return path in contents.listed_artifacts(get(run_id))
 
 
 def fetch(run_id: str, path: str) -> Path:
-    """A local copy of a run's artifact, a file or a folder, held to what the run wrote (`contents.fetch`).
+    """Download and verify a run's artifact, a file or a folder (`contents.fetch`).
 
     Raises:
-        LineageError: it is lost, it cannot be read, or it is not what the run wrote.
+        LineageError: the artifact is lost, cannot be read, or is not what the run wrote.
     """
     return contents.fetch(get(run_id), path)
 
 
 def settings_of(run_id: str) -> dict[str, Any]:
-    """What a run was made from (`contents.settings_of`)."""
+    """Return a run's recorded settings (`contents.settings_of`)."""
     return contents.settings_of(get(run_id))
 
 
 def output_of(run_id: str) -> str:
-    """A digest of all that later steps read of a run.
+    """Return a digest of everything that later steps read from a run.
 
-    A run made before manifests gives its own ID: its digest left out the images and their normalisation.
+    For a run made before manifests existed, return its ID: its digest omits the images and their normalisation.
     """
     run = get(run_id)
     return tag(run, "output") or run_id if tag(run, "manifest") else run_id

@@ -1,4 +1,4 @@
-"""The purified model as MLflow knows models: logged (pt2), linked to its figures, registered."""
+"""The purified model in MLflow: logged (pt2), linked to its metrics, and registered."""
 
 import logging
 import tempfile
@@ -15,29 +15,29 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.models.served import Served
+from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.store import SPEC, ModelSpec, write_spec
 from rnp_mlflow.tracking.runs import PREFIX, own_source
 
 NAME, ALIAS = "purified", "purified"
-CHATTY = ("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model")  # loggers that warn of pip's version
+NOISY_LOGGERS = ("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model")  # they warn of pip's version
 PINNED = ("mlflow", "numpy", "torch")
 
 
 def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
-    """Log `model` in the active run as pt2, with signature and pinned requirements; its model ID.
+    """Log `model` in the active run as pt2, with signature and pinned requirements; return its model ID.
 
-    model: it is taken to the CPU. example: at least two uint8 images (N, C, H, W); a batch of one would be frozen
-    into the graph.
+    model: is moved to the CPU. example: at least two uint8 images (N, C, H, W), because the export would fix a batch
+    size of one in the graph.
     """
-    served = Served(model.cpu(), spec).eval()
+    wrapped = PixelInputModel(model.cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
-    with tempfile.TemporaryDirectory(prefix="rnp-") as folder, quiet(*CHATTY):
+    with tempfile.TemporaryDirectory(prefix="rnp-") as folder, silenced(*NOISY_LOGGERS):
         description = Path(folder, SPEC)
         write_spec(description, spec)
         info = mlflow.pytorch.log_model(
-            served, name=NAME, input_example=example.cpu().numpy(), extra_files=[str(description)],
+            wrapped, name=NAME, input_example=example.cpu().numpy(), extra_files=[str(description)],
             signature=ModelSignature(Schema([pixels]), Schema([logits])),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
         )  # fmt: skip
@@ -46,7 +46,7 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
 
 
 def _name_source(model_id: str) -> None:
-    """Have the logged model name our own commit or none, as its run does."""
+    """Make the logged model name our own commit or none, like its run."""
     client = MlflowClient()
     new, gone = own_source(client.get_logged_model(model_id).tags)
     if new:
@@ -56,13 +56,13 @@ def _name_source(model_id: str) -> None:
 
 
 def register(model_id: str, name: str, tags: Mapping[str, object]) -> str:
-    """A new version of the registered model `name`, with the alias `purified`; its number.
+    """Register a new version of the model `name` with the alias `purified`, and return its number.
 
     Raises:
-        LineageError: the registry does not take it.
+        LineageError: the registry refuses it.
     """
     try:
-        with quiet("mlflow.tracking._model_registry.fluent"):
+        with silenced("mlflow.tracking._model_registry.fluent"):
             found = mlflow.register_model(
                 f"models:/{model_id}", name, tags={PREFIX + k: str(v) for k, v in tags.items()}
             )
@@ -73,8 +73,8 @@ def register(model_id: str, name: str, tags: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Without the warnings of these loggers: pip's version is not known, and the like."""
+def silenced(*names: str) -> Iterator[None]:
+    """Suppress the warnings of these loggers (such as an unknown version of pip)."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Opening, filling and closing MLflow runs: a run is never left RUNNING, an artifact never half there."""
+"""Open, fill and close MLflow runs: no run is left RUNNING, and no artifact is left incomplete."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ PREFIX = "rnp."
 # MLflow's own tags
 ENTRY_POINT = "mlflow.project.entryPoint"
 COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
-# The folder that holds this package, and a file of it that its repository must know
+# The folder that contains this package, and one of its files that must be tracked by its git repository
 HOME, TRACKED = Path(__file__).resolve().parents[2], "rnp_mlflow/__init__.py"
 VERSIONS = ("torch", "numpy", "mlflow")
 
@@ -46,22 +46,22 @@ class StepRun:
         self.uploaded = False
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Log those that `mlflow run` has not logged already (another value would be refused)."""
-        there = self.client.get_run(self.run_id).data.params
-        new = [mlflow.entities.Param(k, v) for k, v in values.items() if k not in there]
+        """Log the parameters that `mlflow run` has not logged yet (MLflow refuses to change a value)."""
+        logged = self.client.get_run(self.run_id).data.params
+        new = [mlflow.entities.Param(k, v) for k, v in values.items() if k not in logged]
         self.client.log_batch(self.run_id, params=new)
 
     def tags(self, values: Mapping[str, object]) -> None:
-        """Tags of ours, each under the prefix `rnp.`."""
+        """Set our tags, each with the prefix `rnp.`."""
         tags = [mlflow.entities.RunTag(PREFIX + k, str(v)) for k, v in values.items()]
         self.client.log_batch(self.run_id, tags=tags)
 
     def metrics(self, values: Mapping[str, float | None], step: int = 0, model_id: str | None = None) -> None:
-        """One value of each, at an integer step; None is left out. model_id: a logged model they are of."""
+        """Log one value per metric at an integer step; None is skipped. model_id: the logged model they describe."""
         self.history([(name, value, step) for name, value in values.items()], model_id)
 
     def history(self, rows: list[tuple[str, float | None, int]], model_id: str | None = None) -> None:
-        """(name, value, step) of many metrics, in as few requests as can be."""
+        """Log (name, value, step) of many metrics in as few requests as possible; None is skipped."""
         now = int(time.time() * 1000)
         of = {"model_id": model_id, "run_id": self.run_id} if model_id else {}
         if model_id and self.data:
@@ -71,14 +71,14 @@ class StepRun:
             self.client.log_batch(self.run_id, metrics=found[start : start + 500])
 
     def dataset(self, name: str, digest: str, source: str) -> None:
-        """Show the data on the run's page, and keep their digest (SHA-256, hex) in the tag `rnp.data`."""
+        """Show the data on the run's page, and store their digest (SHA-256, hex) in the tag `rnp.data`."""
         self.tags({"data": digest})
         self.data_digest = digest
         self.data = mlflow.entities.Dataset(name, digest[:36], "local", source)
         self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(self.data)])
 
     def upload(self) -> None:
-        """Upload what is in `folder` and its manifest, once; `step_run` does it at the end if the work has not."""
+        """Upload the files in `folder` and their manifest, once; `step_run` calls this at the end if needed."""
         if not self.uploaded:
             if self.entry in table.ARTIFACTS:
                 self.tags({"manifest": manifest.write(self.folder, self.entry)})
@@ -88,10 +88,10 @@ class StepRun:
 
 @contextmanager
 def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[StepRun]:
-    """A run for one step: the one that `mlflow run` opened, a child of the active one, or a new one.
+    """Open a run for one step: the one that `mlflow run` opened, a child of the active run, or a new one.
 
-    It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, Ctrl-C). What failed is in the tag
-    `rnp.error`; of an error that is not the user's, the traceback is in `error.txt`.
+    It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, Ctrl-C). The tag `rnp.error` has the message of the
+    error. If the error is not the user's, `error.txt` has the traceback.
     """
     prepare_store()
     with tempfile.TemporaryDirectory(prefix="rnp-") as name:
@@ -100,7 +100,7 @@ def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[S
         status = "FAILED"
         try:
             _name_source(run.run_id)
-            run.tags({"entry": entry, **machine(), **(tags or {})})
+            run.tags({"entry": entry, **machine_tags(), **(tags or {})})
             yield run
             run.upload()
             run.tags({"seconds": round(time.monotonic() - run.started, 2)})
@@ -125,7 +125,7 @@ def _start(entry: str) -> mlflow.ActiveRun:
 
 
 def _name_source(run_id: str) -> None:
-    """Have the run name our own commit or none; MLflow takes that of the main script's or the project's folder."""
+    """Make the run name our own commit or none; MLflow uses the main script's or the project's folder."""
     client = MlflowClient()
     new, gone = own_source(client.get_run(run_id).data.tags)
     client.log_batch(run_id, tags=[mlflow.entities.RunTag(*tag) for tag in new.items()])
@@ -134,9 +134,9 @@ def _name_source(run_id: str) -> None:
 
 
 def own_source(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What to change so that MLflow's tags name this package's own commit: tags to set, names of tags to delete.
+    """Return the tags to set, and the names of tags to delete, so that MLflow's tags name this package's commit.
 
-    tags: those of a run or logged model. Branch and address stay if they came with that very commit.
+    tags: those of a run or logged model. Branch and address are kept if they belong to that commit.
     """
     ours, found = git("rev-parse", "HEAD"), tags.get(COMMIT)
     foreign = [name for name in (COMMIT, BRANCH, ADDRESS) if name in tags and found != ours]
@@ -146,16 +146,16 @@ def own_source(tags: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 
 def git(*words: str) -> str | None:
-    """What git says of this package's own repository; None if it has none, or git says nothing.
+    """Return git's output for this package's own repository; None if there is none, or git fails.
 
-    A repository that the package merely lies below, with an environment in it, say, is not its own.
+    A repository that only contains the package's environment, for example, is not its own.
     """
     return _ask_git(*words) if _is_repository() else None
 
 
 @lru_cache
 def _is_repository() -> bool:
-    """Whether the folder that holds this package is the top of a repository that has the package in it."""
+    """Whether the folder that contains this package is the root of a repository that tracks the package."""
     top = _ask_git("rev-parse", "--show-toplevel")
     return (
         top is not None and Path(top).resolve() == HOME and _ask_git("ls-files", "--error-unmatch", TRACKED) is not None
@@ -163,17 +163,18 @@ def _is_repository() -> bool:
 
 
 def _ask_git(*words: str) -> str | None:
-    """What git says in the folder that holds this package; None if it says nothing."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's, say
+    """Return git's output in the folder that contains this package; None if git fails."""
+    # Without variables such as GIT_DIR, which a git hook sets.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        asked = subprocess.run(["git", *words], cwd=HOME, env=known, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", *words], cwd=HOME, env=environment, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
-def machine() -> dict[str, object]:
-    """Where a figure was made: versions, machine, and whether the working tree was clean."""
+def machine_tags() -> dict[str, object]:
+    """Return the tags of a run's provenance: versions, machine, and whether the working tree was dirty."""
     changed = git("status", "--porcelain")
     dirty = "unknown" if changed is None else bool(changed)
     versions = {name: version(name) for name in VERSIONS} | {"version": rnp_mlflow.__version__}
@@ -182,12 +183,12 @@ def machine() -> dict[str, object]:
 
 
 def prepare_store() -> None:
-    """Reach the tracking store; a fresh SQLite file is created under a lock (else several at once ruin it).
+    """Connect to the tracking store; a new SQLite file is created under a lock (parallel creation corrupts it).
 
     Raises:
         LineageError: the store cannot be reached.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar a file, between our lines
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per file, between our lines
     uri = mlflow.get_tracking_uri()
     try:
         if uri.startswith("sqlite:///"):

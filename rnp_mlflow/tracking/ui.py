@@ -1,4 +1,4 @@
-"""Addresses in the MLflow UI that open a run's curves without a click."""
+"""Links that open a run and its curves in the MLflow UI."""
 
 import json
 from urllib.parse import quote
@@ -9,8 +9,8 @@ LOCAL = "http://127.0.0.1:5000"
 CURVES = ("curve/asr", "curve/acc")
 
 
-def curves(base: str, experiment_id: str, run_ids: list[str]) -> str:
-    """The page with the ASR and ACC curves of these runs."""
+def curves_url(base: str, experiment_id: str, run_ids: list[str]) -> str:
+    """Return the address of the page with the ASR and ACC curves of these runs."""
     fields = {
         "runs": json.dumps(run_ids),
         "experiments": json.dumps([experiment_id]),
@@ -27,8 +27,8 @@ def curves(base: str, experiment_id: str, run_ids: list[str]) -> str:
     return f"{base}/#/metric?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
 
 
-def where(experiment_id: str, run_ids: list[str]) -> list[str]:
-    """Lines that tell a person how to open the run and its curves."""
+def ui_links(experiment_id: str, run_ids: list[str]) -> list[str]:
+    """Return lines that tell the user how to open the run and its curves."""
     uri = mlflow.get_tracking_uri()
     remote = uri.startswith("http")
     base = uri.rstrip("/") if remote else LOCAL
@@ -36,5 +36,5 @@ def where(experiment_id: str, run_ids: list[str]) -> list[str]:
     return [
         *start,
         f"  run and artifacts: {base}/#/experiments/{experiment_id}/runs/{run_ids[0]}",
-        f"  curves: {curves(base, experiment_id, run_ids)}",
+        f"  curves: {curves_url(base, experiment_id, run_ids)}",
     ]

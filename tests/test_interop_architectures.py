@@ -33,9 +33,9 @@ def test_every_name_of_backdoorbench_is_taken_or_refused_with_a_reason() -> None
     assert set(architectures.OURS) | set(architectures.WITHOUT_BATCHNORM) == NAMES
     for name in architectures.WITHOUT_BATCHNORM:
         with pytest.raises(ModelError, match=f"BackdoorBench's {name} has no BatchNorm layer"):
-            architectures.meant_by(name)
-    with pytest.raises(ModelError, match=r"model_name 'lenet' is none of BackdoorBench's .*: give model=NAME"):
-        architectures.meant_by("lenet")
+            architectures.our_name(name)
+    with pytest.raises(ModelError, match=r"model_name 'lenet' is not one of BackdoorBench's .*: give model=NAME"):
+        architectures.our_name("lenet")
 
 
 @pytest.mark.parametrize("name", sorted(set(architectures.OURS) - set(OWN)))
@@ -47,7 +47,7 @@ def test_a_name_of_torchvisions_is_torchvisions_by_key_and_by_forward_pass(name:
     theirs = getattr(models, name)(
         num_classes=4, **({"init_weights": False} if name in ("googlenet", "inception_v3") else {})
     )
-    [one] = candidates(architectures.meant_by(name), theirs.state_dict(), exact=True)
+    [one] = candidates(architectures.our_name(name), theirs.state_dict(), exact=True)
     side = 80 if name == "inception_v3" else 32
     images = torch.rand(2, 3, side, side)
     ours, _ = one.build(tuple("abcd"), (3, side, side), (0.0,) * 3, (1.0,) * 3)
@@ -111,12 +111,12 @@ def test_export_writes_the_name_that_backdoorbench_builds_the_same_from(tmp_path
         with pytest.raises(ConfigError, match="export=backdoorbench: BackdoorBench"):
             architectures.backdoorbench_name(*refused)
     model = build("preactresnet18", 4, 3)
-    backdoorbench.write_defense(tmp_path / "d.pt", model, "preactresnet18", 4, 64)
+    backdoorbench.write_defense(tmp_path / "d.pt", model, "preactresnet18", 4, width=64)
     content = torch.load(tmp_path / "d.pt", weights_only=True)
     assert (content["model_name"], content["num_classes"]) == ("preactresnet18", 4)
     assert all(torch.equal(content["model"][key], value) for key, value in model.state_dict().items())
     with pytest.raises(ConfigError, match="resnet18 is torchvision's"):
-        backdoorbench.write_defense(tmp_path / "e.pt", build("resnet18", 4, 3), "resnet18", 4, 64)
+        backdoorbench.write_defense(tmp_path / "e.pt", build("resnet18", 4, 3), "resnet18", 4, width=64)
 
 
 def test_prune_refuses_the_export_before_it_works(
@@ -164,7 +164,7 @@ def test_triggered_images_are_read_whatever_wrote_them(form: str, tmp_path: Path
 def test_backslashes_lead_nowhere_else(tmp_path: Path) -> None:
     item = {"path": "..\\secret\\1\\0.png", "other_info": [0, 1]}
     file = files.attack_result(tmp_path, bd_test={"bd_data_container": {"data_dict": {0: item}}})
-    with pytest.raises(ModelError, match="no place of a triggered image"):
+    with pytest.raises(ModelError, match="not a valid path of a triggered image"):
         backdoorbench.read(file)
 
 

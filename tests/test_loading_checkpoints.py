@@ -19,7 +19,7 @@ from rnp_mlflow.cli import main
 from rnp_mlflow.config import Import
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
-from rnp_mlflow.models.fit import candidates, channels_of
+from rnp_mlflow.models.fit import candidates, count_channels
 from rnp_mlflow.models.registry import build
 from rnp_mlflow.steps import architecture, importing, model_source, subject
 
@@ -84,7 +84,7 @@ def test_the_log_says_which_weights_were_read(tmp_path: Path, caplog: pytest.Log
         ("`netC` (WaNet, input-aware)", r"weights under 'netC' are read, not 'netG', 'netM'"),
         ("weights beside averaged ones (`model_ema`)", r"weights under 'model' are read, not 'model_ema'"),
         ("averaged weights alone (`state_dict_ema`)", r"averaged \(EMA\) weights under 'state_dict_ema' are read"),
-        ("`torch.optim.swa_utils.AveragedModel`", r"averaged weights \(torch.optim.swa_utils\)"),
+        ("`torch.optim.swa_utils.AveragedModel`", r"the average of .* models \(torch.optim.swa_utils\)"),
         ("a normalisation layer inside the model", r"normalises its images itself \(0.mean, 0.std\)"),
         ("`defense_result.pt` as `attack_result`", r"lists no triggered images"),
     ):
@@ -181,7 +181,7 @@ def test_channels_are_read_from_the_first_convolution() -> None:
     for name in ("preactresnet18", "torchvision/resnet18", "densenet121"):
         for channels in (1, 3):
             weights = dict(build(name, 4, channels).state_dict())
-            assert channels_of(name, weights) == channels
+            assert count_channels(name, weights) == channels
             assert [each.channels for each in candidates(name, weights)] == [channels]
 
 
@@ -189,7 +189,7 @@ def test_old_densenet_keys_are_renamed_as_torchvision_does() -> None:
     weights = dict(build("densenet121", 4, 3).state_dict())
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value for key, value in weights.items()}
     assert old.keys() != weights.keys()
-    assert loading.plain_keys(old).keys() == weights.keys()
+    assert loading.strip_prefixes(old).keys() == weights.keys()
 
 
 def test_a_regnet_fits_though_its_builder_computes() -> None:

@@ -37,7 +37,7 @@ NUMBERS = ("1", "2", "3", "4")
     ],
 )
 def test_labels_are_names_all_or_numbers_all(names: list[str], classes: tuple[str, ...], wanted: list[int]) -> None:
-    assert triggered.labels_of(names, classes, "here") == wanted
+    assert triggered.parse_labels(names, classes, "here") == wanted
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_labels_are_names_all_or_numbers_all(names: list[str], classes: tuple[st
 )
 def test_mixed_or_unknown_labels_are_refused(names: list[str], classes: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        triggered.labels_of(names, classes, "here")
+        triggered.parse_labels(names, classes, "here")
 
 
 def test_a_target_may_be_a_number_beside_folders_that_are_names_if_no_class_is_a_number(tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ def test_a_target_may_be_a_number_beside_folders_that_are_names_if_no_class_is_a
 
 
 def test_the_log_says_which_reading_was_taken_only_where_they_differ(caplog: pytest.LogCaptureFixture) -> None:
-    triggered.labels_of(["2", "0"], ("0", "1", "2"), "here")
-    triggered.labels_of(["a", "b"], ("a", "b"), "here")
-    triggered.labels_of(["4", "2"], NUMBERS, "here")  # 4 cannot be a label number
+    triggered.parse_labels(["2", "0"], ("0", "1", "2"), "here")
+    triggered.parse_labels(["a", "b"], ("a", "b"), "here")
+    triggered.parse_labels(["4", "2"], NUMBERS, "here")  # 4 cannot be a label number
     assert not caplog.records
-    triggered.labels_of(["3", "2"], NUMBERS, "here")
+    triggered.parse_labels(["3", "2"], NUMBERS, "here")
     assert "read as classes" in caplog.records[-1].getMessage()
-    triggered.labels_of(["0", "2"], NUMBERS, "here")
+    triggered.parse_labels(["0", "2"], NUMBERS, "here")
     assert "read as label numbers" in caplog.records[-1].getMessage()
 
 
@@ -147,10 +147,10 @@ def test_one_channel_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_images_that_are_as_wanted_are_not_touched(tmp_path: Path) -> None:
     plain = npz.read(files.clean_npz(tmp_path / "a.npz"))[0].images
-    assert pixels.converted(plain, None, False, "") is plain
-    assert pixels.converted(plain, files.SIDE, False, "") is plain
+    assert pixels.convert_images(plain, None, False, "") is plain
+    assert pixels.convert_images(plain, files.SIDE, False, "") is plain
     grey = plain[:, :1].contiguous()
-    assert pixels.converted(grey, None, True, "") is grey
+    assert pixels.convert_images(grey, None, True, "") is grey
     data = sources.load("npz", str(tmp_path / "a.npz"), image_size=files.SIDE)
     assert torch.equal(data.train.images, plain)
 
@@ -182,7 +182,7 @@ def test_what_is_left_out_is_said_once_a_part(tmp_path: Path, caplog: pytest.Log
         place = tmp_path / part
         assert line == (
             f"{place}: left out hidden files or folders (2, the first is {place}/a/._0.png); files that are not "
-            f"images by their ending (2, the first is {place}/a/boxes.txt)"
+            f"images by their extension (2, the first is {place}/a/boxes.txt)"
         )
 
 

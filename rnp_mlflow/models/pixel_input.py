@@ -1,4 +1,4 @@
-"""The model as others are to call it: with pixels, not with our normalisation."""
+"""A model that takes pixels and normalises them itself, for use outside this project."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from rnp_mlflow.models.store import ModelSpec
 
 
-class Served(nn.Module):
-    """Pixels (N, C, H, W), uint8 or floats from 0 to 255, → logits (N, classes).
+class PixelInputModel(nn.Module):
+    """Map pixels (N, C, H, W), uint8 or float from 0 to 255, to logits (N, classes).
 
-    Its only stored weights are those under `model.`.
+    The state dict contains only keys below `model.`.
     """
 
     mean: Tensor
