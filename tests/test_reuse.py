@@ -143,7 +143,7 @@ def test_the_same_weights_in_another_architecture_share_nothing(home: Path) -> N
     weights = files.network(architecture="torchvision/mobilenet_v2", width=None).state_dict()
     save_file(weights, home / "mobile.safetensors")
     made = []
-    for architecture in ("mobilenet_v2", "torchvision/mobilenet_v2"):
+    for architecture in ("small/mobilenet_v2", "torchvision/mobilenet_v2"):
         file = home / f"{architecture.replace('/', '_')}.safetensors"
         shutil.copy(home / "mobile.safetensors", file)
         spec = ["--mean=0.5,0.5,0.5", "--std=0.5,0.5,0.5", "--data=large.npz"]
