@@ -21,6 +21,8 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.models import store as model_store
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--pruning_step=0.3", "--clean_views=1", "--threads=2")
 
 

@@ -37,6 +37,8 @@ from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import figures, runs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--clean_views=0", "--refine=0", "--threads=1",
          "--proxy_steps=2", "--pruning_by=number")  # fmt: skip

@@ -25,6 +25,8 @@ from rnp_mlflow.steps import chain, runtime
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import contents, lineage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 QUICK = (
     "--unlearning_epochs=2", "--unlearning_lr=0.1", "--unlearning_batch_size=16", "--clean_threshold=0.9",
