@@ -5,6 +5,7 @@ import ctypes
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,24 +15,33 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from rnp_mlflow.core.evaluate import batch_for
+from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
-from rnp_mlflow.core.precision import called, forwards
+from rnp_mlflow.core.params import Precision
+from rnp_mlflow.core.precision import forward_fn, functional_logits
 from rnp_mlflow.data.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed: network, clean images (uint8) and labels, test images and labels, mask, feed, sweep's points."""
+    """What is timed: network, clean images (uint8), test images and labels, mask, transform, number of sweep points."""
 
     model: nn.Module
-    images: Tensor
-    labels: Tensor
+    clean: LabeledImages
     test: Tensor
     test_labels: Tensor
     mask: Mask
-    feed: Preprocess
+    transform: Preprocess
     points: int
-    precision: str
+    precision: Precision
+
+    @property
+    def images(self) -> Tensor:
+        return self.clean.images
+
+    @property
+    def labels(self) -> Tensor:
+        return self.clean.labels
 
     def draws(self) -> Generator:
         return Generator().manual_seed(0)
@@ -39,8 +49,8 @@ class Work:
 
 def forward_loop(work: Work) -> int:
     """The ceiling of evaluation: ready inputs through the network, and nothing else."""
-    inputs = work.feed(work.test, None).split(batch_for(work.test, work.test.device))
-    with torch.inference_mode(), forwards(work.model, work.precision) as forward:
+    inputs = work.transform(work.test, None).split(batch_for(work.test, work.test.device))
+    with torch.inference_mode(), forward_fn(work.model, work.precision) as forward:
         for part in inputs:
             forward(part)
     return len(work.test)
@@ -50,8 +60,8 @@ def backward_loop(work: Work) -> int:
     """The ceiling of recovery: ready batches of 32 forwards, and backwards to the mask; no step, no count."""
     working = copy.deepcopy(work.model).requires_grad_(False).train()
     mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
-    inputs = work.feed(work.images, None)
-    with forwards(working, work.precision) as forward:
+    inputs = work.transform(work.images, None)
+    with forward_fn(working, work.precision) as forward:
         for part, labels in zip(inputs.split(32), work.labels.split(32), strict=True):
             loss = cross_entropy(forward(part, masked_scales(working, mask)), labels)
             torch.autograd.grad(loss, list(mask.values()))
@@ -77,7 +87,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 def plain_evaluation(work: Work) -> int:
     """The reference's way: PIL, a loader, fp32, NCHW, batches of 256."""
-    ready = transforms.Compose([transforms.ToTensor(), transforms.Normalize(work.feed.mean, work.feed.std)])
+    ready = transforms.Compose([transforms.ToTensor(), transforms.Normalize(work.transform.mean, work.transform.std)])
     loader = DataLoader(Pictures(work.test, work.test_labels, ready), 256)
     right = 0
     with torch.no_grad():
@@ -86,12 +96,12 @@ def plain_evaluation(work: Work) -> int:
     return len(work.test)
 
 
-def plain_batches(work: Work) -> DataLoader[tuple[Tensor, Tensor]]:
+def plain_batches(work: Work) -> DataLoader[Any]:
     """The reference's way: PIL and augmentation image by image, batches of 128."""
     side = work.images.shape[-1]
     change = transforms.Compose([
-        transforms.RandomCrop(side, work.feed.crop), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        transforms.Normalize(work.feed.mean, work.feed.std),
+        transforms.RandomCrop(side, work.transform.crop), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+        transforms.Normalize(work.transform.mean, work.transform.std),
     ])  # fmt: skip
     return DataLoader(Pictures(work.images, work.labels, change), 128, shuffle=True)
 
@@ -113,7 +123,7 @@ def plain_recovery(work: Work) -> int:
     mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
     optimizer = torch.optim.SGD(mask.values(), 0.2, 0.9)
     for inputs, labels in plain_batches(work):
-        logits = called(working, inputs.to(work.images.device), masked_scales(working, mask))
+        logits = functional_logits(working, inputs.to(work.images.device), masked_scales(working, mask))
         optimizer.zero_grad()
         (0.2 * cross_entropy(logits, labels.to(work.images.device))).backward()
         optimizer.step()

@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, UNSEEN, rows
+from rnp_mlflow.artifacts.renamed import detection_entries
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import Prune
 from rnp_mlflow.steps.attack import PLANTED
 
 HERE = Path(__file__).parent
 Found = dict[str, Any]
+DETECTED = ("verdict", "conclusion")  # entries of a variant that older rows have under former names
 # column → which point of which variant
 COLUMNS = {
     "ours": ("ours", "chosen"), "oracle": ("ours", "oracle"), "fixed 0.70": ("ours", "fixed"),
@@ -35,7 +37,11 @@ def read(full: bool) -> list[Found]:
     """The finished rows, in the matrix's order."""
     files = [HERE / "results" / f"{row.name}.json" for row in rows(full)]
     found = [json.loads(file.read_text()) for file in files if file.is_file()]
-    return [row for row in found if "ours" in row["variants"]]
+    found = [row for row in found if "ours" in row["variants"]]
+    for row in found:
+        for variant in row["variants"].values():
+            variant.update({name: detection_entries(variant[name] or {}) for name in DETECTED if name in variant})
+    return found
 
 
 def point(row: Found, column: str) -> Found | None:
@@ -121,15 +127,16 @@ def verdicts(found: list[Found]) -> list[str]:
     bad = [row for row in found if planted(row)]
     clean = [row for row in found if row["row"]["attack"] == NONE]
     said: Callable[[Found], Found] = lambda row: row["variants"]["ours"]["conclusion"]  # noqa: E731
-    doubts: Callable[[list[Found]], str] = lambda some: bounds(said(row)["doubt"] for row in some)  # noqa: E731
+    scores: Callable[[list[Found]], str] = lambda some: bounds(said(row)["benign_score"] for row in some)  # noqa: E731
     named = [row for row in bad if row["variants"]["ours"]["verdict"]["target"] == 0]
     alarm = [row for row in bad if said(row)["backdoor_suspected"]]
     false = [row for row in clean if said(row)["backdoor_suspected"]]
     lost = spread(row["before"]["acc"] - (point(row, "ours") or {})["acc"] for row in clean)
     return [
         f"* the right target was named in {len(named)} of {len(bad)} backdoored models, and an alarm given in "
-        f"{len(alarm)} (doubt {doubts(bad)}; of the {len(named)} {doubts(named)}; limit {Prune().max_doubt});",
-        f"* a clean model was accused in {len(false)} of {len(clean)} (doubt {doubts(clean)});",
+        f"{len(alarm)} (benign score {scores(bad)}; of the {len(named)} {scores(named)}; limit "
+        f"{Prune().benign_threshold});",
+        f"* a clean model was accused in {len(false)} of {len(clean)} (benign score {scores(clean)});",
         f"* ACC lost on clean models: {lost}.",
     ]
 

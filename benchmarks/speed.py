@@ -32,13 +32,15 @@ from benchmarks.loops import (
     plain_unlearning,
     reset_peak,
 )
-from rnp_mlflow.attacks.train import train
+from rnp_mlflow.attacks.train import TrainParams, train
 from rnp_mlflow.config import Common
-from rnp_mlflow.core.curve import Judge, Point, trace
-from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate
+from rnp_mlflow.core.curve import CurvePoint, Evaluator, evaluate_sweep
+from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
+from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import flatten, ones_mask
+from rnp_mlflow.core.params import Precision, RecoverParams, UnlearnParams
 from rnp_mlflow.core.precision import has_bf16
-from rnp_mlflow.core.prune import cuts, keep_vector, prune_, scales
+from rnp_mlflow.core.prune import gammas, keep_mask, prune_, sweep_cutoffs
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.data.imageset import ImageSet
@@ -48,44 +50,47 @@ from rnp_mlflow.steps import curve as curves
 from rnp_mlflow.steps import runtime
 from rnp_mlflow.tracking.runs import step_run
 
+FORMATS: tuple[Precision, ...] = ("fp32", "bf16")
 RATES = ("images/s", "ceiling images/s", "reference images/s")
 Phase = Callable[[Work], int]  # does its part and gives the images that passed through the network
 
 
 def unlearning(work: Work) -> int:
     """One epoch on all the clean images, forwards and backwards through all weights."""
-    unlearn(work.model, work.images, work.labels, work.feed, work.draws(), epochs=1, clean_threshold=0.0,
-            stop="epoch", precision=work.precision)  # fmt: skip
+    params = UnlearnParams(
+        unlearning_epochs=1, clean_threshold=0.0, unlearning_stop="epoch", precision=work.precision
+    )  # fmt: skip
+    unlearn(work.model, work.clean, work.transform, work.draws(), params)
     return len(work.images)
 
 
 def recovery(work: Work) -> int:
     """One epoch on all the clean images, backwards to the mask alone."""
-    recover(work.model, work.images, work.labels, work.feed, work.draws(), epochs=1, batch_size=32,
-            precision=work.precision)  # fmt: skip
+    params = RecoverParams(recovering_epochs=1, recovering_batch_size=32, precision=work.precision)
+    recover(work.model, work.clean, work.transform, work.draws(), params)
     return len(work.images)
 
 
 def evaluation(work: Work) -> int:
     """ACC of all test images."""
-    evaluate(work.model, TestSet(work.test, work.test_labels), work.feed, work.precision)
+    evaluate(work.model, EvalSet(work.test, work.test_labels), work.transform, work.precision)
     return len(work.test)
 
 
 def sweep(work: Work) -> int:
     """The curve's points on the test images; 2 of them are held out. Only what is judged counts, no point twice."""
-    held = (work.test[:2], work.test_labels[:2])
-    judge = Judge(TestSet(work.test, work.test_labels), held, work.feed, None, work.precision)
-    points = cuts(work.mask, "threshold", 0.05 * work.points, 0.05)
-    trace(work.model, work.mask, points, judge)
-    return len(work.test) * len({point.pruned for point in points})
+    holdout = LabeledImages(work.test[:2], work.test_labels[:2])
+    evaluator = Evaluator(EvalSet(work.test, work.test_labels), holdout, work.transform, None, work.precision)
+    points = sweep_cutoffs(work.mask, "threshold", 0.05 * work.points, 0.05)
+    evaluate_sweep(work.model, work.mask, points, evaluator)
+    return len(work.test) * len({point.num_pruned for point in points})
 
 
 def pruning(work: Work) -> int:
     """Every point's pruning without any evaluation."""
-    original = scales(work.model)
+    original = gammas(work.model)
     for k in range(work.points):
-        prune_(work.model, original, keep_vector(work.mask, k))
+        prune_(work.model, original, keep_mask(work.mask, k))
     prune_(work.model, original, torch.ones(len(flatten(work.mask))))
     return 0
 
@@ -98,7 +103,7 @@ def store() -> "tempfile.TemporaryDirectory[str]":
 
 def tracking(work: Work) -> int:
     """A run opened in a store that is there, a curve logged, its files uploaded, and closed."""
-    rows = [Point(k / 100, k, Scores(0.5, 0.5, 0.5), 0.5) for k in range(work.points)]
+    rows = [CurvePoint(k / 100, k, Scores(0.5, 0.5, 0.5), 0.5) for k in range(work.points)]
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{store().name}/mlflow.db")
     with chdir(store().name), step_run("benchmark") as run:  # artifacts lie in the working directory
@@ -160,7 +165,7 @@ def sizes(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
         yield f"{name} × 2", base | {name: 2 * base[name]}
 
 
-def made(size: dict[str, int], model: str, side: int, precision: str, device: torch.device) -> Work:
+def made(size: dict[str, int], model: str, side: int, precision: Precision, device: torch.device) -> Work:
     """Images (a pattern of their class under noise), labels, network and mask of that size, from seed 0."""
     draws = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -172,12 +177,13 @@ def made(size: dict[str, int], model: str, side: int, precision: str, device: to
         return ImageSet(patterns[labels] + noise, labels).to(device)
 
     network: nn.Module = build(model, size["classes"], 3, size["width"]).to(device)
-    feed = Preprocess.for_image_size(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
+    transform = Preprocess.for_image_size(side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), False)
     images, test = pictures(size["images"]), pictures(size["test"])
-    train(network, images, feed, draws, epochs=6, lr=0.02, batch_size=32, precision=precision)
+    train(network, images, transform, draws, TrainParams(6, lr=0.02, batch_size=32, precision=precision))
     # Half a percent of the neurons more at each point of the sweep, as real masks have it.
     mask = {name: (10 * torch.rand(len(v), generator=draws)).clamp(max=1) for name, v in ones_mask(network).items()}
-    return Work(network.eval(), *images.pair, *test.pair, mask, feed, size["points"], precision)
+    clean = LabeledImages(images.images, images.labels)
+    return Work(network.eval(), clean, test.images, test.labels, mask, transform, size["points"], precision)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -216,11 +222,21 @@ def table(found: list[dict[str, Any]]) -> str:
 @click.option("--device", default="auto", help="cpu or cuda")
 @click.option("--out", default="speed.json", help="where the figures go, as JSON")
 def main(
-    model: str, side: int, precision: str, repeats: int, growth: bool, threads: str, device: str, out: str, **base: int
+    *,
+    model: str,
+    side: int,
+    precision: str,
+    repeats: int,
+    growth: bool,
+    threads: str,
+    device: str,
+    out: str,
+    **base: int,
 ) -> None:
     """Time every phase."""
-    where = runtime.prepare(Common(threads=threads, device=device))  # type: ignore[arg-type]
-    kinds = [kind for kind in precision.split(",") if kind == "fp32" or has_bf16(where)]
+    where = runtime.prepare(Common(threads=threads, device=device))
+    asked: list[Precision] = [kind for kind in FORMATS if kind in precision.split(",")]
+    kinds = [kind for kind in asked if kind == "fp32" or has_bf16(where)]
     found = []
     for label, size in list(sizes(base))[: None if growth else 1]:
         for kind in kinds:

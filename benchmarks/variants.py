@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.attacks.train import train
+from rnp_mlflow.attacks.train import TrainParams, train
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import der, evaluate
 from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
@@ -24,8 +24,8 @@ from rnp_mlflow.tracking import lineage
 
 # What BackdoorBench's rnp.py does, as far as parameters reach it, and the sweep's points alone. 100 images are held out
 # as for ours: 400 train.
-REFERENCE = {"preset": "reference", "select_by": "clean_acc", "clean_views": 5}
-FINETUNING = {"epochs": 20, "lr": 0.01, "batch_size": 64}
+REFERENCE = {"preset": "reference", "select_by": "clean_acc", "holdout_crops": 5}
+FINETUNING = TrainParams(20, lr=0.01, batch_size=64)
 
 Figures = dict[str, Any]
 
@@ -91,10 +91,10 @@ def finetuning(base: Figures, earlier: Figures) -> Figures:
     device = runtime.prepare(settings)
     suspect = subject.load(base["model_run_id"], plan, device)
     clean = clean_images.draw(suspect.data, settings, device)
-    test = suspect.judged_by(clean.held)
+    test = suspect.eval_set(clean.holdout)
     before = evaluate(suspect.model, test, suspect.transform)
     given = suspect.data.train[clean.indices].to(device)
-    train(suspect.model, given, suspect.transform, generator(base["seed"], "finetune"), **FINETUNING)
+    train(suspect.model, given, suspect.transform, generator(base["seed"], "finetune"), FINETUNING)
     after = evaluate(suspect.model.eval(), test, suspect.transform)
     return {"chosen": vars(after) | {"der": der(before, after)}, "before": vars(before)}
 
@@ -112,11 +112,11 @@ def weight_change(before: nn.Module, after: nn.Module) -> Mask:
     layers = norm_layers(before)
     for name, module in before.named_modules():
         if isinstance(module, nn.Conv2d):
-            moved = (filters[name].weight - module.weight).detach().abs()  # type: ignore[operator, union-attr]
+            moved = (filters[name].weight - module.weight).detach().abs()
             last[module.out_channels] = moved.flatten(1).mean(1)
         elif name in layers:
             other = filters[name]
-            own = (other.weight - module.weight).abs() + (other.bias - module.bias).abs()  # type: ignore[operator, union-attr]
+            own = (other.weight - module.weight).abs() + (other.bias - module.bias).abs()
             changes[name] = own.detach() / 2 + last.get(len(own), torch.zeros_like(own))
     most = max(float(values.max()) for values in changes.values())
     return {name: 1 - values / (most or 1.0) for name, values in changes.items()}

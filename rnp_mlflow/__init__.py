@@ -1,19 +1,63 @@
 """Reconstructive Neuron Pruning as an MLflow project. In Python: `from rnp_mlflow import defend`."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from rnp_mlflow import errors
+
+if TYPE_CHECKING:
+    from rnp_mlflow.core.curve import CurvePoint
+    from rnp_mlflow.core.evaluate import EvalSet, Scores
+    from rnp_mlflow.core.params import DetectParams, RecoverParams, SweepParams, UnlearnParams
+    from rnp_mlflow.core.proxy import ProxyTrigger
+    from rnp_mlflow.core.unlearn import UnlearningResult
+    from rnp_mlflow.core.verdict import TargetEstimate
+    from rnp_mlflow.defence import DefenseResult, DefenseSettings, defend
 
 __version__ = "0.1.0"
-__all__ = ["TestSet", "defend"]
+__all__ = [
+    "CurvePoint",
+    "DefenseResult",
+    "DefenseSettings",
+    "DetectParams",
+    "EvalSet",
+    "ProxyTrigger",
+    "RecoverParams",
+    "Scores",
+    "SweepParams",
+    "TargetEstimate",
+    "UnlearnParams",
+    "UnlearningResult",
+    "defend",
+    "errors",
+]
+
+# name → its module, imported only when asked for: the command line's help does without torch
+_MODULES = {
+    "CurvePoint": "core.curve",
+    "DefenseResult": "defence",
+    "DefenseSettings": "defence",
+    "DetectParams": "core.params",
+    "EvalSet": "core.evaluate",
+    "ProxyTrigger": "core.proxy",
+    "RecoverParams": "core.params",
+    "Scores": "core.evaluate",
+    "SweepParams": "core.params",
+    "TargetEstimate": "core.verdict",
+    "UnlearnParams": "core.params",
+    "UnlearningResult": "core.unlearn",
+    "defend": "defence",
+}
 
 
-def __getattr__(name: str) -> Any:
-    """Import torch only when asked for: the command line's help does without."""
-    if name == "defend":
-        from rnp_mlflow.defence import defend
-
-        return defend
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
     if name == "TestSet":
-        from rnp_mlflow.core.evaluate import TestSet
+        raise AttributeError("rnp_mlflow.TestSet is now called EvalSet")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
-        return TestSet
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

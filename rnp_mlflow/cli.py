@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from rnp_mlflow.config import choices, is_common, parameters, text
+from rnp_mlflow.config import choices, is_common, parameters, rename_hint, text
 from rnp_mlflow.errors import RnpError
 
 ENTRIES = {
@@ -74,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Exit code 0: success; 1: a rerun that differs, or a defect; 2: bad input."""
     try:
         code = group().main(arguments, prog_name="python -m rnp_mlflow", standalone_mode=False)
+    except click.NoSuchOption as error:
+        where = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
+        return fail(f"{rename_hint(error.option_name.lstrip('-')) or error.format_message()} (see {where} --help)", 2)
     except click.UsageError as error:
         command_path = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
         return fail(f"{error.format_message()} (see {command_path} --help)", 2)

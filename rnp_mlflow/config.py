@@ -1,16 +1,31 @@
-"""Every parameter: name, type, default, bounds and one line of meaning. The only place that has them.
+"""Every parameter: name, type, default, bounds and one line of meaning. The only place that has them all.
 
-One frozen model per step. The CLI's options and the MLproject file follow from `parameters(step)`.
-`auto` and `none` are the words for "not given"; no default needs quoting in a shell.
+The method's own defaults come from `core/params.py`. One frozen model per step. The CLI's options and the MLproject
+file follow from `parameters(step)`. `auto` and `none` are the words for "not given"; no default needs quoting in a
+shell.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
+from rnp_mlflow.core.params import (
+    BatchNormStats,
+    CommonParams,
+    DetectParams,
+    MaskAveraging,
+    Precision,
+    PruningBy,
+    RecoverParams,
+    SelectBy,
+    StopRule,
+    SweepParams,
+    UnlearnParams,
+)
 from rnp_mlflow.errors import ConfigError
 
 DATASETS = ("digits", "cifar10", "cifar100", "gtsrb", "mnist", "svhn", "tiny", "celeba", "folder", "npz")
@@ -43,8 +58,8 @@ def _name_or_absolute(value: Any) -> Any:
 
 
 Text = Annotated[str | None, BeforeValidator(_not_given)]
-Place = Annotated[str | None, BeforeValidator(_absolute)]
-NameOrPlace = Annotated[str | None, BeforeValidator(_name_or_absolute)]
+AbsPath = Annotated[str | None, BeforeValidator(_absolute)]
+NameOrPath = Annotated[str | None, BeforeValidator(_name_or_absolute)]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_not_given)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
 Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
@@ -69,15 +84,17 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 class Common(Settings):
     """What every step takes."""
 
-    seed: int = Field(0, ge=0, lt=2**63, json_schema_extra=OWN_COMMON, description="source of every random choice")
+    seed: int = Field(
+        CommonParams.seed, ge=0, lt=2**63, json_schema_extra=OWN_COMMON, description="source of every random choice"
+    )
     device: Text = Field(
         None, json_schema_extra=MACHINE, description="cpu, cuda or cuda:N; auto takes CUDA where it is"
     )
     threads: Count = Field(
         None, json_schema_extra=MACHINE, description="CPU threads of torch; auto leaves torch's own choice"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
+    precision: Precision = Field(
+        CommonParams.precision,
         json_schema_extra=OWN,
         description="number format: fp32, or bf16, two to six times as fast on processors that have it; auto takes "
         "bf16 there for a model that predicts the same with it (and trains one in fp32)",
@@ -87,7 +104,7 @@ class Common(Settings):
 class Data(Common):
     """Which images, and how they are fed."""
 
-    data_dir: Place = Field(
+    data_dir: AbsPath = Field(
         None, json_schema_extra=PLACE, description="where the images are: a folder or an npz file; auto only for digits"
     )
     image_size: Count = Field(
@@ -150,7 +167,7 @@ class Attack(Data):
         description="the trigger leads to target, or from each class to the next",
     )
     training_epochs: int = Field(5, ge=1, json_schema_extra=COMMON, description="epochs of training")
-    batch_size: int = Field(128, ge=2, description="images a training batch, at most")
+    training_batch_size: int = Field(128, ge=2, description="images per batch of training, at most")
     training_lr: float = Field(0.1, gt=0, description="peak learning rate of training (SGD, one cycle)")
     weight_decay: float = Field(0.0005, ge=0, description="weight decay of training")
 
@@ -158,10 +175,10 @@ class Attack(Data):
 class Import(Data):
     """Take in a model that we did not train; nothing in its files is executed."""
 
-    attack_result: Place = Field(
+    attack_result: AbsPath = Field(
         None, json_schema_extra=FILE, description="BackdoorBench's attack_result.pt, its triggered images beside it"
     )
-    checkpoint: Place = Field(
+    checkpoint: AbsPath = Field(
         None,
         json_schema_extra=FILE,
         description="weights: safetensors, a torch state dict, pt2, the authors' .tar, or a model folder of ours",
@@ -174,7 +191,7 @@ class Import(Data):
         json_schema_extra=COMMON,
         description="its architecture, ours or torchvision's; auto where the source says it",
     )
-    data: NameOrPlace = Field(
+    data: NameOrPath = Field(
         None,
         json_schema_extra=PLACE,
         description="the clean images: a folder, an npz file, or a dataset's name (its files in data_dir)",
@@ -184,7 +201,7 @@ class Import(Data):
         json_schema_extra=COMMON,
         description="whose normalisation the model takes, cifar10 say; auto asks the source",
     )
-    triggered: Place = Field(
+    triggered: AbsPath = Field(
         None, json_schema_extra=FILE, description="triggered images for ASR and RA: folder of true classes, or npz"
     )
     target: Text = Field(None, json_schema_extra=COMMON, description="their target class, by name or number")
@@ -208,19 +225,19 @@ class Method(Common):
     )
 
 
-class Watched(Method):
-    """How training is looked at while it goes on; it changes no result."""
+class EpochEval(Method):
+    """Evaluation during training; it changes no result."""
 
     eval_every: int = Field(
         0,
         ge=0,
         json_schema_extra=OWN,
-        description="measure ACC, ASR and RA on up to 1,000 test and triggered images after every so-manieth epoch of "
-        "unlearning and recovery; 0: never",
+        description="measure ACC, ASR and RA on up to 1,000 test and triggered images every N epochs of unlearning and "
+        "recovery (0 = never)",
     )
 
 
-class Unlearn(Watched):
+class Unlearn(EpochEval):
     """Gradient ascent on a few clean images until clean accuracy collapses."""
 
     model_run_id: Text = Field(
@@ -233,69 +250,102 @@ class Unlearn(Watched):
         json_schema_extra=COMMON,
         description="share of the clean training set that the defender has; where there is no test part, all",
     )
-    index: Place = Field(
+    index: AbsPath = Field(
         None,
         json_schema_extra=FILE,
         description="file of the defender's training indices, one integer a line; auto draws them",
     )
-    holdout: float = Field(0.2, gt=0, lt=1, description="share of those kept back to choose the threshold")
-    unlearning_lr: float = Field(0.01, gt=0, json_schema_extra=COMMON, description="learning rate of unlearning")
-    unlearning_epochs: int = Field(20, ge=1, json_schema_extra=COMMON, description="epochs of unlearning, at most")
-    unlearning_batch_size: int = Field(64, ge=2, description="images a batch of unlearning, at most")
+    holdout: float = Field(
+        UnlearnParams.holdout, gt=0, lt=1, description="share of those held out to choose the threshold"
+    )
+    unlearning_lr: float = Field(
+        UnlearnParams.unlearning_lr, gt=0, json_schema_extra=COMMON, description="learning rate of unlearning"
+    )
+    unlearning_epochs: int = Field(
+        UnlearnParams.unlearning_epochs, ge=1, json_schema_extra=COMMON, description="epochs of unlearning, at most"
+    )
+    unlearning_batch_size: int = Field(
+        UnlearnParams.unlearning_batch_size, ge=2, description="images per batch of unlearning, at most"
+    )
     clean_threshold: float = Field(
-        0.2, ge=0, lt=1, json_schema_extra=COMMON, description="stop when clean accuracy is at or below this"
+        UnlearnParams.clean_threshold,
+        ge=0,
+        lt=1,
+        json_schema_extra=COMMON,
+        description="stop when clean accuracy is at or below this",
     )
     schedule: Integers = Field(
-        (10, 20), json_schema_extra=COMMON, description="epochs after which unlearning_lr is divided by 10"
+        UnlearnParams.schedule,
+        json_schema_extra=COMMON,
+        description="epochs after which unlearning_lr is divided by 10",
     )
-    unlearning_stop: Literal["step", "epoch"] = Field(
-        "step", description="check after every step, or once an epoch as the reference does"
+    unlearning_stop: StopRule = Field(
+        UnlearnParams.unlearning_stop, description="check after every step, or once per epoch as the reference does"
     )
-    unlearning_views: Literal["plain", "augmented"] = Field(
-        "plain", description="unlearn on the images as they are, or cropped and mirrored as the reference does"
+    unlearning_augment: bool = Field(
+        UnlearnParams.unlearning_augment,
+        description="unlearn on images cropped and mirrored at random, as the reference does, or as they are",
+    )
+    grad_clip_norm: float = Field(
+        UnlearnParams.grad_clip_norm, ge=0, description="bound on the gradient's norm (0 = none, as the reference)"
     )
     proxy_steps: int = Field(
-        100,
+        DetectParams.proxy_steps,
         ge=0,
-        description="steps of looking for a stand-in for the trigger (a proxy), at most; 0: none, as the reference",
+        description="steps of the search for a stand-in for the trigger (a proxy), at most (0 = none, as the "
+        "reference)",
     )
     proxy_classes: int = Field(
-        3, ge=1, description="classes that a proxy is looked for, at most, where unlearning leaves the target open"
+        DetectParams.proxy_classes,
+        ge=1,
+        description="candidate target classes that a proxy is searched for, at most, if unlearning leaves several",
     )
-    clip: float = Field(20.0, ge=0, description="bound on the gradient's norm; 0 for none, as the reference")
 
 
-class Recover(Watched):
+class Recover(EpochEval):
     """Learn a mask that brings clean accuracy back; the backdoor's neurons stay low."""
 
     unlearn_run_id: Text = Field(
         None, json_schema_extra=RUN, description="run that holds the unlearned model; auto finds or makes it"
     )
     alpha: float = Field(
-        0.2, gt=0, json_schema_extra=COMMON, description="weight of the cross-entropy that the mask minimises"
+        RecoverParams.alpha,
+        gt=0,
+        json_schema_extra=COMMON,
+        description="weight of the cross-entropy that the mask minimises",
     )
-    recovering_lr: float = Field(0.2, gt=0, json_schema_extra=COMMON, description="learning rate of the mask")
-    recovering_epochs: int = Field(10, ge=1, json_schema_extra=COMMON, description="epochs of recovery")
-    recovering_batch_size: int = Field(32, ge=2, description="images a batch of recovery, at most")
-    recovering_views: Literal["plain", "augmented"] = Field(
-        "plain", description="recover on the images as they are, or cropped and mirrored as the reference does"
+    recovering_lr: float = Field(
+        RecoverParams.recovering_lr, gt=0, json_schema_extra=COMMON, description="learning rate of the mask"
     )
-    mask_averaging: Literal["steps", "none"] = Field(
-        "steps", description="the mask is the mean over all steps of recovery, or the last one as the reference's"
+    recovering_epochs: int = Field(
+        RecoverParams.recovering_epochs, ge=1, json_schema_extra=COMMON, description="epochs of recovery"
+    )
+    recovering_batch_size: int = Field(
+        RecoverParams.recovering_batch_size, ge=2, description="images per batch of recovery, at most"
+    )
+    recovering_augment: bool = Field(
+        RecoverParams.recovering_augment,
+        description="recover on images cropped and mirrored at random, as the reference does, or as they are",
+    )
+    mask_averaging: MaskAveraging = Field(
+        RecoverParams.mask_averaging,
+        description="the mask is the mean over all steps of recovery, or the last one as the reference's",
     )
     proxy_share: float = Field(
-        0.5,
+        RecoverParams.proxy_share,
         ge=0,
         lt=1,
-        description="share of other classes' images with the proxy on them in recovery, labels kept; 0: none",
+        description="share of the other classes' images that get the proxy in recovery, labels kept (0 = none)",
     )
     suspect_steps: int = Field(
-        2,
+        RecoverParams.suspect_steps,
         ge=0,
-        description="steps on the suspect model for each on the unlearned one, where there is a proxy; 0: none, as the "
-        "reference",
+        description="steps on the suspect model after each on the unlearned one, if there is a proxy (0 = none, as the "
+        "reference)",
     )
-    suspect_weight: float = Field(2.0, gt=0, description="weight of those steps' loss beside the others'")
+    suspect_weight: float = Field(
+        RecoverParams.suspect_weight, gt=0, description="factor of those steps' loss relative to the others'"
+    )
 
 
 class Prune(Method):
@@ -304,77 +354,95 @@ class Prune(Method):
     recover_run_id: Text = Field(
         None, json_schema_extra=RUN, description="run that holds the mask; auto finds or makes it"
     )
-    mask_file: Place = Field(
+    mask_file: AbsPath = Field(
         None,
         json_schema_extra=FILE,
         description="use this mask (csv, or BackdoorBench's text) instead of a recover run's",
     )
-    pruning_by: Literal["threshold", "number"] = Field(
-        "threshold", json_schema_extra=COMMON, description="cut at mask values, or at counts"
+    pruning_by: PruningBy = Field(
+        SweepParams.pruning_by, json_schema_extra=COMMON, description="cut at mask values, or at counts"
     )
     pruning_max: float = Field(
-        0.9, gt=0, json_schema_extra=COMMON, description="end of the sweep (by number: a count, or below 1 a share)"
+        SweepParams.pruning_max,
+        gt=0,
+        json_schema_extra=COMMON,
+        description="end of the sweep (by number: a count, or below 1 a share)",
     )
     pruning_step: float = Field(
-        0.05, gt=0, json_schema_extra=COMMON, description="step of the sweep (by number: a count, or below 1 a share)"
+        SweepParams.pruning_step,
+        gt=0,
+        json_schema_extra=COMMON,
+        description="step of the sweep (by number: a count, or below 1 a share)",
     )
     pruning_stride: int = Field(
-        2,
+        SweepParams.pruning_stride,
         ge=1,
-        description="look at every so-manieth point of the sweep and, beside where the proxy fails and the choice, at "
-        "all; 1: at all of them, as the reference",
+        description="evaluate every N-th point, plus all points adjacent to the proxy's failure point and to the "
+        "chosen point (1 = every point, as the reference)",
     )
     pruning_number: float = Field(
-        0.7, ge=0, json_schema_extra=COMMON, description="the fixed operating point (by number: a count or share)"
+        SweepParams.pruning_number,
+        ge=0,
+        json_schema_extra=COMMON,
+        description="the fixed operating point (by number: a count or share)",
     )
-    curve_images: int = Field(
-        1000,
+    curve_eval_size: int = Field(
+        SweepParams.curve_eval_size,
         ge=0,
         description="test images, and triggered ones, that the curve is measured on, at most; the unpruned model and "
-        "the points reported are measured on all; 0: all throughout, as the reference",
+        "the reported points are measured on all (0 = all throughout, as the reference)",
     )
     acc_ratio: float = Field(
-        0.95,
+        SweepParams.acc_ratio,
         gt=0,
         le=1,
         json_schema_extra=COMMON,
-        description="held-out accuracy to keep where it alone decides, as a share of the unpruned model's",
+        description="minimum held-out accuracy without a proxy, as a fraction of the unpruned model's",
     )
     refine: int = Field(
-        4, ge=0, description="bisections between the point chosen and the one beside it; 0: the sweep's points alone"
-    )
-    clean_views: int = Field(
-        5,
+        SweepParams.refine,
         ge=0,
-        description="random crops of each held-out image for its accuracy, up to 1,000 in all; 0: the image as it is",
+        description="bisections between the chosen point and the next one (0 = the sweep's points alone)",
+    )
+    holdout_crops: int = Field(
+        SweepParams.holdout_crops,
+        ge=0,
+        description="random crops of each held-out image for its accuracy, up to 1,000 in all (0 = the image itself)",
     )
     proxy_ratio: float = Field(
-        0.01, ge=0, lt=1, description="share of the proxy's success that may be left for select_by=proxy"
+        SweepParams.proxy_ratio,
+        ge=0,
+        lt=1,
+        description="share of the proxy's success rate that may remain for select_by=proxy",
     )
-    stop_ratio: float = Field(
-        0.8, gt=0, le=1, description="held-out accuracy to keep where the proxy decides, such a share too"
-    )
-    margin_ratio: float = Field(
-        0.975,
+    min_acc_ratio: float = Field(
+        SweepParams.min_acc_ratio,
         gt=0,
         le=1,
-        description="pruning goes on past that point while this share of its held-out accuracy is kept",
+        description="minimum held-out accuracy when a proxy is used, as a fraction of the unpruned model's",
     )
-    max_doubt: float = Field(
-        0.007,
+    margin_ratio: float = Field(
+        SweepParams.margin_ratio,
+        gt=0,
+        le=1,
+        description="pruning goes on past that point while this fraction of its held-out accuracy is kept",
+    )
+    benign_threshold: float = Field(
+        SweepParams.benign_threshold,
         ge=0,
-        description="a backdoor is suspected where the proxy's size × what it costs to stop it × what unlearning took "
-        "of it is at most this; above it select_by=proxy prunes nothing (a backdoor from each class to another: give "
-        "select_by=clean_acc)",
+        description="a backdoor is suspected if the benign score (the proxy's relative norm × its removal cost × its "
+        "forgetting rate) is at most this; above it select_by=proxy prunes nothing (a backdoor from each class to "
+        "another: give select_by=clean_acc)",
     )
-    select_by: Literal["proxy", "clean_acc", "number", "asr"] = Field(
-        "proxy",
+    select_by: SelectBy = Field(
+        SweepParams.select_by,
         json_schema_extra=COMMON,
         description="without trigger: where the proxy fails, or as far as accuracy allows; at pruning_number; or the "
         "oracle, which sees test ASR",
     )
-    bn_stats: Literal["shift", "reestimate", "keep"] = Field(
-        "shift", description="BatchNorm statistics of a pruned model: moved as the clean images say, from them, or kept"
+    bn_stats: BatchNormStats = Field(
+        SweepParams.bn_stats,
+        description="BatchNorm statistics of a pruned model: shifted as the clean images say, re-estimated, or kept",
     )
     export: Literal["none", "backdoorbench"] = Field(
         "none", json_schema_extra=OUTPUT, description="also write BackdoorBench's defense_result.pt"
@@ -393,7 +461,7 @@ class Rerun(Settings):
     seed: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_not_given)] = Field(
         None, json_schema_extra=OWN_COMMON, description="another seed; auto takes the one logged"
     )
-    data_dir: Place = Field(
+    data_dir: AbsPath = Field(
         None, json_schema_extra=PLACE, description="another place of the images; auto takes the one logged"
     )
 
@@ -405,19 +473,19 @@ STEPS: dict[str, type[Settings]] = {
     "recover": Recover,
     "prune": Prune,
 }
-CHAIN = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
+PIPELINE = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # preset → the values that it stands for
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "reference": {
-        "unlearning_stop": "epoch", "clip": 0, "unlearning_batch_size": 128, "unlearning_views": "augmented",
-        "recovering_views": "augmented", "recovering_batch_size": 128, "recovering_epochs": 20,
+        "unlearning_stop": "epoch", "grad_clip_norm": 0, "unlearning_batch_size": 128, "unlearning_augment": True,
+        "recovering_augment": True, "recovering_batch_size": 128, "recovering_epochs": 20,
         "mask_averaging": "none", "proxy_steps": 0, "suspect_steps": 0, "proxy_share": 0.0, "pruning_stride": 1,
-        "curve_images": 0, "bn_stats": "keep", "refine": 0, "clean_views": 0, "select_by": "number",
+        "curve_eval_size": 0, "bn_stats": "keep", "refine": 0, "holdout_crops": 0, "select_by": "number",
     },
 }  # fmt: skip
-# Values assumed for runs that were made before a parameter existed (`earlier`).
-EARLIER: dict[str, Any] = {
+# Values assumed for runs that were logged before a parameter existed (`legacy_value`).
+LEGACY_DEFAULTS: dict[str, Any] = {
     "precision": "fp32",
     "unlearning_batch_size": 128,
     "proxy_steps": 0,
@@ -426,17 +494,51 @@ EARLIER: dict[str, Any] = {
     "suspect_steps": 0,
     "mask_averaging": "none",
     "pruning_stride": 1,
-    "curve_images": 0,
+    "curve_eval_size": 0,
+}
+# Former name of a parameter → its name now, and its former values → the values now, if these changed too.
+AUGMENT = {"plain": False, "augmented": True}
+RENAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "batch_size": ("training_batch_size", {}),
+    "clip": ("grad_clip_norm", {}),
+    "unlearning_views": ("unlearning_augment", AUGMENT),
+    "recovering_views": ("recovering_augment", AUGMENT),
+    "curve_images": ("curve_eval_size", {}),
+    "clean_views": ("holdout_crops", {}),
+    "stop_ratio": ("min_acc_ratio", {}),
+    "max_doubt": ("benign_threshold", {}),
 }
 # step → the parameter (and tag) that names a run of it
 RUN_ID = {"attack": "model_run_id", "unlearn": "unlearn_run_id", "recover": "recover_run_id"}
 
 
-def earlier(name: str, logged: Mapping[str, Any], default: Any) -> Any:
-    """The value of a parameter that a run was made with, if it did not exist then; logged: the run's own settings."""
+def with_current_names(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a run logged under the names and values that parameters have now."""
+    found = {}
+    for name, value in logged.items():
+        current, values = RENAMED.get(name, (name, {}))
+        found[current] = values.get(value, value) if values else value
+    return found
+
+
+def rename_hint(name: str) -> str | None:
+    """Return what to say of a parameter's former name; None for any other name."""
+    if name not in RENAMED:
+        return None
+    current, values = RENAMED[name]
+    return f"parameter {name} is now called {current}" + (f" ({words_of(values)})" if values else "")
+
+
+def words_of(values: Mapping[str, Any]) -> str:
+    """Return former values beside the present ones, in words."""
+    return ", ".join(f"{text(now)} instead of {former}" for former, now in values.items())
+
+
+def legacy_value(name: str, logged: Mapping[str, Any], default: Any) -> Any:
+    """Return the value of a parameter in a run that was logged before it existed. logged: the run's own settings."""
     if name == "flip":  # images of these kinds were mirrored
         return "yes" if logged.get("dataset") in (None, "folder", "npz") else "auto"
-    return EARLIER.get(name, default)
+    return LEGACY_DEFAULTS.get(name, default)
 
 
 def names(*roles: str) -> set[str]:
@@ -458,7 +560,7 @@ def steps_of(entry: str) -> tuple[str, ...]:
     """The steps whose settings an entry point takes: its own and, to make what comes before it, those upstream."""
     if entry == "import":
         return ("import",)
-    return CHAIN if entry == "main" else CHAIN[: CHAIN.index(entry) + 1]
+    return PIPELINE if entry == "main" else PIPELINE[: PIPELINE.index(entry) + 1]
 
 
 def parameters(entry: str) -> dict[str, FieldInfo]:
@@ -475,16 +577,20 @@ def parameters(entry: str) -> dict[str, FieldInfo]:
 
 
 def text(value: Any) -> str:
-    """A value as it is written in MLproject and logged: `auto` for None, commas between numbers."""
+    """Return a value as it is logged and written in MLproject: `auto` for None, commas between numbers, yes or no."""
     if value is None:
         return "auto"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return repr(value) if isinstance(value, float) else str(value)
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The words a field allows, empty where it is not such a field."""
+    """Return the words that a field allows; empty if it takes other values."""
+    if field.annotation is bool:
+        return ("yes", "no")
     found = get_args(field.annotation)
     return found if found and all(isinstance(word, str) for word in found) else ()
 
@@ -506,3 +612,11 @@ def parse(settings: type[T], values: Mapping[str, Any]) -> T:
         name, given = first["loc"][0], first["input"]
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         raise ConfigError(f"{name}={given}: {message} (see --help)") from None
+
+
+P = TypeVar("P", bound=CommonParams)
+
+
+def params_of(kind: type[P], settings: Settings) -> P:
+    """Return the method's parameters that these settings hold, as one of the objects of `core.params`."""
+    return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})

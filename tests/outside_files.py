@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rnp_mlflow.attacks.train import train
+from rnp_mlflow.attacks.train import TrainParams, train
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.models.store import ModelSpec
@@ -41,7 +41,7 @@ def suspect() -> torch.nn.Module:
     bad[:, :, :2] = 255
     data = ImageSet(torch.cat([pixels, bad]), torch.cat([wanted, torch.zeros_like(wanted)]))
     model, feed = network(), Preprocess(MEAN, STD)
-    train(model, data, feed, torch.Generator().manual_seed(0), epochs=8, lr=0.1, batch_size=32, weight_decay=0.0)
+    train(model, data, feed, torch.Generator().manual_seed(0), TrainParams(8, lr=0.1, batch_size=32, weight_decay=0.0))
     return model.eval()
 
 

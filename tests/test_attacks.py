@@ -148,7 +148,9 @@ def test_bpp_is_floyd_and_steinbergs_dithering_to_eight_levels() -> None:
 def test_label_consistent_makes_its_images_harder_within_the_bound_and_patches_the_corners() -> None:
     given = attack_context(surrogate=True, count=64)
     net = small_net()
-    train.train(net, given.clean, Preprocess((0.0,) * 3, (1 / 255,) * 3), seeded(), epochs=8, lr=0.05, batch_size=16)
+    train.train(
+        net, given.clean, Preprocess((0.0,) * 3, (1 / 255,) * 3), seeded(), train.TrainParams(8, lr=0.05, batch_size=16)
+    )
     net.eval().requires_grad_(False)
     own = given.clean.images[given.clean.labels == 1]
     hard = label_consistent.perturb(net, own, 1, seeded())
@@ -224,7 +226,7 @@ def classes_of_eight(count: int = 200) -> ImageSet:
 
 
 def make_plan(name: str, rate: float = 0.1, target: int = 2, mode: str = "all_to_one") -> poison.PoisonPlan:
-    return poison.plan(classes_of_eight().labels, registry.find_entry(name), target, mode, rate, seeded())
+    return poison.plan(classes_of_eight().labels, registry.find_entry(name), target, mode, rate, generator=seeded())
 
 
 def test_poison_plan_and_what_follows_from_it() -> None:
@@ -296,10 +298,14 @@ def test_training_plants_a_trigger() -> None:
         (torch.arange(64) % 4 * 60).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).to(torch.uint8), torch.arange(64) % 4
     )
     made = registry.find_entry("badnets").build(AttackContext(clean, 1, seeded(), no_surrogate))
-    plan = poison.plan(clean.labels, registry.find_entry("badnets"), 1, "all_to_one", 0.25, seeded())
+    plan = poison.plan(clean.labels, registry.find_entry("badnets"), 1, "all_to_one", 0.25, generator=seeded())
     net, feed = small_net(), Preprocess((0.5,) * 3, (0.5,) * 3)
     train.train(
-        net, poison.poison_training_set(clean, plan, made, seeded()), feed, seeded(), epochs=60, lr=0.05, batch_size=16
+        net,
+        poison.poison_training_set(clean, plan, made, seeded()),
+        feed,
+        seeded(),
+        train.TrainParams(60, lr=0.05, batch_size=16),
     )
     bad = poison.with_trigger(clean, 4, 1, "all_to_one", made.trigger)
     assert accuracy(predict(net, clean.images, feed), clean.labels) > 0.9

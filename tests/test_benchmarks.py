@@ -70,8 +70,8 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     report.write()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| ours | 2 | 0.800 ± 0.141 | 0.020 ± 0.000 | 0.000 ± 0.000 | 0.700 (" in text
-    assert "named in 2 of 2 backdoored models, and an alarm given in 2 (doubt 0.0100 to 0.0100;" in text
-    assert "accused in 1 of 2 (doubt 0.0200 to 0.2000)" in text
+    assert "named in 2 of 2 backdoored models, and an alarm given in 2 (benign score 0.0100 to 0.0100;" in text
+    assert "accused in 1 of 2 (benign score 0.0200 to 0.2000)" in text
     assert text.count("(not planted)") == 1
     assert "Regret against the oracle: 0.050 ± 0.000." in text
     assert "Ahead of the reference on 1 of 2 models, of its oracle on 2 of 2 models." in text
@@ -130,7 +130,7 @@ def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monk
     monkeypatch.setattr(rows, "COMMON", small)
     monkeypatch.setattr(rows, "ARCHITECTURES", {"resnet18_narrow": 1})
     monkeypatch.setattr(rows, "CLEAN", 120)
-    monkeypatch.setattr(variants, "FINETUNING", {"epochs": 1, "lr": 0.01, "batch_size": 64})
+    monkeypatch.setattr(variants, "FINETUNING", variants.TrainParams(1, lr=0.01, batch_size=64))
     monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
     made: list[str] = []
     monkeypatch.setattr(matrix.runtime, "say", made.append)
@@ -140,7 +140,7 @@ def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monk
         assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "results/badnets-0.1-resnet18_narrow-0.json").read_text())
     assert set(found["variants"]) == set(variants.VARIANTS)
-    assert {"score", "target"} <= found["variants"]["ours"]["verdict"].keys()
-    assert {"doubt", "backdoor_suspected"} <= found["variants"]["ours"]["conclusion"].keys()
+    assert {"target_share", "target"} <= found["variants"]["ours"]["verdict"].keys()
+    assert {"benign_score", "backdoor_suspected"} <= found["variants"]["ours"]["conclusion"].keys()
     headlines = [line for line in made if line.startswith("==")]
     assert headlines == [f"== badnets-0.1-resnet18_narrow-0: {name}" for name in ("attack", *variants.VARIANTS)]

@@ -6,7 +6,7 @@ from conftest import scaled
 from torch import nn
 from torch.func import functional_call
 
-from rnp_mlflow.core.neurons import check_mask, flatten, light_copy, masked_scales, norm_layers, ones_mask
+from rnp_mlflow.core.neurons import check_mask, copy_sharing_weights, flatten, masked_scales, norm_layers, ones_mask
 from rnp_mlflow.errors import MaskError, ModelError
 from rnp_mlflow.models.registry import build
 
@@ -39,13 +39,13 @@ def test_model_without_batchnorm_is_refused_with_a_way_out() -> None:
         norm_layers(nn.Sequential(nn.BatchNorm2d(3, affine=False)))
 
 
-def test_a_light_copy_answers_alike_and_has_norms_and_buffers_of_its_own(
+def test_a_copy_sharing_weights_answers_alike_and_has_norms_and_buffers_of_its_own(
     small_net: nn.Sequential, images: torch.Tensor
 ) -> None:
     small_net.append(nn.Linear(3, 3))
     small_net.append(nn.Linear(3, 3))
     small_net[-1].weight = small_net[-2].weight  # tied
-    light, inputs = light_copy(small_net), scaled(images, None)
+    light, inputs = copy_sharing_weights(small_net), scaled(images, None)
     assert torch.equal(light(inputs), small_net(inputs))
     own = {name for name in small_net.state_dict() if name.startswith(("1.", "4."))}  # the two norms
     for name, value in light.state_dict(keep_vars=True).items():

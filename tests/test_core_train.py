@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,20 +13,34 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core import evaluate
-from rnp_mlflow.core.batches import batches
-from rnp_mlflow.core.bn_stats import shift_from
-from rnp_mlflow.core.descent import Descent
+from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks, batches
+from rnp_mlflow.core.bn_stats import bn_shift_fn
+from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import ones_mask
-from rnp_mlflow.core.precision import forwards
-from rnp_mlflow.core.proxy import invert
-from rnp_mlflow.core.prune import Cut, pruned_copy, sweep
-from rnp_mlflow.core.recover import recover
-from rnp_mlflow.core.unlearn import unlearn
+from rnp_mlflow.core.params import DetectParams, RecoverParams, UnlearnParams
+from rnp_mlflow.core.precision import forward_fn
+from rnp_mlflow.core.proxy import invert_trigger
+from rnp_mlflow.core.prune import SweepPoint, pruned_copy, sweep
+from rnp_mlflow.core.recover import RecoveryResult, recover
+from rnp_mlflow.core.sgd import SGD
+from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
 from rnp_mlflow.errors import ModelError
 
 
 def seeded(seed: int = 5) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def run_unlearn(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, hooks: TrainingHooks = NO_HOOKS, **params: Any
+) -> UnlearningResult:
+    return unlearn(model, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(**params), hooks=hooks)
+
+
+def run_recover(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, hooks: TrainingHooks = NO_HOOKS, **params: Any
+) -> RecoveryResult:
+    return recover(model, LabeledImages(images, labels), scaled, seeded(), RecoverParams(**params), hooks=hooks)
 
 
 def test_what_leaves_the_weights_alone_works_on_a_copy_that_shares_them(
@@ -34,10 +49,14 @@ def test_what_leaves_the_weights_alone_works_on_a_copy_that_shares_them(
     inputs, mask, conv, seen = scaled(images, None), ones_mask(small_net), small_net[3], []
     conv.register_forward_hook(lambda own, *_: seen.append((own, own.weight.data_ptr() == conv.weight.data_ptr())))
     ways = {
-        "recover": lambda: recover(small_net, images, labels, scaled, seeded(), epochs=1),
-        "invert": lambda: invert(small_net, images, labels, 0, scaled, seeded(), steps=1),
-        "shift_from": lambda: shift_from(small_net, images, scaled),
-        "sweep": lambda: list(sweep(small_net, mask, [Cut(1, 1)], lambda net: net(inputs))),
+        "recover": lambda: recover(
+            small_net, LabeledImages(images, labels), scaled, seeded(), RecoverParams(recovering_epochs=1)
+        ),
+        "invert_trigger": lambda: invert_trigger(
+            small_net, LabeledImages(images, labels), scaled, seeded(), DetectParams(proxy_steps=1), target=0
+        ),
+        "bn_shift_fn": lambda: bn_shift_fn(small_net, images, scaled),
+        "sweep": lambda: list(sweep(small_net, mask, [SweepPoint(1, 1)], lambda net: net(inputs))),
         "pruned_copy": lambda: pruned_copy(small_net, mask, 1)(inputs),
     }
     for name, way in ways.items():
@@ -60,17 +79,17 @@ def test_batches_are_a_partition_in_near_equal_parts() -> None:
 def test_descent_is_torchs_sgd_and_leaves_alone_what_has_no_gradient(weight_decay: float) -> None:
     start = [torch.randn(3, generator=seeded()), torch.randn(2, 2, generator=seeded(6)), torch.ones(1)]
     ours, theirs = ([x.clone().requires_grad_() for x in start] for _ in range(2))
-    descent = Descent(ours, 0.1, 0.9, weight_decay)
+    sgd = SGD(ours, 0.1, 0.9, weight_decay)
     optimizer = torch.optim.SGD(theirs, 0.1, 0.9, weight_decay=weight_decay)
     for k in range(4):
         for x, y, _ in (ours, theirs):
             loss = x.square().sum() + y.sin().sum()
             (loss if k else y.square().sum()).backward()  # the first has no gradient at first
-        descent.step()
+        sgd.step()
         optimizer.step()
         optimizer.zero_grad()
         if k == 2:
-            descent.lr = optimizer.param_groups[0]["lr"] = 0.01
+            sgd.lr = optimizer.param_groups[0]["lr"] = 0.01
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert not torch.equal(ours[0], start[0])
     assert all(x.grad is None for x in ours)
@@ -95,9 +114,20 @@ def test_unlearning_equals_ascent_written_out(
     small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor, clip: float
 ) -> None:
     got = unlearn(
-        small_net, images, labels, scaled, seeded(), lr=0.1, epochs=3, clean_threshold=0.0,
-        schedule=(2,), batch_size=16, clip=clip, stop="epoch",
-    )  # fmt: skip
+        small_net,
+        LabeledImages(images, labels),
+        scaled,
+        seeded(),
+        UnlearnParams(
+            unlearning_lr=0.1,
+            unlearning_epochs=3,
+            clean_threshold=0.0,
+            schedule=(2,),
+            unlearning_batch_size=16,
+            grad_clip_norm=clip,
+            unlearning_stop="epoch",
+        ),
+    )
 
     model, generator = copy.deepcopy(small_net).train(), seeded()
     buffers = [torch.zeros_like(p) for p in model.parameters()]
@@ -120,30 +150,49 @@ def test_unlearning_equals_ascent_written_out(
 def test_reference_mode_stops_on_the_epochs_running_accuracy(
     small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    settings = {"lr": 0.3, "epochs": 8, "batch_size": 16, "clip": 0.0, "stop": "epoch"}
-    free = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=0.0, **settings)
+    settings: dict[str, Any] = {
+        "unlearning_lr": 0.3, "unlearning_epochs": 8, "unlearning_batch_size": 16, "grad_clip_norm": 0.0,
+        "unlearning_stop": "epoch",
+    }  # fmt: skip
+    free = unlearn(
+        small_net, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(clean_threshold=0.0, **settings)
+    )
     wanted = free.history[2].accuracy
     first = next(r.epoch for r in free.history if r.accuracy <= wanted)
-    held = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=wanted, **settings)
-    assert held.reached
-    assert len(held.history) == first
+    stopped = unlearn(
+        small_net, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(clean_threshold=wanted, **settings)
+    )
+    assert stopped.reached_threshold
+    assert len(stopped.history) == first
 
 
 def test_a_step_check_stops_in_the_middle_of_an_epoch_and_moves_no_statistics(
     small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    result = unlearn(small_net, images, labels, scaled, seeded(), lr=0.5, epochs=4, clean_threshold=0.99, batch_size=10)
-    assert result.reached
+    result = unlearn(
+        small_net,
+        LabeledImages(images, labels),
+        scaled,
+        seeded(),
+        UnlearnParams(unlearning_lr=0.5, unlearning_epochs=4, clean_threshold=0.99, unlearning_batch_size=10),
+    )
+    assert result.reached_threshold
     assert [record.steps for record in result.history] == [1]
     model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded())))
-    with forwards(model, "fp32") as forward:
+    with forward_fn(model, "fp32") as forward:
         forward(scaled(images[first], None))
     assert torch.equal(result.model[1].running_mean, model[1].running_mean)
 
 
 def test_a_threshold_out_of_reach_is_said(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    result = unlearn(small_net, images, labels, scaled, seeded(), lr=1e-9, epochs=2, clean_threshold=0.0)
-    assert not result.reached
+    result = unlearn(
+        small_net,
+        LabeledImages(images, labels),
+        scaled,
+        seeded(),
+        UnlearnParams(unlearning_lr=1e-9, unlearning_epochs=2, clean_threshold=0.0),
+    )
+    assert not result.reached_threshold
     assert len(result.history) == 2
 
 
@@ -168,7 +217,7 @@ def test_the_stop_rule_looks_at_no_more_images_than_it_takes(
 
     monkeypatch.setattr(evaluate, "predict", answers)
     monkeypatch.setattr(evaluate, "batch_for", lambda images, device: 10)
-    assert evaluate.accuracy_down_to(limit, small_net, images, labels, scaled) == found
+    assert evaluate.accuracy_with_early_exit(limit, small_net, LabeledImages(images, labels), scaled) == found
     assert seen == [10] * looks
 
 
@@ -177,9 +226,15 @@ def test_what_unlearning_says_of_itself_is_the_accuracy_on_all_images(
 ) -> None:
     monkeypatch.setattr(evaluate, "batch_for", lambda images, device: 4)
     for limit, reached in ((0.1, False), (0.325, True)):  # it is 0.325 of 40
-        result = unlearn(small_net, images, labels, scaled, seeded(), lr=1e-9, epochs=1, clean_threshold=limit)
+        result = unlearn(
+            small_net,
+            LabeledImages(images, labels),
+            scaled,
+            seeded(),
+            UnlearnParams(unlearning_lr=1e-9, unlearning_epochs=1, clean_threshold=limit),
+        )
         own = evaluate.accuracy(evaluate.predict(result.model, images, scaled), labels)
-        assert (result.accuracy, result.reached) == (own, reached)
+        assert (result.accuracy, result.reached_threshold) == (own, reached)
 
 
 def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -188,11 +243,21 @@ def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch
 
     def watch(epoch: int, model: nn.Module) -> evaluate.Scores | None:
         shown.append((epoch, copy.deepcopy(model.state_dict())))
-        return evaluate.evaluate(model, evaluate.TestSet(images, labels), scaled) if epoch == 2 else None
+        return evaluate.evaluate(model, evaluate.EvalSet(images, labels), scaled) if epoch == 2 else None
 
-    ways = {"epochs": 2, "batch_size": 16}
-    plain = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=0.0, **ways)
-    seen = unlearn(small_net, images, labels, scaled, seeded(), clean_threshold=0.0, **ways, watch=watch)
+    once: dict[str, Any] = {"unlearning_epochs": 2, "unlearning_batch_size": 16}
+    twice: dict[str, Any] = {"recovering_epochs": 2, "recovering_batch_size": 16}
+    plain = unlearn(
+        small_net, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(clean_threshold=0.0, **once)
+    )
+    seen = unlearn(
+        small_net,
+        LabeledImages(images, labels),
+        scaled,
+        seeded(),
+        UnlearnParams(clean_threshold=0.0, **once),
+        hooks=TrainingHooks(watch),
+    )
     assert [epoch for epoch, _ in shown] == [1, 2]
     assert all(torch.equal(value, seen.model.state_dict()[name]) for name, value in shown[1][1].items())
     assert all(torch.equal(value, seen.model.state_dict()[name]) for name, value in plain.model.state_dict().items())
@@ -201,7 +266,14 @@ def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch
 
     shown.clear()
     plain_mask, mask = (
-        recover(plain.model, images, labels, scaled, seeded(), averaging="none", **ways, watch=each).mask
+        recover(
+            plain.model,
+            LabeledImages(images, labels),
+            scaled,
+            seeded(),
+            RecoverParams(mask_averaging="none", **twice),
+            hooks=TrainingHooks(each),
+        ).mask
         for each in (None, watch)
     )
     assert all(torch.equal(mask[name], plain_mask[name]) for name in mask)
@@ -214,15 +286,32 @@ def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch
 
 def test_divergence_is_an_error(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     with pytest.raises(ModelError, match="diverged"):
-        unlearn(small_net, images, labels, scaled, seeded(), lr=1e30, epochs=3, clean_threshold=0.0, clip=0.0,
-                stop="epoch")  # fmt: skip
+        unlearn(
+            small_net,
+            LabeledImages(images, labels),
+            scaled,
+            seeded(),
+            UnlearnParams(
+                unlearning_lr=1e30,
+                unlearning_epochs=3,
+                clean_threshold=0.0,
+                grad_clip_norm=0.0,
+                unlearning_stop="epoch",
+            ),
+        )
 
 
 def test_the_callers_model_is_left_as_it_was(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     before = copy.deepcopy(small_net.state_dict())
-    unlearned = unlearn(small_net, images, labels, scaled, seeded(), epochs=1, clean_threshold=0.0).model
+    unlearned = unlearn(
+        small_net,
+        LabeledImages(images, labels),
+        scaled,
+        seeded(),
+        UnlearnParams(unlearning_epochs=1, clean_threshold=0.0),
+    ).model
     kept = copy.deepcopy(unlearned.state_dict())
-    recover(unlearned, images, labels, scaled, seeded(), epochs=2)
+    run_recover(unlearned, images, labels, recovering_epochs=2)
     assert all(torch.equal(v, before[k]) for k, v in small_net.state_dict().items())
     assert all(torch.equal(v, kept[k]) for k, v in unlearned.state_dict().items())
     assert all(p.requires_grad for p in unlearned.parameters())
@@ -231,9 +320,13 @@ def test_the_callers_model_is_left_as_it_was(small_net: nn.Module, images: torch
 def test_recovery_equals_projected_descent_written_out(
     small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    settings = {"alpha": 0.5, "lr": 0.7, "epochs": 4, "batch_size": 16}
-    got = recover(small_net, images, labels, scaled, seeded(), averaging="none", **settings).mask
-    mean = recover(small_net, images, labels, scaled, seeded(), **settings).mask
+    settings: dict[str, Any] = {
+        "alpha": 0.5, "recovering_lr": 0.7, "recovering_epochs": 4, "recovering_batch_size": 16,
+    }  # fmt: skip
+    got = recover(
+        small_net, LabeledImages(images, labels), scaled, seeded(), RecoverParams(mask_averaging="none", **settings)
+    ).mask
+    mean = run_recover(small_net, images, labels, **settings).mask
 
     model, generator = copy.deepcopy(small_net).train(), seeded()
     scales = [model[1].weight.detach().clone(), model[4].weight.detach().clone()]
@@ -265,12 +358,18 @@ def test_recovery_drops_the_neuron_that_does_the_harm_and_keeps_the_one_needed()
         model.linear.weight.copy_(torch.tensor([[-1.0, 3.0], [1.0, -3.0]]))
     values = torch.arange(20, dtype=torch.uint8).repeat_interleave(16).view(20, 1, 4, 4) * 13
     labels = (torch.arange(20) >= 10).long()
-    result = recover(model, values, labels, scaled, seeded(), lr=0.5, epochs=30, batch_size=20, averaging="none")
+    result = recover(
+        model,
+        LabeledImages(values, labels),
+        scaled,
+        seeded(),
+        RecoverParams(recovering_lr=0.5, recovering_epochs=30, recovering_batch_size=20, mask_averaging="none"),
+    )
     assert result.mask["norm"].tolist() == [1.0, 0.0]
     assert result.history[0].accuracy == 0.0
     assert result.history[-1].accuracy == 1.0
 
 
 def test_the_same_seed_gives_the_same_bits(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    one, two = (recover(small_net, images, labels, scaled, seeded(), epochs=2).mask for _ in range(2))
+    one, two = (run_recover(small_net, images, labels, recovering_epochs=2).mask for _ in range(2))
     assert all(torch.equal(one[k], two[k]) for k in one)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow import defend
-from rnp_mlflow.core.evaluate import TestSet
+from rnp_mlflow.core.evaluate import EvalSet
 from rnp_mlflow.core.precision import logits_of
 from rnp_mlflow.errors import ConfigError, ModelError
 
 QUICK: dict[str, Any] = {"unlearning_epochs": 1, "recovering_epochs": 1, "pruning_step": 0.3, "holdout": 0.25,
-                         "proxy_steps": 2, "clean_views": 1}  # fmt: skip
+                         "proxy_steps": 2, "holdout_crops": 1}  # fmt: skip
 
 
 def pixels() -> tuple[Tensor, Tensor]:
@@ -107,9 +107,9 @@ def test_float_images_of_another_dtype_are_taken(dtype: torch.dtype) -> None:
     images, labels = pixels()
     wanted = (images.float() / 255).to(dtype)
     model = files.network().to(dtype)
-    judged = TestSet(wanted, labels)
+    judged = EvalSet(wanted, labels)
     found = defend(model, wanted, labels, test=judged, seed=1, **QUICK)
-    again = defend(model.float(), wanted.float(), labels, test=TestSet(wanted.float(), labels), seed=1, **QUICK)
+    again = defend(model.float(), wanted.float(), labels, test=EvalSet(wanted.float(), labels), seed=1, **QUICK)
     assert same(found.mask, again.mask)
     assert found.curve == again.curve
 

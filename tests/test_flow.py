@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,
-    "recovering_epochs": 2, "pruning_step": 0.3, "pruning_stride": 1, "clean_views": 1, "refine": 0,
+    "recovering_epochs": 2, "pruning_step": 0.3, "pruning_stride": 1, "holdout_crops": 1, "refine": 0,
     "threads": 2, "device": "cpu", "proxy_steps": 3,
 }  # fmt: skip
 
@@ -117,13 +117,13 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
     assert {"mlflow.source.git.commit", "rnp.dirty", "rnp.torch", "rnp.machine", "rnp.threads"} <= tags.keys()
 
 
-def chosen_row(rows: list[dict[str, str]], size: float, faded: float) -> int:
-    """The documented rule: acc_ratio .95, stop_ratio .8, proxy_ratio .01, margin_ratio .975, max_doubt .007."""
+def chosen_row(rows: list[dict[str, str]], norm: float, forgetting: float) -> int:
+    """Rule of the docs: acc_ratio .95, min_acc_ratio .8, proxy_ratio .01, margin_ratio .975, benign_threshold .007."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if proxy[0] == 0:
         return 0  # a proxy that turns nothing is no sign
     trade = [proxy[k] / proxy[0] + max(0, acc[0] - acc[k]) / acc[0] for k in range(len(rows))]
-    if size * min(trade) * (0.1 + faded) > 0.007:
+    if norm * min(trade) * (0.1 + forgetting) > 0.007:
         return 0
     allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= 0.8 * acc[0]]
     k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), min(allowed, key=trade.__getitem__))
@@ -146,17 +146,17 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
     chosen = summary["points"]["chosen"]
     assert chosen["pruned"] == int(
-        rows[chosen_row(rows, summary["verdict"]["size"], summary["verdict"]["faded"])]["pruned"]
+        rows[chosen_row(rows, summary["verdict"]["relative_norm"], summary["verdict"]["forgetting_rate"])]["pruned"]
     )
     unlearned = files(runs(entry="unlearn")[-1])
     assert Image.open(unlearned / "proxy.png").size[0] > 300
     verdict = json.loads((unlearned / "verdict.json").read_text())
-    assert summary["verdict"]["score"] == verdict["score"]
+    assert summary["verdict"]["target_share"] == verdict["target_share"]
     found = summary["verdict"]
-    assert found["faded"] == verdict["faded"] == run.data.metrics["verdict/faded"]
-    assert found["doubt"] == found["size"] * found["cost"] * (0.1 + found["faded"])
-    assert found["doubt"] == run.data.metrics["verdict/doubt"]
-    assert found["backdoor_suspected"] is (found["doubt"] <= 0.007)
+    assert found["forgetting_rate"] == verdict["forgetting_rate"] == run.data.metrics["verdict/forgetting_rate"]
+    score = found["relative_norm"] * found["removal_cost"] * (0.1 + found["forgetting_rate"])
+    assert found["benign_score"] == score == run.data.metrics["verdict/benign_score"]
+    assert found["backdoor_suspected"] is (score <= 0.007)
     assert summary["points"]["fixed"]["threshold"] == 0.7
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)
@@ -171,7 +171,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
 
 def test_defend_in_python_gives_what_the_steps_gave() -> None:
     """Mask, curve and purified weights to the bit, from the images that the unlearn run recorded."""
-    from rnp_mlflow import TestSet, defend
+    from rnp_mlflow import EvalSet, defend
 
     attack, unlearn, recover, prune = (runs(entry=name)[-1] for name in ("attack", "unlearn", "recover", "prune"))
     suspect = subject.load(attack.info.run_id, make_plan("prune", {}), torch.device("cpu"))
@@ -179,7 +179,7 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     clean, bad = suspect.data.train[chosen], suspect.triggered
     assert bad is not None
     assert suspect.data.test is not None
-    test = TestSet(suspect.data.test.images, suspect.data.test.labels, *vars(bad).values())
+    test = EvalSet(suspect.data.test.images, suspect.data.test.labels, *vars(bad).values())
     machine = ("width", "train_size", "test_size", "training_epochs", "ratio", "threads", "device")
     settings = {name: value for name, value in SMALL.items() if name not in machine}
     torch.set_num_threads(2)
@@ -189,7 +189,7 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     assert [float(row["value"]) for row in stored] == flatten(result.mask).tolist()
     curve = list(csv.DictReader((files(prune) / "pruning_curve.csv").open()))
     assert [(float(r["acc"]), float(r["asr"]), float(r["val_acc"])) for r in curve] == [
-        (p.scores.acc, p.scores.asr, p.val_acc) for p in result.curve
+        (p.scores.acc, p.scores.asr, p.holdout_acc) for p in result.curve
     ]
     weights = load_file(files(prune) / "purified_model/model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in result.model.state_dict().items())
@@ -231,7 +231,7 @@ def test_steps_by_run_id_alone() -> None:
 def test_the_curve_of_a_part_of_the_test_images_and_a_summary_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     recover, told = runs(entry="recover")[-1].info.run_id, {}
     for count in (0, 7):
-        sweep = ("--pruning_step=0.3", "--clean_views=1", "--select_by=number", f"--curve_images={count}")
+        sweep = ("--pruning_step=0.3", "--holdout_crops=1", "--select_by=number", f"--curve_eval_size={count}")
         assert main(["prune", f"--recover_run_id={recover}", *sweep]) == 0
         told[count] = json.loads((files(newest("prune")) / "summary.json").read_text()), capsys.readouterr().out
     (whole, all_said), (part, said) = told[0], told[7]
@@ -281,12 +281,12 @@ def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_image
             self.said.append(values)
 
     monkeypatch.setattr(subject, "settle", measured)
-    monkeypatch.setattr(subject, "SETTLED", {})
+    monkeypatch.setattr(subject, "RESOLVED_PRECISION", {})
     attack, unlearn = (runs(entry=name)[-1].info.run_id for name in ("attack", "unlearn"))
     suspect = subject.load(attack, make_plan("prune", {}), torch.device("cpu"))
     clean = recorded(unlearn, suspect.data, torch.device("cpu"))
     for settings in (config.Unlearn(threads=2), config.Recover(threads=2), config.Prune(threads=1)):
-        assert suspect.settle(Run(), settings, clean).precision == "bf16"  # type: ignore[arg-type]
+        assert suspect.resolve_precision(Run(), settings, clean).precision == "bf16"  # type: ignore[arg-type]
     assert asked == [2, 1]
     assert Run.said == 3 * [{"precision": "bf16"}]
 
@@ -446,7 +446,9 @@ def test_without_a_proxy_there_is_no_verdict_and_accuracy_decides(capsys: pytest
     assert call("prune", model_run_id=known, proxy_steps=0, clean_threshold=0.99) == 0
     run = newest("prune")
     assert "rnp.backdoor_suspected" not in run.data.tags
-    assert not {"verdict/size", "verdict/cost", "verdict/faded", "verdict/doubt"} & run.data.metrics.keys()
+    assert not {f"verdict/{name}" for name in ("relative_norm", "removal_cost", "forgetting_rate", "benign_score")} & (
+        run.data.metrics.keys()
+    )
     assert "verdict: none without a proxy" in capsys.readouterr().out
 
 

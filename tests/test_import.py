@@ -23,7 +23,7 @@ from rnp_mlflow.models import store as model_store
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--pruning_step=0.3", "--clean_views=1", "--threads=2")
+QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--pruning_step=0.3", "--holdout_crops=1", "--threads=2")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -111,12 +111,12 @@ def test_export_writes_the_name_that_backdoorbench_builds_the_same_from(tmp_path
         with pytest.raises(ConfigError, match="export=backdoorbench: BackdoorBench"):
             architectures.backdoorbench_name(*refused)
     model = build("preactresnet18", 4, 3)
-    backdoorbench.write_defense(tmp_path / "d.pt", model, "preactresnet18", 4, 64)
+    backdoorbench.write_defense(tmp_path / "d.pt", model, "preactresnet18", 4, width=64)
     content = torch.load(tmp_path / "d.pt", weights_only=True)
     assert (content["model_name"], content["num_classes"]) == ("preactresnet18", 4)
     assert all(torch.equal(content["model"][key], value) for key, value in model.state_dict().items())
     with pytest.raises(ConfigError, match="resnet18 is torchvision's"):
-        backdoorbench.write_defense(tmp_path / "e.pt", build("resnet18", 4, 3), "resnet18", 4, 64)
+        backdoorbench.write_defense(tmp_path / "e.pt", build("resnet18", 4, 3), "resnet18", 4, width=64)
 
 
 def test_prune_refuses_the_export_before_it_works(

@@ -24,17 +24,19 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_classes_and_width_are_found_from_weights_in_any_order(name: str, width: int | None, tmp_path: Path) -> None:
     """A safetensors file keeps no order."""
     shape, classes = (3, 32, 32), tuple("abcd")
-    save_file(files.ModelSpec(name, width, classes, shape, (), ()).build().state_dict(), tmp_path / "w.safetensors")
+    save_file(
+        files.ModelSpec(name, width, classes, shape, mean=(), std=()).build().state_dict(), tmp_path / "w.safetensors"
+    )
     weights = loading.read_weights(tmp_path / "w.safetensors")
     assert count_classes(name, weights) == 4
-    _, spec = match_weights(name, weights, classes, shape, (), ())
+    _, spec = match_weights(name, weights, classes, shape, mean=(), std=())
     assert (spec.architecture, spec.width) == (name, width)
 
 
 def test_torchvisions_namesake_is_found_from_its_keys() -> None:
     shape, classes = (3, 32, 32), tuple("abcd")
-    weights = dict(files.ModelSpec("torchvision/resnet18", None, classes, shape, (), ()).build().state_dict())
-    model, spec = match_weights("resnet18", weights, classes, shape, (), ())
+    weights = dict(files.ModelSpec("torchvision/resnet18", None, classes, shape, mean=(), std=()).build().state_dict())
+    model, spec = match_weights("resnet18", weights, classes, shape, mean=(), std=())
     assert (spec.architecture, spec.width) == ("torchvision/resnet18", None)
     assert same(dict(model.state_dict()), weights)
 
@@ -45,7 +47,7 @@ def test_weights_that_do_not_fit_are_listed() -> None:
 
     def refused(changed: dict[str, Tensor], match: str, name: str = "preactresnet18") -> None:
         with pytest.raises(ModelError, match=match):
-            match_weights(name, changed, names, shape, (), ())
+            match_weights(name, changed, names, shape, mean=(), std=())
 
     refused({k: v for k, v in weights.items() if k != "linear.bias"}, r"linear\.bias is missing")
     refused(weights | {"extra": torch.zeros(1)}, "'extra' is not the model's")

@@ -23,24 +23,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import rnp_mlflow
-from rnp_mlflow import method
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import Prune, Recover, Unlearn
-from rnp_mlflow.core.curve import Point
+from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Scores, predict
-from rnp_mlflow.core.proxy import Proxy
-from rnp_mlflow.core.unlearn import Unlearned
+from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.params import SelectBy, SweepParams
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.pruning_curve import PruningCurve, best_der_point, select_point
+from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.pipeline import holdout_views
 from rnp_mlflow.steps import attack, curve, prune, recover, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
+from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import figures, runs
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--clean_views=0", "--refine=0", "--threads=1",
+QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--holdout_crops=0", "--refine=0", "--threads=1",
          "--proxy_steps=2", "--pruning_by=number")  # fmt: skip
 
 
@@ -51,57 +55,65 @@ def der(before: Scores, after: Scores) -> float:
     return (max(0.0, before.asr - after.asr) + 1.0 - max(0.0, before.acc - after.acc)) / 2
 
 
-def points(*rows: tuple[int, float, float]) -> list[Point]:
+def points(*rows: tuple[int, float, float]) -> list[CurvePoint]:
     """(neurons, ACC, ASR) → points; the first is the unpruned model; on held-out images accuracy is ACC."""
-    return [Point(n or None, n, Scores(acc, asr, 0.0), acc) for n, acc, asr in rows]
+    return [CurvePoint(n or None, n, Scores(acc, asr, 0.0), acc) for n, acc, asr in rows]
 
 
 # The issue's case: the sweep by 20 neurons leaves 30 out, which is better than all of its points.
 SWEEP = points((0, 0.98, 1.0), (20, 0.98, 0.4), (40, 0.97, 0.01), (60, 0.90, 0.0))
 FIXED = points((30, 0.98, 0.01))[0]
+WAYS: tuple[SelectBy, ...] = ("proxy", "clean_acc", "number", "asr")
 
 
 def test_the_oracle_is_the_best_of_every_point_that_was_looked_at() -> None:
-    traced = method.Traced(SWEEP, FIXED, None)
-    for way in ("proxy", "clean_acc", "number", "asr"):
-        summary = prune.summarise(Prune(select_by=way, pruning_by="number", pruning_number=30), traced)
-        assert summary["points"]["oracle"]["pruned"] == 30
-        assert summary["points"]["oracle"]["der"] == max(der(SWEEP[0].scores, p.scores) for p in [*SWEEP, FIXED])
-        assert summary["points"]["fixed"] == summary["points"]["oracle"]
-    assert method.choose(traced, Prune(select_by="asr")) == FIXED
+    for way in WAYS:
+        params = SweepParams(select_by=way, pruning_by="number", pruning_number=30)
+        found = prune.summary_points(params, PruningCurve(SWEEP, FIXED))
+        assert found["oracle"].num_pruned == 30
+        assert found["oracle"].der == max(der(SWEEP[0].scores, p.scores) for p in [*SWEEP, FIXED])
+        assert found["fixed"] == found["oracle"]
+    assert select_point(PruningCurve(SWEEP, FIXED), SweepParams(select_by="asr")) == FIXED
     worse = replace(FIXED, scores=Scores(0.97, 0.02, 0.0))
-    assert method.choose(method.Traced(SWEEP, worse, None), Prune(select_by="asr")) == SWEEP[2]
+    assert select_point(PruningCurve(SWEEP, worse), SweepParams(select_by="asr")) == SWEEP[2]
 
 
 def test_on_a_part_of_the_test_images_the_oracle_is_still_never_below_the_chosen_or_the_fixed_point() -> None:
     """Every assignment of figures on all test images to the points, in turn; those of the part stay."""
-    sweep = [*SWEEP[:3], Point(60, 60, Scores(0.98, 0.0, 0.0), 0.90)]  # the part's best; too far for held-out accuracy
+    sweep = [
+        *SWEEP[:3],
+        CurvePoint(60, 60, Scores(0.98, 0.0, 0.0), 0.90),
+    ]  # the part's best; too far for held-out accuracy
     figures_on_all = [Scores(0.98, 0.9), Scores(0.98, 0.5), Scores(0.90, 0.02), Scores(0.95, 0.1), Scores(0.7, 0.0)]
     best = set()
     for order in itertools.permutations(figures_on_all):
         on_all = dict(zip((0, 20, 40, 60, 30), order, strict=True))
-        traced = method.Traced(sweep, FIXED, None, whole=lambda p, known=on_all: replace(p, scores=known[p.pruned]))
-        for way in ("proxy", "clean_acc", "number", "asr"):
-            settings = Prune(select_by=way, curve_images=50)
-            found = prune.summarise(settings, traced)
-            rows = found["points"]
-            assert rows["oracle"]["der"] >= max(0.5, rows["chosen"]["der"], rows["fixed"]["der"])
-            assert rows["oracle"]["der"] == der(on_all[0], on_all[rows["oracle"]["pruned"]])
-            pruned_at = method.choose(traced, settings).pruned
-            assert pruned_at == rows[found["selected"]]["pruned"]
-            assert found["selected"] == {"number": "fixed", "asr": "oracle"}.get(way, "chosen")
-            best.add(rows["oracle"]["pruned"])
+
+        def full(point: CurvePoint, known: dict[int, Scores] = on_all) -> CurvePoint:
+            return replace(point, scores=known[point.num_pruned])
+
+        drawn = PruningCurve(sweep, FIXED, on_full_test_set=full)
+        for way in WAYS:
+            params = SweepParams(select_by=way, curve_eval_size=50)
+            rows = prune.summary_points(params, drawn)
+            ratings = [rows[name].der for name in ("chosen", "fixed", "oracle")]
+            assert ratings[2] == max(0.5, *(rating for rating in ratings if rating is not None))
+            assert ratings[2] == der(on_all[0], on_all[rows["oracle"].num_pruned])
+            selected = {"number": "fixed", "asr": "oracle"}.get(way, "chosen")
+            assert prune.SELECTED[way] == selected
+            assert select_point(drawn, params).num_pruned == rows[selected].num_pruned
+            best.add(rows["oracle"].num_pruned)
     assert best == {0, 30, 40, 60}, "20 is neither chosen (40) nor fixed (30) nor the part's best (60)"
 
 
 def test_without_triggered_images_there_is_no_oracle() -> None:
     rows = [replace(point, scores=Scores(point.scores.acc)) for point in SWEEP]
-    traced = method.Traced(rows, rows[1], None)
-    assert set(prune.summarise(Prune(), traced)["points"]) == {"chosen", "fixed"}
-    assert method.oracle(traced, Prune()) is None
+    without = PruningCurve(rows, rows[1])
+    assert set(prune.summary_points(SweepParams(), without)) == {"chosen", "fixed"}
+    assert best_der_point(without, SweepParams()) is None
 
 
-@pytest.mark.parametrize("name", ["pruning_number", "acc_ratio", "proxy_ratio", "stop_ratio", "margin_ratio"])
+@pytest.mark.parametrize("name", ["pruning_number", "acc_ratio", "proxy_ratio", "min_acc_ratio", "margin_ratio"])
 def test_a_parameter_that_was_given_and_does_not_decide_is_told_of_in_one_line(name: str) -> None:
     for way in ("proxy", "clean_acc", "number", "asr"):
         settings = Prune(**{"select_by": way, name: 0.5})
@@ -241,9 +253,9 @@ def test_under_an_image_with_the_proxy_stands_what_the_suspect_answers_to_that(
 ) -> None:
     held, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
     change = torch.full((1, 8, 8), 0.2)
-    proxy = Proxy(4, change, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    proxy = ProxyTrigger(4, change, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     spec = subject.store.ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
-    suspect = subject.Subject("", model, spec, None, "", "", None, feed)  # type: ignore[arg-type]
+    suspect = subject.Suspect("", model, spec, None, "", "", None, feed)  # type: ignore[arg-type]
     unlearn.draw_proxy(tmp_path / "p.png", proxy, suspect, held, "fp32")
     inputs = feed(held.images, None)
     plain, proxied = (model(x).argmax(1).tolist() for x in (inputs, (inputs + change).clamp(0, 1)))
@@ -266,7 +278,7 @@ def test_a_class_name_is_cut_to_two_lines_and_keeps_both_ends() -> None:
     assert "a class" in figures.short(CLASSES[3])
 
 
-def summary(**changes: Any) -> dict[str, Any]:
+def summary(**changes: Any) -> PruneSummary:
     """A summary as `prune` leaves it, with these entries other; of a dict those named."""
     point = {
         "threshold": 0.5,
@@ -280,21 +292,21 @@ def summary(**changes: Any) -> dict[str, Any]:
     }
     found: dict[str, Any] = {
         "before": {"acc": 0.9, "asr": 1.0, "ra": 0.0, "val_acc": 0.9, "proxy_asr": 0.8}, "select_by": "proxy",
-        "selected": "chosen", "pruning_by": "threshold", "curve_images": 1000,
+        "selected": "chosen", "pruning_by": "threshold", "curve_eval_size": 1000,
         "points": {"chosen": point, "fixed": point, "oracle": point},
         "images": {"clean": 500, "held_out": 100, "test": 400, "triggered": 300}, "layers": {},
         "views": {"images": 100, "each": 5, "cropped": 1, "mirrored": 0},
-        "verdict": {"backdoor_suspected": True, "target": "cat", "score": 0.9, "size": 0.1, "cost": 0.01, "faded": 0.2,
-                    "doubt": 0.0003, "max_doubt": 0.007},
+        "verdict": {"backdoor_suspected": True, "target": "cat", "target_share": 0.9, "relative_norm": 0.1,
+                    "removal_cost": 0.01, "forgetting_rate": 0.2, "benign_score": 0.0003, "benign_threshold": 0.007},
     }  # fmt: skip
     for name, value in changes.items():
         found[name] = found[name] | value if isinstance(value, dict) else value
-    return found
+    return PruneSummary.from_json(found)
 
 
 def test_held_out_accuracy_says_how_its_images_were_looked_at() -> None:
     def told(**views: int) -> str:
-        return next(line for line in curve.evidence(summary(views=views)) if "held-out ACC:" in line)
+        return next(line for line in curve.footnotes(summary(views=views)) if "held-out ACC:" in line)
 
     assert told() == "  held-out ACC: 100 of 500 clean images, each 5 times, cropped at random"
     assert told(mirrored=1).endswith("100 of 500 clean images, each 5 times, cropped and mirrored at random")
@@ -309,48 +321,49 @@ def test_held_out_accuracy_says_how_its_images_were_looked_at() -> None:
 def test_the_words_on_held_out_images_are_those_of_what_is_looked_at(
     views: int, count: int, side: int, flip: bool
 ) -> None:
-    held = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8), torch.arange(count)
+    pictures = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 1, side, side).to(torch.uint8)
+    held = LabeledImages(pictures, torch.arange(count))
     feed = Preprocess.for_image_size(side, (0.0,), (1.0,), flip)
     clean = CleanImages(torch.arange(2 * count), torch.arange(count), ImageSet(*held), ImageSet(*held))
     data = SimpleNamespace(test=None)
-    of = subject.Subject("", Wrong(), None, data, "", "", None, feed)  # type: ignore[arg-type]
-    said = prune.looked_at(Prune(clean_views=views), of, clean)["views"]
-    _, labels = method.held_views(Prune(clean_views=views), held, feed)
-    assert said["images"] == len(labels.unique())
-    assert said["each"] in (views, len(labels) // len(labels.unique()))
-    assert (said["each"] == 0) is (views == 0)
-    assert (said["cropped"], said["mirrored"]) == (int(side >= 8), int(flip))
+    of = subject.Suspect("", Wrong(), None, data, "", "", None, feed)  # type: ignore[arg-type]
+    said = prune.holdout_views(SweepParams(holdout_crops=views), of, clean)
+    _, labels = holdout_views(held, feed, SweepParams(holdout_crops=views))
+    assert said.images == len(labels.unique())
+    assert said.each in (views, len(labels) // len(labels.unique()))
+    assert (said.each == 0) is (views == 0)
+    assert (said.cropped, said.mirrored) == (int(side >= 8), int(flip))
 
 
 def test_accuracy_says_on_which_images_and_the_curve_on_how_many() -> None:
     none = {"test": 0, "triggered": 0}
     for changes, table, title in (
         ({}, "  ACC: 400 test images; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
-        ({"curve_images": 350}, "; the curve: at most 350 of each", "350 test images, 300 triggered"),
-        ({"curve_images": 0}, "; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
+        ({"curve_eval_size": 350}, "; the curve: at most 350 of each", "350 test images, 300 triggered"),
+        ({"curve_eval_size": 0}, "; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
         ({"images": none}, "  ACC: the same 100, there is no test part (as they are)", "100 held-out images"),
-        ({"images": none, "curve_images": 30}, "(as they are); the curve: at most 30 of each", "30 held-out images"),
+        ({"images": none, "curve_eval_size": 30}, "(as they are); the curve: at most 30 of each", "30 held-out images"),
         ({"images": none | {"held_out": 2000}}, "  ACC: all 2000, there is no test part", "1000 held-out images"),
     ):
         found = summary(**changes)
-        (line,) = (line for line in curve.evidence(found) if line.startswith("  ACC:"))
+        (line,) = (line for line in curve.footnotes(found) if line.startswith("  ACC:"))
         assert table in line
         assert ("at most" in line) is ("at most" in table or title.startswith("1000"))
         assert curve.measured_on(found) == title
 
 
 def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
-    lines = curve.evidence(summary())
+    lines = curve.footnotes(summary())
     assert (
         "  proxy: share of the other classes' held-out images that a stand-in for the trigger turns to 'cat'" in lines
     )
-    assert "size of the proxy 0.100 × cost of stopping it 0.01 × (0.1 + 0.20 taken by unlearning) = 0.0003" in lines[0]
-    nothing = {"backdoor_suspected": False, "size": 1.0, "cost": 1.0, "doubt": 0.3}
-    turned = curve.evidence(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
-    assert "the proxy turns no held-out image" in turned
-    assert "size of the proxy" not in turned, "a size of 1 is what counts then, not what was measured"
-    without = summary(before={"proxy_asr": None}, verdict={"doubt": None, "backdoor_suspected": None})
-    assert not [line for line in curve.evidence(without) if line.startswith("  proxy:")]
+    assert "relative norm of the proxy 0.100 × removal cost 0.01 × (0.1 + forgetting rate 0.20) = 0.0003" in lines[0]
+    nothing = {"backdoor_suspected": False, "relative_norm": 1.0, "removal_cost": 1.0, "benign_score": 0.3}
+    turned = curve.footnotes(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
+    assert "the proxy flips no held-out image" in turned
+    assert "norm of the proxy" not in turned, "a norm of 1 is what counts then, not what was measured"
+    without = summary(before={"proxy_asr": None}, verdict={"benign_score": None, "backdoor_suspected": None})
+    assert not [line for line in curve.footnotes(without) if line.startswith("  proxy:")]
 
 
 def test_the_chosen_point_says_what_chose_it() -> None:
@@ -374,9 +387,11 @@ def test_accuracy_while_training_is_said_to_be_that() -> None:
             "accuracy 0.5000 of the unlearned model in the last epoch's batches, while training"
         )
     assert "suspect" not in recover.regained(Recover(suspect_steps=0), 0.5, proxy=True)
-    found = Unlearned(nn.Identity(), 0.2, True, [])
-    assert unlearn.lost(Unlearn(), found, 40) == "clean accuracy 0.2000 on 40 images after 0 steps"
-    assert unlearn.lost(Unlearn(unlearning_stop="epoch"), found, 40).startswith("accuracy 0.2000 in the last epoch's")
+    found = UnlearningResult(nn.Identity(), 0.2, True, [])
+    assert unlearn.remaining_accuracy(Unlearn(), found, 40) == "clean accuracy 0.2000 on 40 images after 0 steps"
+    assert unlearn.remaining_accuracy(Unlearn(unlearning_stop="epoch"), found, 40).startswith(
+        "accuracy 0.2000 in the last epoch's"
+    )
 
 
 @pytest.mark.parametrize(
@@ -422,7 +437,7 @@ def newest(entry: str) -> mlflow.entities.Run:
     return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
 
 
-def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: Proxy | None = None) -> list[str]:
+def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: ProxyTrigger | None = None) -> list[str]:
     """What the stored model of a run says, its own normalisation before it; the proxy between, if any."""
     model, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
@@ -436,7 +451,13 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     store: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After one epoch, or with a high rate, the model is wrong of some, and some triggered images miss the target."""
-    sweep = ("--pruning_max=0.4", "--pruning_step=0.2", "--pruning_number=0.3", "--curve_images=9", "--select_by=asr")
+    sweep = (
+        "--pruning_max=0.4",
+        "--pruning_step=0.2",
+        "--pruning_number=0.3",
+        "--curve_eval_size=9",
+        "--select_by=asr",
+    )
     assert main(["prune", *SMALL, *QUICK, "--clean_threshold=0.99", *sweep]) == 0
     samples_, proxied = (figure for figure in drawn if len(figure.axes) > 10)
     made = newest("attack")
@@ -455,7 +476,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     proxy = stored.proxy(unlearned.info.run_id, torch.device("cpu"))
     assert proxy is not None
     said = columns(proxied, len(proxied.axes) // 3)
-    held = recorded(unlearned.info.run_id, suspect.data, torch.device("cpu")).held
+    held = recorded(unlearned.info.run_id, suspect.data, torch.device("cpu")).holdout
     shown = torch.stack([held.images[held.labels == int(column[0])][0] for column in said])
     assert [column[1] for column in said] == answers(made, shown)
     assert [column[2] for column in said] == answers(made, shown, proxy)

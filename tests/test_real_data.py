@@ -11,7 +11,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.cli import main
-from rnp_mlflow.core.evaluate import TestSet, evaluate, predict
+from rnp_mlflow.core.evaluate import EvalSet, evaluate, predict
 from rnp_mlflow.core.neurons import ones_mask
 from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.data import sources
@@ -71,7 +71,7 @@ def test_their_mask_gives_their_curve_and_their_tools_read_ours(archive: Path) -
     theirs = archive / "backdoorbench-output"
     imported = newest("import").info.run_id
     arguments = [f"--model_run_id={imported}", f"--mask_file={theirs / 'mask_values.txt'}", "--bn_stats=keep",
-                 f"--index={theirs / 'defence_index.txt'}", "--clean_views=0", "--holdout=0.02",
+                 f"--index={theirs / 'defence_index.txt'}", "--holdout_crops=0", "--holdout=0.02",
                  "--select_by=number", "--export=backdoorbench", "--pruning_stride=1"]  # fmt: skip
     assert main(["prune", *arguments]) == 0
     run = newest("prune")
@@ -93,6 +93,6 @@ def test_their_mask_gives_their_curve_and_their_tools_read_ours(archive: Path) -
     bad = backdoorbench.read(archive / "record/badnet_0_1/attack_result.pt").triggered
     assert clean is not None
     assert bad is not None
-    test = TestSet(clean.images, clean.labels, bad.images, bad.true_labels, bad.target_labels)
+    test = EvalSet(clean.images, clean.labels, bad.images, bad.true_labels, bad.target_labels)
     scores = evaluate(fresh, test, Preprocess(*sources.NORMALISATION["cifar10"]))
     assert (scores.acc, scores.asr, scores.ra) == tuple(run.data.metrics[name] for name in ("acc", "asr", "ra"))

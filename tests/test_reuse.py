@@ -32,7 +32,7 @@ QUICK = (
     "--unlearning_epochs=2", "--unlearning_lr=0.1", "--unlearning_batch_size=16", "--clean_threshold=0.9",
     "--recovering_epochs=2", "--proxy_steps=2", "--threads=1",
 )  # fmt: skip
-SWEEP = ("--pruning_step=0.4", "--clean_views=1", "--refine=0")
+SWEEP = ("--pruning_step=0.4", "--holdout_crops=1", "--refine=0")
 MEAN, STD = (",".join(map(str, values)) for values in (files.MEAN, files.STD))
 CHECKPOINT = ("--checkpoint=suspect.pt", "--model=preactresnet18")
 KNOWN = (*CHECKPOINT, f"--mean={MEAN}", f"--std={STD}", "--data=images", "--triggered=bad", "--target=1")
@@ -311,7 +311,7 @@ def test_a_default_that_is_given_to_mlflow_run_is_held_against_the_run_too(
 ) -> None:
     env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
                         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
-    given = ["-P", f"recover_run_id={runs['recover'].info.run_id}", "-P", "pruning_step=0.4", "-P", "clean_views=1"]
+    given = ["-P", f"recover_run_id={runs['recover'].info.run_id}", "-P", "pruning_step=0.4", "-P", "holdout_crops=1"]
     asked = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "prune", "--env-manager", "local", *given]
     done = subprocess.run([*asked, "-P", "recovering_epochs=10"], capture_output=True, text=True, env=env, cwd=home)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""`verdict.json` and `proxy.safetensors`: the suspected target class and the proxy trigger."""
+"""`verdict.json` and `proxy.safetensors`: what unlearning revealed."""
 
 import json
 from dataclasses import asdict
@@ -8,28 +8,30 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
+from rnp_mlflow.artifacts.renamed import detection_entries
 from rnp_mlflow.artifacts.table import PROXY, VERDICT
-from rnp_mlflow.core.proxy import Proxy
-from rnp_mlflow.core.verdict import Verdict
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.verdict import TargetEstimate
 
 
-def write_verdict(folder: Path, verdict: Verdict) -> None:
-    """Write the suspected class and the detection statistics."""
-    (folder / VERDICT).write_text(json.dumps(asdict(verdict)) + "\n")
+def write_estimate(folder: Path, estimate: TargetEstimate) -> None:
+    """Write the suspected target class and its statistics."""
+    (folder / VERDICT).write_text(json.dumps(asdict(estimate)) + "\n")
 
 
-def read_verdict(file: Path) -> Verdict:
-    """Read the suspected class and the detection statistics."""
-    return TypeAdapter(Verdict).validate_json(file.read_text())
+def read_estimate(file: Path) -> TargetEstimate:
+    """Read the suspected target class and its statistics."""
+    return TypeAdapter(TargetEstimate).validate_python(detection_entries(json.loads(file.read_text())))
 
 
-def write_proxy(folder: Path, proxy: Proxy) -> None:
+def write_proxy(folder: Path, proxy: ProxyTrigger) -> None:
     """Write the proxy trigger, in the model's input space."""
-    tensors = {name: value.cpu().contiguous() for name, value in vars(proxy).items() if name != "target"}
-    save_file(tensors | {"target": torch.tensor(proxy.target)}, folder / PROXY)
+    tensors = {"change": proxy.delta, "low": proxy.low, "high": proxy.high}  # the file's names, kept
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous | {"target": torch.tensor(proxy.target)}, folder / PROXY)
 
 
-def read_proxy(file: Path, device: torch.device) -> Proxy:
-    """Read the proxy trigger onto the device."""
+def read_proxy(file: Path, device: torch.device) -> ProxyTrigger:
+    """Read the proxy trigger, onto the device."""
     tensors = load_file(file, str(device))
-    return Proxy(int(tensors.pop("target")), **tensors)
+    return ProxyTrigger(int(tensors["target"]), tensors["change"], tensors["low"], tensors["high"])

@@ -114,7 +114,7 @@ def build(context: AttackContext) -> PoisoningAttack:
     for _ in range(EPOCHS):
         for index in batches(len(context.clean), BATCH, context.generator):
             images, labels = context.clean.images[index].to(device).float(), context.clean.labels[index].to(device)
-            loss = loss_of(model, mask_net, pattern_net, images, labels, context.target)
+            loss = loss_of(model, mask_net, pattern_net, images, labels, target=context.target)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()
@@ -126,7 +126,7 @@ def build(context: AttackContext) -> PoisoningAttack:
 
 
 def loss_of(
-    model: nn.Module, mask_net: nn.Module, pattern_net: nn.Module, images: Tensor, labels: Tensor, target: int
+    model: nn.Module, mask_net: nn.Module, pattern_net: nn.Module, images: Tensor, labels: Tensor, *, target: int
 ) -> Tensor:
     """Return the loss of one batch: cross-entropy plus diversity.
 

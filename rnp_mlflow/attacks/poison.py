@@ -33,7 +33,9 @@ def target_labels(labels: Tensor, classes: int, target: int, mode: str) -> Tenso
     return (labels + 1) % classes if mode == "all_to_all" else torch.full_like(labels, target)
 
 
-def plan(labels: Tensor, attack: AttackEntry, target: int, mode: str, rate: float, generator: Generator) -> PoisonPlan:
+def plan(
+    labels: Tensor, attack: AttackEntry, target: int, mode: str, rate: float, *, generator: Generator
+) -> PoisonPlan:
     """Choose round(rate × N) images at random among those whose label the attack changes, and their covers.
 
     A clean-label attack chooses among the images of the target class, and takes all of them if they are fewer.

@@ -1,14 +1,28 @@
 """Ordinary supervised training; it plants the backdoor if the data are poisoned."""
 
+from dataclasses import dataclass
+
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, batches
+from rnp_mlflow.core.batches import EpochCallback, EpochMeter, EpochRecord, batches, ignore_epoch
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.params import Precision
+from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.data.imageset import ImageSet
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """lr: the peak of the one-cycle schedule. precision: see `core.precision.forward_fn`."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    weight_decay: float = 5e-4
+    precision: Precision = "fp32"
 
 
 def train(
@@ -16,29 +30,24 @@ def train(
     data: ImageSet,
     transform: Transform,
     generator: Generator,
+    params: TrainParams,
     *,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    weight_decay: float = 5e-4,
-    precision: str = "fp32",
-    on_epoch: OnEpoch = lambda record: None,
+    on_epoch: EpochCallback = ignore_epoch,
 ) -> list[EpochRecord]:
     """Train `model` in place with SGD, Nesterov momentum 0.9 and a one-cycle schedule (Smith, 2018) peaking at lr.
 
-    data: on any device. precision: see `core.precision.forwards`. generator: on the CPU; it determines the order of
-    batches and the augmentation.
+    data: on any device. generator: on the CPU; it determines the order of batches and the augmentation.
     """
-    steps = epochs * max(1, -(-len(data) // batch_size))
-    optimizer = SGD(model.parameters(), lr, 0.9, weight_decay=weight_decay, nesterov=True)
-    rate = OneCycleLR(optimizer, lr, total_steps=steps + 1, cycle_momentum=False)
+    steps = params.epochs * max(1, -(-len(data) // params.batch_size))
+    optimizer = SGD(model.parameters(), params.lr, 0.9, weight_decay=params.weight_decay, nesterov=True)
+    rate = OneCycleLR(optimizer, params.lr, total_steps=steps + 1, cycle_momentum=False)
     model.train()
     device = next(model.parameters()).device
     history: list[EpochRecord] = []
-    with forwards(model, precision) as forward:
-        for epoch in range(1, epochs + 1):
-            tally = Tally(epoch)
-            for index in batches(len(data), batch_size, generator):
+    with forward_fn(model, params.precision) as forward:
+        for epoch in range(1, params.epochs + 1):
+            meter = EpochMeter(epoch)
+            for index in batches(len(data), params.batch_size, generator):
                 images, labels = data.images[index].to(device), data.labels[index].to(device)
                 logits = forward(transform(images, generator))
                 loss = cross_entropy(logits, labels)
@@ -46,7 +55,7 @@ def train(
                 loss.backward()
                 optimizer.step()
                 rate.step()
-                tally.add(loss, logits, labels)
-            history.append(tally.record())
+                meter.add(loss, logits, labels)
+            history.append(meter.record())
             on_epoch(history[-1])
     return history

@@ -1,4 +1,4 @@
-"""Random batches drawn from one generator, and what an epoch of them came to."""
+"""Random batches from one generator, the record of an epoch, and the hooks that are called after it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rnp_mlflow.core.evaluate import Scores
 
 
 def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
-    """One epoch: a random order of `count` indices in parts as equal as can be, none over `batch_size`.
+    """Yield one epoch: a random order of `count` indices in parts as equal as possible, none over `batch_size`.
 
     Equal parts, because a small last batch would give BatchNorm poor statistics (and one image in
     train mode none at all). int64 indices on the CPU; the generator is a CPU one.
@@ -21,7 +21,7 @@ def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tenso
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: mean loss and accuracy (0 to 1) on the batches as they were seen; steps made; test scores after it."""
+    """One epoch: mean loss and accuracy (0 to 1) on its batches in training; steps made; test scores after it."""
 
     epoch: int
     loss: float
@@ -30,23 +30,42 @@ class EpochRecord:
     scores: Scores | None = None
 
 
-OnEpoch = Callable[[EpochRecord], None]
-Watch = Callable[[int, nn.Module], Scores | None]  # (epoch, the model after it) → scores, where it is looked at
+EpochCallback = Callable[[EpochRecord], None]
+EvalCallback = Callable[[int, nn.Module], Scores | None]  # (epoch, model after it) → scores, None if not evaluated
 
 
-class Tally:
-    """Sums up an epoch, weighted by batch size."""
+def ignore_epoch(record: EpochRecord) -> None:
+    """Do nothing after an epoch."""
+
+
+@dataclass(frozen=True)
+class TrainingHooks:
+    """What training calls after every epoch. Neither changes its result.
+
+    evaluate: scores the model. on_epoch: receives the epoch's record.
+    """
+
+    evaluate: EvalCallback | None = None
+    on_epoch: EpochCallback = ignore_epoch
+
+
+NO_HOOKS = TrainingHooks()
+
+
+class EpochMeter:
+    """Accumulates loss and accuracy over an epoch, weighted by batch size."""
 
     def __init__(self, epoch: int):
         self.epoch, self.steps, self.images = epoch, 0, 0
         self.loss, self.right = 0.0, 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """loss: mean over the batch; logits (B, classes); labels (B,)."""
+        """Add a batch. loss: mean over the batch; logits (B, classes); labels (B,)."""
         self.steps += 1
         self.images += len(labels)
         self.loss += loss.item() * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
 
     def record(self, scores: Scores | None = None) -> EpochRecord:
+        """Return the epoch's record, with the test scores after it."""
         return EpochRecord(self.epoch, self.loss / self.images, self.right / self.images, self.steps, scores)

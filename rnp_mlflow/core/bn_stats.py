@@ -12,25 +12,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.neurons import norm_layers
-from rnp_mlflow.core.precision import forwards, frozen
+from rnp_mlflow.core.params import Precision
+from rnp_mlflow.core.precision import forward_fn, frozen_copy
 
 PIXELS = 64 * 32 * 32  # of images at once; of more, activations fall out of the cache and memory grows
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each
 
 
-def tracked(model: nn.Module) -> list[_BatchNorm]:
-    """The layers that keep running statistics."""
+def layers_with_running_stats(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers that keep running statistics."""
     return [layer for layer in norm_layers(model).values() if layer.track_running_stats]
 
 
 @torch.no_grad()
-def reestimate_(model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32") -> nn.Module:
-    """Replace running means and variances, in place, by the plain average over `images`; returns model.
+def reestimate_(model: nn.Module, images: Tensor, transform: Transform, precision: Precision = "fp32") -> nn.Module:
+    """Replace running means and variances in place by the plain average over `images`; return the model.
 
-    images: uint8 (N, C, H, W) on the model's device, in batches as equal as can be of about `PIXELS` pixels, at
-    least 32 images. Dropout and all else stay in eval mode. Weights do not change.
+    images: uint8 (N, C, H, W) on the model's device, in batches as equal as possible of about `PIXELS` pixels, at
+    least 32 images. All other layers stay in eval mode. Weights do not change.
     """
-    layers = tracked(model)
+    layers = layers_with_running_stats(model)
     momenta = [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:
@@ -38,7 +39,7 @@ def reestimate_(model: nn.Module, images: Tensor, transform: Transform, precisio
         layer.momentum = None  # cumulative average
         layer.train()
     batch_size = max(32, PIXELS // (images.shape[2] * images.shape[3]))
-    with forwards(model, precision) as forward:
+    with forward_fn(model, precision) as forward:
         for part in images.tensor_split(max(1, -(-len(images) // batch_size))):
             forward(transform(part, None))
     for layer, momentum in zip(layers, momenta, strict=True):
@@ -47,31 +48,33 @@ def reestimate_(model: nn.Module, images: Tensor, transform: Transform, precisio
 
 
 def statistics(model: nn.Module) -> Statistics:
-    """A copy of the running mean and variance of every layer that has them."""
-    return [(x.running_mean.clone(), x.running_var.clone()) for x in tracked(model)]  # type: ignore[union-attr]
+    """Return a copy of the running mean and variance of every layer that has them."""
+    return [(x.running_mean.clone(), x.running_var.clone()) for x in layers_with_running_stats(model)]  # type: ignore[union-attr]
 
 
 @torch.no_grad()
-def shift_from(
-    model: nn.Module, images: Tensor, transform: Transform, precision: str = "fp32"
+def bn_shift_fn(
+    model: nn.Module, images: Tensor, transform: Transform, precision: Precision = "fp32"
 ) -> Callable[[nn.Module], nn.Module]:
-    """A function that moves a pruned copy's statistics by as much as pruning moved them on `images`.
+    """Return a function that shifts a pruned copy's statistics by as much as pruning shifted them on `images`.
 
     With (m, v) estimated on the images for the unpruned model, (m', v') for the pruned one, and (M, V)
     stored, the pruned model gets variance V · v'/v and mean m' + (M - m) · √(v'/v): the stored mean stays
-    as many standard deviations from the estimated one as it was. What a few hundred images say wrongly
-    is in both estimates and cancels; a model that is not pruned keeps its own statistics.
+    as many standard deviations from the estimated one as it was. The error of a few
+    hundred images is in both estimates and cancels; a model that is not pruned keeps its own statistics.
 
     images: uint8 (N, C, H, W) on the model's device; a few hundred clean ones.
     """
     stored = statistics(model)
-    with frozen(model, precision) as working:
+    with frozen_copy(model, precision) as working:
         before = statistics(reestimate_(working, images, transform, precision))
 
     @torch.no_grad()
     def shift(pruned: nn.Module) -> nn.Module:
         after = statistics(reestimate_(pruned, images, transform, precision))
-        for layer, (mean, var), (m, v), (m_new, v_new) in zip(tracked(pruned), stored, before, after, strict=True):
+        for layer, (mean, var), (m, v), (m_new, v_new) in zip(
+            layers_with_running_stats(pruned), stored, before, after, strict=True
+        ):
             ratio = torch.where(v > 0, v_new / v, 1.0)
             layer.running_mean.copy_(m_new + (mean - m) * ratio.sqrt())  # type: ignore[union-attr]
             layer.running_var.copy_(var * ratio)  # type: ignore[union-attr]

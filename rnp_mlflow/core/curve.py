@@ -1,147 +1,169 @@
-"""The pruning curve: every point of a sweep judged on the test images and on held-out clean ones."""
+"""Pruned models evaluated along a sweep, on the test images and on held-out clean ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.evaluate import Scores, TestSet, Transform, accuracy, evaluate, predict
+from rnp_mlflow.core.evaluate import EvalSet, Scores, Transform, accuracy, evaluate, predict
+from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import flatten
-from rnp_mlflow.core.precision import laid_out
-from rnp_mlflow.core.proxy import Proxy
-from rnp_mlflow.core.prune import Cut, Refit, pruned_copy, ranking, sweep
-from rnp_mlflow.core.select import Rule
+from rnp_mlflow.core.params import Precision
+from rnp_mlflow.core.precision import memory_format
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.prune import BNCalibration, SweepPoint, pruned_copy, ranking, sweep
+from rnp_mlflow.core.select import SelectionRule
 
 
 @dataclass(frozen=True)
-class Point:
-    """Where (None: unpruned), neurons pruned, test scores; on held-out clean images accuracy, and the share that
-    the proxy leads to its target where there is a proxy (0 to 1).
+class CurvePoint:
+    """One evaluated point: cutoff (None = unpruned), neurons pruned, test scores.
+
+    holdout_acc: accuracy on held-out images. proxy_asr: the proxy's success rate on them, None without one.
     """
 
-    at: float | int | None
-    pruned: int
+    cutoff: float | int | None
+    num_pruned: int
     scores: Scores
-    val_acc: float
+    holdout_acc: float
     proxy_asr: float | None = None
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What a pruned model is judged on.
+class Evaluator:
+    """Measures a pruned model. holdout: clean images that trained nothing, for `holdout_acc` and `proxy_asr`."""
 
-    held: images (N, C, H, W) and labels int64 (N,) that trained nothing, for `val_acc` and `proxy_asr`.
-    """
-
-    test: TestSet
-    held: tuple[Tensor, Tensor]
+    eval_set: EvalSet
+    holdout: LabeledImages
     transform: Transform
-    proxy: Proxy | None = None
-    precision: str = "fp32"
+    proxy: ProxyTrigger | None = None
+    precision: Precision = "fp32"
 
-    def val_acc(self, model: nn.Module) -> float:
-        """Accuracy on the held-out images."""
-        return accuracy(predict(model, self.held[0], self.transform, self.precision), self.held[1])
+    def holdout_acc(self, model: nn.Module) -> float:
+        """Measure accuracy on the held-out images."""
+        return accuracy(predict(model, self.holdout.images, self.transform, self.precision), self.holdout.labels)
 
     def __call__(self, model: nn.Module) -> tuple[Scores, float, float | None]:
-        """All that a `Point` says of the model."""
-        scores = evaluate(model, self.test, self.transform, self.precision)
-        answers = predict(model, self.held[0], self.transform, self.precision)
-        val_acc = accuracy(answers, self.held[1])
+        """Measure all that a `CurvePoint` holds of the model: scores, holdout_acc, proxy_asr."""
+        scores = evaluate(model, self.eval_set, self.transform, self.precision)
+        predicted = predict(model, self.holdout.images, self.transform, self.precision)
+        holdout_acc = accuracy(predicted, self.holdout.labels)
         if self.proxy is None:
-            return scores, val_acc, None
-        return scores, val_acc, self.proxy.rate(model, *self.held, self.transform, self.precision, answers)
+            return scores, holdout_acc, None
+        rate = self.proxy.success_rate(model, self.holdout, self.transform, self.precision, plain=predicted)
+        return scores, holdout_acc, rate
 
 
-def trace(
+@dataclass(frozen=True)
+class SweepPlan:
+    """Which points a sweep may evaluate.
+
+    points: the unpruned model first, then more and more pruned. rule: says which points matter. stride: evaluate
+    every N-th point and the neighbours of those that matter. extra: evaluated in any case.
+    """
+
+    points: Sequence[SweepPoint]
+    rule: SelectionRule
+    stride: int = 1
+    extra: Sequence[SweepPoint] = ()
+
+
+def ignore_point(point: SweepPoint, measured: CurvePoint) -> None:
+    """Do nothing after a point."""
+
+
+def evaluate_sweep(
     model: nn.Module,
     mask: Mapping[str, Tensor],
-    cuts: Iterable[Cut],
-    judge: Judge,
-    refit: Refit | None = None,
-    on_point: Callable[[Cut, Point], object] = lambda cut, point: None,
-) -> list[Point]:
-    """Judge the pruned model at every cut; `model` stays as it is.
+    points: Iterable[SweepPoint],
+    evaluator: Evaluator,
+    calibrate: BNCalibration | None = None,
+    *,
+    on_point: Callable[[SweepPoint, CurvePoint], object] = ignore_point,
+) -> list[CurvePoint]:
+    """Evaluate the pruned model at every point; `model` is left unchanged.
 
     Raises:
         MaskError: the mask is not this model's.
     """
-    points = []
-    with laid_out(model, judge.precision):
-        for cut, found in sweep(model, mask, cuts, judge, refit):
-            points.append(Point(cut.at, cut.pruned, *found))
-            on_point(cut, points[-1])
-    return points
+    curve = []
+    with memory_format(model, evaluator.precision):
+        for point, measured in sweep(model, mask, points, evaluator, calibrate):
+            curve.append(CurvePoint(point.cutoff, point.num_pruned, *measured))
+            on_point(point, curve[-1])
+    return curve
 
 
-def survey(
+def adaptive_sweep(
     model: nn.Module,
     mask: Mapping[str, Tensor],
-    cuts: Sequence[Cut],
-    rule: Rule,
-    stride: int,
-    judge: Judge,
-    refit: Refit | None = None,
-    also: Sequence[Cut] = (),
+    plan: SweepPlan,
+    evaluator: Evaluator,
+    calibrate: BNCalibration | None = None,
+    *,
     on_point: Callable[[], object] = lambda: None,
-) -> dict[Cut, Point]:
-    """The curve at every `stride`-th cut and, beside the choice, at every one; in the order of `cuts`, then `also`.
+) -> dict[SweepPoint, CurvePoint]:
+    """Evaluate every `plan.stride`-th point; around the choice, every point. In the order of `points`, then `extra`.
 
-    Beside the choice are the cut before the one at which the proxy fails and the cut after the one chosen, as often as
-    these move. cuts: the unpruned model first, then more and more pruned. also: cuts to judge in any case.
+    Also evaluates the point before the proxy's failure point and the point after the chosen one, repeating until
+    neither moves.
 
     Raises:
         MaskError: the mask is not this model's.
     """
-    found: dict[Cut, Point] = {}
+    points, found = plan.points, dict[SweepPoint, CurvePoint]()
 
-    def visits() -> Iterator[Cut]:
-        yield from dict.fromkeys((cuts[0], *cuts[1::stride], cuts[-1], *also))
-        while missing := beside(cuts, found, rule):
+    def visits() -> Iterator[SweepPoint]:
+        yield from dict.fromkeys((points[0], *points[1 :: plan.stride], points[-1], *plan.extra))
+        while missing := unevaluated_neighbours(points, found, plan.rule):
             yield missing[0]
 
-    def keep(cut: Cut, point: Point) -> None:
-        found[cut] = point
+    def keep(point: SweepPoint, measured: CurvePoint) -> None:
+        found[point] = measured
         on_point()
 
-    trace(model, mask, visits(), judge, refit, keep)
-    return {cut: found[cut] for cut in dict.fromkeys((*cuts, *also)) if cut in found}
+    evaluate_sweep(model, mask, visits(), evaluator, calibrate, on_point=keep)
+    return {point: found[point] for point in dict.fromkeys((*points, *plan.extra)) if point in found}
 
 
-def beside(cuts: Sequence[Cut], found: Mapping[Cut, Point], rule: Rule) -> list[Cut]:
-    """The cuts next to where the proxy fails and to the choice, if they are not found yet (`survey`)."""
-    known = [k for k, cut in enumerate(cuts) if cut in found]
-    fails, chosen = (known[k] for k in rule.span([found[cuts[k]] for k in known]))
-    return [cuts[k] for k in (fails - 1, chosen + 1) if 0 <= k < len(cuts) and cuts[k] not in found]
+def unevaluated_neighbours(
+    points: Sequence[SweepPoint], found: Mapping[SweepPoint, CurvePoint], rule: SelectionRule
+) -> list[SweepPoint]:
+    """Return the points before the failure point and after the chosen one, if they are not evaluated yet."""
+    known = [k for k, point in enumerate(points) if point in found]
+    fails, chosen = (known[k] for k in rule.select_with_failure_point([found[points[k]] for k in known]))
+    return [points[k] for k in (fails - 1, chosen + 1) if 0 <= k < len(points) and points[k] not in found]
 
 
-def refined(
+def refine_by_bisection(
     model: nn.Module,
     mask: Mapping[str, Tensor],
-    points: list[Point],
-    rule: Rule,
+    points: list[CurvePoint],
+    rule: SelectionRule,
+    evaluator: Evaluator,
+    *,
     bisections: int,
-    judge: Judge,
-    refit: Refit | None = None,
-) -> list[Point]:
-    """The curve with one more point: the last that keeps held-out accuracy, found by bisection.
+    calibrate: BNCalibration | None = None,
+) -> list[CurvePoint]:
+    """Insert one more point into the curve: the last that keeps held-out accuracy, found by bisection.
 
-    Only where accuracy alone decides. A proxy that fails is no finer measure than the sweep's steps: just where it
-    fails, ASR was still 0.16 to 0.37 (digits, seeds 0 to 2), and the sweep's next point is the margin. Only
-    held-out images are looked at until it is found. Its `at` is a count where theirs are, else the mask value
-    of the last neuron that it prunes. Nothing is added where there is no room, or no gain.
+    With a proxy, bisection is skipped: exactly at the failure point ASR was still 0.16-0.37 (digits, seeds 0 to 2), so
+    one more sweep step is the margin. Only held-out images are used until the point is found. Its cutoff is a count if
+    the others' are, else the mask value of the last neuron that it prunes. Nothing is inserted if nothing is gained.
     """
-    last = rule.index(points)
-    if last + 1 == len(points) or rule.by_proxy(points[0]):
+    last = rule.select(points)
+    if last + 1 == len(points) or rule.uses_proxy(points[0]):
         return points
-    low, high = points[last].pruned, points[last + 1].pruned
+    low, high = points[last].num_pruned, points[last + 1].num_pruned
     for _ in range(bisections):
         if high - low < 2:
             break
         middle = (low + high) // 2
-        fits = rule.kept(judge.val_acc(pruned_copy(model, mask, middle, refit)), points[0].val_acc)
+        accuracy_there = evaluator.holdout_acc(pruned_copy(model, mask, middle, calibrate))
+        fits = rule.meets_accuracy_floor(accuracy_there, points[0].holdout_acc)
         low, high = (middle, high) if fits else (low, middle)
-    if low == points[last].pruned:
+    if low == points[last].num_pruned:
         return points
-    at = low if isinstance(points[-1].at, int) else float(flatten(mask)[ranking(mask)[low - 1]])
-    return [*points[: last + 1], *trace(model, mask, [Cut(at, low)], judge, refit), *points[last + 1 :]]
+    cutoff = low if isinstance(points[-1].cutoff, int) else float(flatten(mask)[ranking(mask)[low - 1]])
+    inserted = evaluate_sweep(model, mask, [SweepPoint(cutoff, low)], evaluator, calibrate)
+    return [*points[: last + 1], *inserted, *points[last + 1 :]]

@@ -1,4 +1,4 @@
-"""Which neurons a model has, and how a mask is laid over them without changing the model.
+"""Which neurons a model has, and how a mask is applied to them without changing the model.
 
 A *neuron* is one output channel of a normalisation layer with a scale γ (Li et al., ICML 2023,
 section 3). A *mask* maps each layer's module path to a float tensor of shape (channels,) with
@@ -18,10 +18,10 @@ Mask = dict[str, Tensor]
 
 
 def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers of `model` that carry a scale, by module path, in `state_dict` order.
+    """Return the BatchNorm layers of `model` that carry a scale, by module path, in `state_dict` order.
 
     Raises:
-        ModelError: there is none, so there is nothing that RNP could mask.
+        ModelError: there is none, so RNP has nothing to mask.
     """
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.affine
@@ -34,10 +34,10 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     return layers
 
 
-def light_copy(model: nn.Module) -> nn.Module:
-    """A copy whose BatchNorm layers and buffers are its own; all other weights are the model's.
+def copy_sharing_weights(model: nn.Module) -> nn.Module:
+    """Return a copy with BatchNorm layers and buffers of its own; it shares all other weights with `model`.
 
-    They lie in the same memory: who changes them, changes both.
+    The shared weights lie in the same memory: a change to one model's changes both.
     """
     own = {id(p) for part in model.modules() if isinstance(part, _BatchNorm) for p in part.parameters()}
     shared = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if id(p) not in own}
@@ -45,22 +45,22 @@ def light_copy(model: nn.Module) -> nn.Module:
 
 
 def ones_mask(model: nn.Module) -> Mask:
-    """A mask that changes nothing: 1 for every neuron of `model`, on the layers' own device."""
+    """Return a mask that changes nothing: 1 for every neuron of `model`, on the layers' own device."""
     return {name: torch.ones_like(layer.weight.detach()) for name, layer in norm_layers(model).items()}
 
 
 def masked_scales(model: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters for `torch.func.functional_call`: each layer's γ times its mask; β is untouched."""
+    """Return parameters for `torch.func.functional_call`: each layer's γ times its mask; β is untouched."""
     return {f"{name}.weight": layer.weight * mask[name] for name, layer in norm_layers(model).items()}
 
 
 def flatten(mask: Mapping[str, Tensor]) -> Tensor:
-    """All values of a mask as one CPU vector, shape (neurons,), in layer order, then channel."""
+    """Return all values of a mask as one CPU vector, shape (neurons,), in layer order, then channel."""
     return torch.cat([values.detach().cpu() for values in mask.values()])
 
 
 def check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    """Hold a mask to the model it is meant for.
+    """Check that a mask fits the model.
 
     Raises:
         MaskError: layers or channel counts differ, or a value is NaN or outside [0, 1].

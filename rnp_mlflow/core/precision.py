@@ -1,4 +1,4 @@
-"""How a model's passes are made: in fp32, or in bf16 under autocast, and in the memory layout that is fastest."""
+"""How a model is run: in fp32, or in bf16 under autocast, and in the fastest memory layout."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rnp_mlflow.core.neurons import light_copy
+from rnp_mlflow.core.neurons import copy_sharing_weights
+from rnp_mlflow.core.params import Precision
 from rnp_mlflow.errors import ModelError
 
 NOTHING: Mapping[str, Tensor] = {}
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where its weights are; the CPU for a model without any."""
+    """Return the device of the model's weights; the CPU if it has none."""
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself (AMX, AVX-512 BF16; Ampere and later)."""
+    """Return whether the processor has bfloat16 matrix instructions (AMX, AVX-512 BF16; Ampere and later)."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -31,13 +32,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 class Forward(Protocol):
-    """(images, parameters put in the place of the model's own) → logits, float32."""
+    """(images, parameters in place of the model's own) → logits, float32."""
 
     def __call__(self, images: Tensor, scales: Mapping[str, Tensor] = NOTHING, /) -> Tensor: ...
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits (N, classes) in what a model gave: itself, its `logits`, or the first of a tuple or list.
+    """Extract the logits (N, classes) from a model's output: itself, its `logits`, or the first of a tuple or list.
 
     (torchvision's googlenet and inception_v3 in training mode, Hugging Face's classifiers, models with features.)
 
@@ -55,37 +56,38 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim != 2:
         shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
         raise ModelError(
-            f"the model answers with {type(output).__name__}{shape}: wanted are logits (N, classes), alone, first of a "
+            f"the model returns {type(output).__name__}{shape}; expected logits (N, classes), alone, first of a "
             "tuple, or as `logits` of a dict or object"
         )
     return found
 
 
-def called(model: nn.Module, images: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
-    """The model's logits, with `scales` in the place of its own parameters."""
+def functional_logits(model: nn.Module, images: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+    """Return the model's logits, with `scales` in place of its own parameters."""
     return logits_of(functional_call(model, dict(scales), (images,)) if scales else model(images))
 
 
 @contextmanager
-def forwards(model: nn.Module, precision: str) -> Iterator[Forward]:
-    """The model as a function, while the context lasts.
+def forward_fn(model: nn.Module, precision: Precision) -> Iterator[Forward]:
+    """Yield the model as a function that is valid inside the context.
 
-    precision: 'fp32', or 'bf16': convolutions in bfloat16, linear layers (so the logits) and the rest in
-    float32 (torch.autocast); weights stay float32. Weights and images are channels last where that pays.
+    precision: bf16 runs convolutions in bfloat16, linear layers (so the logits) and the rest in float32
+    (torch.autocast); fp32 and auto run all in float32. Weights stay float32. Weights and images are channels-last if
+    that is faster (`prefer_channels_last`).
     """
     own_linear = linear_in_fp32(model) if precision == "bf16" else nullcontext()
-    with own_linear, laid_out(model, precision) as layout:
+    with own_linear, memory_format(model, precision) as layout:
 
         def forward(images: Tensor, scales: Mapping[str, Tensor] = NOTHING) -> Tensor:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                return called(model, images.contiguous(memory_format=layout), scales).float()
+                return functional_logits(model, images.contiguous(memory_format=layout), scales).float()
 
         yield forward
 
 
 @contextmanager
 def linear_in_fp32(model: nn.Module) -> Iterator[None]:
-    """Linear layers leave autocast: bfloat16 logits of about 10 would be multiples of a sixteenth, and tie."""
+    """Run linear layers outside autocast: bfloat16 logits of about 10 would be multiples of a sixteenth, and tie."""
 
     def own(layer: nn.Linear) -> Any:
         def forward(inputs: Tensor) -> Tensor:
@@ -105,39 +107,40 @@ def linear_in_fp32(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def laid_out(model: nn.Module, precision: str) -> Iterator[torch.memory_format]:
-    """The layout that pays, the weights in it while the context lasts; left alone where they are so already.
+def memory_format(model: nn.Module, precision: Precision) -> Iterator[torch.memory_format]:
+    """Put the weights into the faster memory format inside the context, unless they already are in it.
 
-    `forwards` does it; who runs many of them does it once around them.
+    `forward_fn` does this; a caller that needs it many times enters this context once around them.
     """
-    layout = torch.channels_last if channels_last_pays(model, precision) else torch.contiguous_format
+    layout = torch.channels_last if prefer_channels_last(model, precision) else torch.contiguous_format
     there = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
     if layout == torch.contiguous_format or there:
         yield layout
         return
-    lay_out(model, layout)
+    to_memory_format(model, layout)
     try:
         yield layout
     finally:
-        lay_out(model, torch.contiguous_format)
+        to_memory_format(model, torch.contiguous_format)
 
 
 @contextmanager
-def frozen(model: nn.Module, precision: str) -> Iterator[nn.Module]:
-    """A `light_copy` without gradients that shares the model's weights in the layout that pays, while that lasts."""
-    with laid_out(model, precision):
-        yield light_copy(model).requires_grad_(False)
+def frozen_copy(model: nn.Module, precision: Precision) -> Iterator[nn.Module]:
+    """Yield a `copy_sharing_weights` without gradients, its weights in the faster memory format inside the context."""
+    with memory_format(model, precision):
+        yield copy_sharing_weights(model).requires_grad_(False)
 
 
-def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
-    """Weights in that layout; outside inference mode, which would leave tensors that cannot be trained."""
+def to_memory_format(model: nn.Module, layout: torch.memory_format) -> None:
+    """Convert the weights outside inference mode, which would leave tensors that cannot be trained."""
     with torch.inference_mode(False), torch.no_grad():
         model.to(memory_format=layout)
 
 
-def channels_last_pays(model: nn.Module, precision: str) -> bool:
-    """Whether that layout is fast here (on CPUs, where plain tensors are laid anew by every convolution; for bf16
-    everywhere), and no layer meets torch's fault with it.
+def prefer_channels_last(model: nn.Module, precision: Precision) -> bool:
+    """Return whether channels-last is faster here and safe.
+
+    It is faster on CPUs, where every convolution reorders contiguous tensors anew, and for bf16 everywhere.
 
     torch 2.15's CPU kernels (AVX-512) write out of bounds in the backward pass of a strided 1 × 1
     convolution of under 16 input channels.

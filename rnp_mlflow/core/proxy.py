@@ -1,6 +1,6 @@
-"""A stand-in for the unknown trigger: the smallest change, the same for all images, that leads to one class.
+"""A stand-in for the unknown trigger: the smallest perturbation, the same for all images, that leads to one class.
 
-Where a backdoor is a shortcut to that class, such a change takes it (Wang et al., Neural Cleanse, IEEE S&P
+If a backdoor is a shortcut to that class, such a perturbation takes it (Wang et al., Neural Cleanse, IEEE S&P
 2019; universal perturbations: Moosavi-Dezfooli et al., CVPR 2017). Here it is additive and bounded in ℓ2, so
 that it can be a patch as well as a pattern over the whole image.
 """
@@ -12,94 +12,94 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core.evaluate import Transform, predict
-from rnp_mlflow.core.precision import forwards, frozen
+from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.params import DetectParams, Precision
+from rnp_mlflow.core.precision import forward_fn, frozen_copy
 
-STEP, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
-PATIENCE = 20  # steps without growth after which no better proxy is to be found
+STEP_SIZE, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
+BATCH_SIZE = 32
+SUCCESS = 0.9  # share of a batch that the proxy has to lead to its target
+PATIENCE = 20  # steps without growth after which the search ends
 
 
 @dataclass(frozen=True)
-class Proxy:
-    """x' = clip(x + change) in the model's own input space.
+class ProxyTrigger:
+    """x' = clip(x + delta) in the model's own input space.
 
-    target: the class it leads to. change (C, H, W); low, high (C, 1, 1): the range of clean inputs, a channel each.
+    target: the class it leads to. delta (C, H, W); low, high (C, 1, 1): the range of clean inputs per channel.
     """
 
     target: int
-    change: Tensor
+    delta: Tensor
     low: Tensor
     high: Tensor
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """inputs: (N, C, H, W) as the model takes them."""
-        return torch.minimum(torch.maximum(inputs + self.change, self.low), self.high)
+        """Add the proxy to inputs (N, C, H, W) as the model takes them."""
+        return torch.minimum(torch.maximum(inputs + self.delta, self.low), self.high)
 
-    def after(self, transform: Transform) -> Transform:
-        """The transform with the proxy put on what it gives."""
+    def composed_with(self, transform: Transform) -> Transform:
+        """Return a transform that applies `transform`, then the proxy."""
         return lambda images, generator: self(transform(images, generator))
 
-    def rate(
+    def success_rate(
         self,
         model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
+        clean: LabeledImages,
         transform: Transform,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
+        *,
         plain: Tensor | None = None,
     ) -> float:
-        """Share of the other classes' images that the proxy turns to `target`, and that are not called so without it.
+        """Return the share of the other classes' images that the proxy flips to `target`.
 
-        0 where there are no such images. images (N, C, H, W), labels (N,), on the model's device. plain: the
-        answers (N,) to the images without it, where they are known.
+        Images that are classified as `target` without it do not count as flipped. 0 if there are no such images.
+        plain: the predictions (N,) for the images without the proxy, if they are known.
         """
-        others = labels != self.target
+        others = clean.labels != self.target
         if not bool(others.any()):
             return 0.0
-        before = predict(model, images[others], transform, precision) if plain is None else plain[others.cpu()]
-        after = predict(model, images[others], self.after(transform), precision)
+        images = clean.images[others]
+        before = predict(model, images, transform, precision) if plain is None else plain[others.cpu()]
+        after = predict(model, images, self.composed_with(transform), precision)
         return float(((after == self.target) & (before != self.target)).double().mean())
 
 
-def invert(
+def invert_trigger(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    target: int,
+    clean: LabeledImages,
     transform: Transform,
     generator: Generator,
+    params: DetectParams,
     *,
-    steps: int = 100,
-    batch_size: int = 32,
-    success: float = 0.9,
-    precision: str = "fp32",
-) -> Proxy:
-    """Find a proxy that leads `success` of a batch to `target` (0 to 1), with a norm as small as can be.
+    target: int,
+) -> ProxyTrigger:
+    """Find a proxy that leads `SUCCESS` of a batch to `target`, with a norm as small as possible.
 
     Momentum ascent with normalised gradients inside an ℓ2 ball that grows by 5 % after every step whose batch
-    falls short; the search ends `PATIENCE` steps after it last grew, and after `steps` in any case.
-    images: (N, C, H, W) with labels (N,), on the model's device; those of `target` are not used.
-    generator: a CPU one. model: left as it was, taken in eval mode.
+    falls short; the search ends `PATIENCE` steps after the ball last grew, and after `params.proxy_steps` in any case.
+    Images of `target` are not used. generator: a CPU one. model: left unchanged, used in eval mode.
     """
-    inputs = transform(images, None)
+    inputs = transform(clean.images, None)
     low, high = (edge(inputs.transpose(0, 1).flatten(1), 1)[:, None, None] for edge in (torch.amin, torch.amax))
-    inputs = inputs[labels != target]
-    change = torch.randn(inputs.shape[1:], generator=generator).to(inputs)
-    radius = 0.01 * change[0].numel() ** 0.5
-    change, velocity = change / change.norm() * radius, torch.zeros_like(change)
-    grown = 0
-    with frozen(model, precision) as working, forwards(working.eval(), precision) as forward:
-        for step in range(steps):
-            if step - grown == PATIENCE:
+    inputs = inputs[clean.labels != target]
+    delta = torch.randn(inputs.shape[1:], generator=generator).to(inputs)
+    radius = 0.01 * delta[0].numel() ** 0.5
+    delta, velocity = delta / delta.norm() * radius, torch.zeros_like(delta)
+    last_growth = 0
+    with frozen_copy(model, params.precision) as working, forward_fn(working.eval(), params.precision) as forward:
+        for step in range(params.proxy_steps):
+            if step - last_growth == PATIENCE:
                 break
-            index = torch.randint(len(inputs), (batch_size,), generator=generator)
-            proxy = Proxy(target, change.detach().requires_grad_(), low, high)
+            index = torch.randint(len(inputs), (BATCH_SIZE,), generator=generator)
+            proxy = ProxyTrigger(target, delta.detach().requires_grad_(), low, high)
             logits = forward(proxy(inputs[index]))
-            loss = cross_entropy(logits, torch.full((batch_size,), target, device=logits.device))
-            (slope,) = torch.autograd.grad(loss, proxy.change)
-            if (logits.argmax(1) == target).float().mean() < success:
+            loss = cross_entropy(logits, torch.full((BATCH_SIZE,), target, device=logits.device))
+            (grad,) = torch.autograd.grad(loss, proxy.delta)
+            if (logits.argmax(1) == target).float().mean() < SUCCESS:
                 radius *= GROWTH
-                grown = step + 1
-            velocity = MOMENTUM * velocity - slope / (slope.norm() + 1e-12)
-            change = change + STEP * radius * velocity
-            change = change * (radius / change.norm()).clamp(max=1)
-    return Proxy(target, change.detach(), low, high)
+                last_growth = step + 1
+            velocity = MOMENTUM * velocity - grad / (grad.norm() + 1e-12)
+            delta = delta + STEP_SIZE * radius * velocity
+            delta = delta * (radius / delta.norm()).clamp(max=1)
+    return ProxyTrigger(target, delta.detach(), low, high)

@@ -7,87 +7,79 @@ import copy
 import math
 from dataclasses import dataclass
 
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from rnp_mlflow.core.batches import EpochRecord, OnEpoch, Tally, Watch, batches
-from rnp_mlflow.core.descent import Descent
-from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_down_to, predict
-from rnp_mlflow.core.precision import forwards
+from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
+from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_with_early_exit, predict
+from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.params import UnlearnParams
+from rnp_mlflow.core.precision import forward_fn
+from rnp_mlflow.core.sgd import SGD
 from rnp_mlflow.errors import ModelError
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # the reference's
 
 
 @dataclass(frozen=True)
-class Unlearned:
-    """The unlearned model; its accuracy as the stop rule saw it; whether that reached the threshold."""
+class UnlearningResult:
+    """The unlearned model; its accuracy as the stop rule measured it; whether that reached the threshold."""
 
     model: nn.Module
     accuracy: float
-    reached: bool
+    reached_threshold: bool
     history: list[EpochRecord]
 
 
 def unlearn(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    clean: LabeledImages,
     transform: Transform,
     generator: Generator,
+    params: UnlearnParams,
     *,
-    lr: float = 0.01,
-    epochs: int = 20,
-    clean_threshold: float = 0.2,
-    schedule: tuple[int, ...] = (10, 20),
-    batch_size: int = 64,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    clip: float = 20.0,
-    stop: str = "step",
-    precision: str = "fp32",
-    watch: Watch | None = None,
-    on_epoch: OnEpoch = lambda record: None,
-) -> Unlearned:
+    hooks: TrainingHooks = NO_HOOKS,
+) -> UnlearningResult:
     """Maximise cross-entropy over all weights of a copy of `model`, BatchNorm in train mode.
 
-    images: uint8 (N, C, H, W), labels int64 (N,), both on the model's device. generator: a CPU one,
-    the source of batch order and augmentation. schedule: epochs after which lr is divided by 10.
-    clip: bound on the gradient's norm (0: none). stop: 'step' measures accuracy on the images after
-    every step, in eval mode; 'epoch' takes the epoch's running accuracy in train mode, as the
-    reference does. Either ends unlearning at or below `clean_threshold`; a threshold never reached
-    leaves the last model and `reached` False. watch: scores the model after an epoch.
+    generator: a CPU one, the source of batch order and augmentation. Unlearning ends at or below
+    `params.clean_threshold`; if that is never reached, the last model is returned and `reached_threshold` is False.
 
     Raises:
         ModelError: the loss is no longer finite.
     """
+    images, labels = clean
+    by_step = params.unlearning_stop == "step"
+    limit, precision = params.clean_threshold, params.precision
     working = copy.deepcopy(model).requires_grad_(True).train()
-    descent = Descent(working.parameters(), lr, momentum, weight_decay)
+    optimizer = SGD(working.parameters(), params.unlearning_lr, MOMENTUM, WEIGHT_DECAY)
     history: list[EpochRecord] = []
-    seen = 1.0
-    with forwards(working, precision) as forward:
-        for epoch in range(1, epochs + 1):
-            tally = Tally(epoch)
-            for index in batches(len(images), batch_size, generator):
+    measured = 1.0
+    with forward_fn(working, precision) as forward:
+        for epoch in range(1, params.unlearning_epochs + 1):
+            meter = EpochMeter(epoch)
+            for index in batches(len(images), params.unlearning_batch_size, generator):
                 logits = forward(transform(images[index], generator))
                 loss = cross_entropy(logits, labels[index])
                 (-loss).backward()
-                if clip:
-                    clip_grad_norm_(working.parameters(), clip)
-                descent.step()
-                tally.add(loss, logits, labels[index])
-                if stop == "step":
-                    seen = accuracy_down_to(clean_threshold, working, images, labels, transform, precision)
-                    if seen <= clean_threshold:
+                if params.grad_clip_norm:
+                    clip_grad_norm_(working.parameters(), params.grad_clip_norm)
+                optimizer.step()
+                meter.add(loss, logits, labels[index])
+                if by_step:
+                    measured = accuracy_with_early_exit(limit, working, clean, transform, precision)
+                    if measured <= limit:
                         break
-            descent.lr *= 0.1 ** schedule.count(epoch)
-            history.append(tally.record(watch(epoch, working) if watch else None))
-            on_epoch(history[-1])
+            optimizer.lr *= 0.1 ** params.schedule.count(epoch)
+            history.append(meter.record(hooks.evaluate(epoch, working) if hooks.evaluate else None))
+            hooks.on_epoch(history[-1])
             if not math.isfinite(history[-1].loss):
-                raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set clip")
-            if stop == "epoch":
-                seen = history[-1].accuracy
-            if seen <= clean_threshold:
+                raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set grad_clip_norm")
+            if not by_step:
+                measured = history[-1].accuracy
+            if measured <= limit:
                 break
-    if stop == "step" and seen > clean_threshold:  # so far a bound
-        seen = accuracy(predict(working, images, transform, precision), labels)
-    return Unlearned(working, seen, seen <= clean_threshold, history)
+    if by_step and measured > limit:  # so far a lower bound
+        measured = accuracy(predict(working, images, transform, precision), labels)
+    return UnlearningResult(working, measured, measured <= limit, history)

@@ -18,6 +18,7 @@ def read(
     size: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
+    *,
     order: str = "number",
     grey: bool = False,
 ) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:

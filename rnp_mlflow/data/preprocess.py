@@ -65,9 +65,9 @@ class Preprocess:
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
 
-    def with_augmentation(self, views: str) -> "Preprocess":
-        """Return self if `views` is 'augmented'; if it is 'plain', a copy that never crops or mirrors."""
-        return self if views == "augmented" else replace(self, crop=0, flip=False)
+    def with_augmentation(self, wanted: bool) -> "Preprocess":
+        """Return self if augmentation is wanted, else a copy that never crops or mirrors."""
+        return self if wanted else replace(self, crop=0, flip=False)
 
     def random_crops(self, images: Tensor, labels: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Return `count` random crops of each image, as in training, and their labels; 0: the images unchanged.

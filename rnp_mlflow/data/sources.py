@@ -33,7 +33,7 @@ NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 FLIP_SAFE = ("cifar10", "cifar100", *FROM_FILES)
 
 
-def load(
+def load(  # noqa: PLR0913 (the fields of artifacts.source.Source)
     name: str,
     data_dir: str | None = None,
     *,
@@ -68,7 +68,9 @@ def load(
         train, test = digits.read()
         classes: tuple[str, ...] = digits.CLASSES
     else:
-        train, test, classes = _read_parts(name, data_dir, image_size, train_size, test_size, class_order, grey)
+        train, test, classes = _read_parts(
+            name, data_dir, image_size, train_size, test_size, order=class_order, grey=grey
+        )
     train = _subset_and_convert(train, train_size, image_size, grey, name)
     test = _subset_and_convert(test, test_size, image_size, grey, name) if test is not None else None
     default_mean, default_std = NORMALISATION.get(name) or statistics(train)
@@ -112,6 +114,7 @@ def _read_parts(
     size: int | None,
     train_size: int | None,
     test_size: int | None,
+    *,
     order: str,
     grey: bool,
 ) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:
@@ -125,7 +128,7 @@ def _read_parts(
         count = int(max(part.labels.max() for part in (train, test) if part is not None)) + 1
         return train, test, tuple(str(k) for k in range(count))
     if name == "folder" or folder.is_image_folder(root):
-        return folder.read(root, size, train_size, test_size, order, grey)
+        return folder.read(root, size, train_size, test_size, order=order, grey=grey)
     if name in FROM_FILES:
         raise DataError(f"dataset={name} needs an image folder or an npz file, but data_dir={root} is neither")
     return torchvision_sets.read(name, root, size, grey)

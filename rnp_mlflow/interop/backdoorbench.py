@@ -137,7 +137,7 @@ def _triggered(entries: list[tuple[Path, int, int]], size: int | None, grey: boo
 
 
 def write_defense(
-    file: Path, model: nn.Module, architecture: str, classes: int, width: int | None = None, channels: int = 3
+    file: Path, model: nn.Module, architecture: str, classes: int, *, width: int | None = None, channels: int = 3
 ) -> None:
     """Write `defense_result.pt` (model name, class count, state dict) for BackdoorBench's loaders.
 

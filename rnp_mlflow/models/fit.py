@@ -147,6 +147,7 @@ def match_weights(
     weights: dict[str, Tensor],
     classes: tuple[str, ...],
     input_shape: tuple[int, int, int],
+    *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> tuple[nn.Module, ModelSpec]:

@@ -131,6 +131,7 @@ class SmallImageResNet(nn.Module):
         classes: int,
         channels: int = 3,
         width: int = 64,
+        *,
         stem_norm: bool | None = None,
     ):
         super().__init__()

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.evaluate import predict, spaced
+from rnp_mlflow.core.evaluate import evenly_spaced, predict
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
@@ -57,7 +57,7 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
 def answered_right(model: nn.Module, spec: store.ModelSpec, data: Dataset) -> Tensor:
     """Whether the model is right on each of the clean images, or of `IMAGES` of them, evenly spaced; bool (N,)."""
     images = data.test or data.train
-    some = spaced(len(images), IMAGES)
+    some = evenly_spaced(len(images), IMAGES)
     part = images[some]
     return predict(model, part.images, subject.preprocess(spec, data)) == part.labels.cpu()
 

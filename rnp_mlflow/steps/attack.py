@@ -1,8 +1,7 @@
 """Entry point `attack`: train a backdoored model, the test subject of all later steps."""
 
 import copy
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from rnp_mlflow.attacks.trigger import AttackContext, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
@@ -63,7 +63,7 @@ def prepare(settings: Attack) -> Prepared:
     if settings.attack != registry.NONE:
         attack, draws = registry.find_entry(settings.attack), generator(settings.seed, "poison")
         how = (settings.target, settings.label_mode, settings.poison_rate)
-        plan = poison.plan(data.train.labels, attack, *how, draws)
+        plan = poison.plan(data.train.labels, attack, *how, generator=draws)
     return Prepared(source, data, digest, data.test, model, spec, attack, plan)
 
 
@@ -79,7 +79,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
             model, training.to(device), feed, generator(settings.seed, "training"),
-            **recipe(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
+            train_params(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
         )  # fmt: skip
     how = (len(ready.data.classes), settings.target, settings.label_mode)
     bad = poison.with_trigger(ready.test, *how, trigger) if trigger else None
@@ -100,12 +100,15 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     report(run, scores, already)
 
 
-def recipe(settings: Attack) -> dict[str, Any]:
-    """The arguments of `train.train` that the settings name."""
-    return {
-        "epochs": settings.training_epochs, "lr": settings.training_lr, "batch_size": settings.batch_size,
-        "weight_decay": settings.weight_decay, "precision": settings.precision,
-    }  # fmt: skip
+def train_params(settings: Attack) -> train.TrainParams:
+    """Return the parameters of training that the settings hold."""
+    return train.TrainParams(
+        settings.training_epochs,
+        settings.training_lr,
+        settings.training_batch_size,
+        settings.weight_decay,
+        settings.precision,
+    )
 
 
 def planted(
@@ -118,16 +121,16 @@ def planted(
 
     def surrogate() -> nn.Module:
         runtime.say(f"  {settings.attack}: training a clean model first, for half of training_epochs")
-        half = recipe(settings) | {"epochs": max(1, settings.training_epochs // 2)}
+        half = replace(train_params(settings), epochs=max(1, settings.training_epochs // 2))
         own = copy.deepcopy(ready.model)
-        train.train(own, clean, feed, generator(settings.seed, "surrogate"), **half)
+        train.train(own, clean, feed, generator(settings.seed, "surrogate"), half)
         return PixelInputModel(own, ready.spec).to(device).eval().requires_grad_(False)
 
     made = ready.attack.build(AttackContext(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
     return poison.poison_training_set(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
-def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: str) -> float:
+def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: Precision) -> float:
     """Share of the images behind the triggered ones that the model calls by the attacker's label as they are.
 
     test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from rnp_mlflow.artifacts import manifest, poisoning, table
-from rnp_mlflow.config import CHAIN, RUN_ID, STEPS, earlier, names, steps_of, text
+from rnp_mlflow.config import PIPELINE, RUN_ID, STEPS, legacy_value, names, steps_of, text, with_current_names
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.models import store
@@ -46,7 +46,7 @@ def ask(step: str, plan: Plan) -> str:
     with step_run(step) as run:
         run.params(flat(plan, step))
         upstream = upstream_of(step, plan)
-        fill(run, step, plan, upstream, inputs_digest(step, plan, upstream), named(step, plan))
+        fill(run, step, plan, upstream, inputs=inputs_digest(step, plan, upstream), given=named(step, plan))
         return run.run_id
 
 
@@ -65,11 +65,11 @@ def find_or_make(step: str, plan: Plan) -> dict[str, str]:
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
         nearest = {} if step == "attack" else {step_before(step, plan): upstream[step_before(step, plan)]}
-        fill(run, step, plan, upstream, inputs, nearest)
+        fill(run, step, plan, upstream, inputs=inputs, given=nearest)
         return upstream | {step: run.run_id}
 
 
-def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: str, given: dict[str, str]) -> None:
+def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], *, inputs: str, given: dict[str, str]) -> None:
     """The body of a step's run: the work, and the record of what went in and what came out.
 
     inputs: their digest. given: the run that a repetition has to start from, by its step.
@@ -99,7 +99,7 @@ def output_digest(run: StepRun) -> str:
 
 def step_before(step: str, plan: Plan) -> str:
     """Which step's run this one starts from; a mask file takes the place of unlearning and recovery."""
-    return "attack" if step == "prune" and plan["prune"].mask_file else CHAIN[CHAIN.index(step) - 1]
+    return "attack" if step == "prune" and plan["prune"].mask_file else PIPELINE[PIPELINE.index(step) - 1]
 
 
 def explicit(step: str, plan: Plan) -> dict[str, str]:
@@ -135,7 +135,7 @@ def upstream_of(step: str, plan: Plan) -> dict[str, str]:
         return find_or_make(before, plan)
     found = {before: run_id}
     run = lineage.require(run_id, *kinds(before))
-    for name in CHAIN[: CHAIN.index(before)]:
+    for name in PIPELINE[: PIPELINE.index(before)]:
         if earlier := lineage.tag(run, RUN_ID[name]):
             found[name] = earlier
             lineage.require(earlier, *kinds(name))
@@ -152,11 +152,11 @@ def hold_to_plan(chain: dict[str, str], plan: Plan) -> None:
     """Refuse a parameter that this call gives and that a named run, or one that it started from, was not made with."""
     for step, run_id in chain.items():
         made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
-        logged = made["settings"][made["entry"]]
+        logged = with_current_names(made["settings"][made["entry"]])
         for name, field in STEPS[step].model_fields.items():
             if name not in plan.given or name in NOT_HELD:
                 continue
-            wanted, there = getattr(plan[step], name), logged.get(name, earlier(name, logged, field.default))
+            wanted, there = getattr(plan[step], name), logged.get(name, legacy_value(name, logged, field.default))
             if wanted == (tuple(there) if isinstance(there, list) else there):  # JSON has no tuples
                 continue
             if made["entry"] == "import" and name not in logged:
@@ -200,7 +200,7 @@ def preflight(step: str, plan: Plan) -> None:
         return
     for holder, name in (("unlearn", "index"), ("prune", "mask_file")):
         place = getattr(plan[holder], name)
-        if place and CHAIN.index(holder) <= CHAIN.index(step) and not Path(place).is_file():
+        if place and PIPELINE.index(holder) <= PIPELINE.index(step) and not Path(place).is_file():
             raise ConfigError(f"{name}={place}: there is no such file")
     if run_id := suspect_run(step, plan):
         if step == "prune":

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.core.curve import Point
-from rnp_mlflow.core.verdict import SURE
+from rnp_mlflow.core.curve import CurvePoint
+from rnp_mlflow.core.verdict import FORGETTING_OFFSET
+from rnp_mlflow.steps.summary import DetectionSummary, PruneSummary
 from rnp_mlflow.tracking import figures, ui
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -20,154 +21,163 @@ MEANING = {
 FIGURES = ("acc", "asr", "ra", "der")
 
 
-def values(point: Point, axis: str) -> dict[str, Any]:
-    """The columns of pruning_curve.csv."""
+def values(point: CurvePoint, axis: str) -> dict[str, Any]:
+    """Return the columns of pruning_curve.csv."""
     s = point.scores
-    seen = {"val_acc": point.val_acc, "proxy_asr": point.proxy_asr}
-    return {axis: point.at, "pruned": point.pruned, "acc": s.acc, "asr": s.asr, "ra": s.ra} | seen
+    trigger_free = {"val_acc": point.holdout_acc, "proxy_asr": point.proxy_asr}
+    return {axis: point.cutoff, "pruned": point.num_pruned, "acc": s.acc, "asr": s.asr, "ra": s.ra} | trigger_free
 
 
-def step_of(point: Point) -> int:
-    """The integer step of its metrics: round(1000 × threshold), the number, or -1 if unpruned."""
-    if point.at is None:
+def step_of(point: CurvePoint) -> int:
+    """Return the integer step of its metrics: round(1000 × threshold), the number, or -1 if unpruned."""
+    if point.cutoff is None:
         return -1
-    return round(1000 * point.at) if isinstance(point.at, float) else point.at
+    return round(1000 * point.cutoff) if isinstance(point.cutoff, float) else point.cutoff
 
 
-def write(run: StepRun, rows: list[Point], summary: dict[str, Any], title: str, model_id: str) -> None:
-    """Curve as csv, png, html and metrics; summary as json and metrics, these linked to the logged model."""
-    axis, picked = summary["pruning_by"], summary["points"][summary["selected"]]
-    lines = [values(row, axis) for row in rows]
+def write(run: StepRun, points: list[CurvePoint], summary: PruneSummary, *, title: str, model_id: str) -> None:
+    """Write the curve as csv, png, html and metrics; the summary as json and metrics, linked to the logged model."""
+    axis = summary.pruning_by
+    lines = [values(point, axis) for point in points]
     with (run.folder / table.CURVE).open("w", newline="") as out:
         writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    (run.folder / table.SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-    marked = {"selected": summary["selected"], "at": picked[axis], "pruned": picked["pruned"]}
+    (run.folder / table.SUMMARY).write_text(json.dumps(summary.to_json(), indent=2) + "\n")
+    marked = {"selected": summary.selected, "at": summary.picked.cutoff, "pruned": summary.picked.num_pruned}
     figures.curve_png(run.folder / table.CURVE_PNG, lines, axis, marked, title)
     figures.curve_html(run.folder / table.CURVE_HTML, lines, axis, marked, title)
-    log_curve(run, rows)
+    log_curve(run, points)
     log_figures(run, summary, model_id)
 
 
-def log_curve(run: StepRun, rows: list[Point]) -> None:
-    """`curve/…` metrics over integer steps; the threshold itself beside them."""
+def log_curve(run: StepRun, points: list[CurvePoint]) -> None:
+    """Log `curve/…` metrics over integer steps, and the threshold itself as one of them."""
     history: list[tuple[str, float | None, int]] = []
     step = -2
-    for row in rows:
-        step = max(step + 1, step_of(row))  # a refined point may lie within a thousandth of another
-        names = {"acc": row.scores.acc, "asr": row.scores.asr, "ra": row.scores.ra}
-        names |= {"val_acc": row.val_acc, "proxy_asr": row.proxy_asr, "pruned": row.pruned, "at": row.at}
+    for point in points:
+        step = max(step + 1, step_of(point))  # a refined point may lie within a thousandth of another
+        names = {"acc": point.scores.acc, "asr": point.scores.asr, "ra": point.scores.ra}
+        names |= {"val_acc": point.holdout_acc, "proxy_asr": point.proxy_asr}
+        names |= {"pruned": point.num_pruned, "at": point.cutoff}
         history += [(f"curve/{name}", value, step) for name, value in names.items()]
     run.history(history)
 
 
-def log_figures(run: StepRun, summary: dict[str, Any], model_id: str | None = None) -> None:
-    """The figures before and at the selected point, under the names that others rely on."""
-    picked = summary["points"][summary["selected"]]
-    run.metrics({f"{name}_before": value for name, value in summary["before"].items()})
+def log_figures(run: StepRun, summary: PruneSummary, model_id: str | None = None) -> None:
+    """Log the figures before pruning and at the selected point, under the names that others rely on."""
+    content = summary.to_json()
+    picked = content["points"][summary.selected]
+    run.metrics({f"{name}_before": value for name, value in content["before"].items()})
     run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc", "proxy_asr")}, model_id=model_id)
-    for name, point in summary["points"].items():
+    for name, point in content["points"].items():
         run.metrics({f"{name}/{key}": point[key] for key in (*FIGURES, "pruned")})
 
 
-def tell(run: StepRun, summary: dict[str, Any]) -> None:
-    """The result as a table on standard output, the evidence, and where to look."""
-    shape = Table(title=f"prune run {run.run_id}", title_justify="left")
-    for column in ("point", summary["pruning_by"], "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER"):
-        shape.add_column(column, justify="left" if column == "point" else "right")
-    before = summary["before"]
-    shape.add_row("before", "", "0", *(shown(before[key]) for key in ("val_acc", "proxy_asr", "acc", "asr", "ra")), "")
-    for name, point in summary["points"].items():
-        mark = " ◀ purified" if name == summary["selected"] else ""
-        at = point[summary["pruning_by"]]
-        cells = (shown(point[key]) for key in ("val_acc", "proxy_asr", *FIGURES))
-        shape.add_row(f"{name}{mark}", "none" if at is None else f"{at:g}", str(point["pruned"]), *cells)
+def tell(run: StepRun, summary: PruneSummary) -> None:
+    """Print the result as a table on standard output, its footnotes, and links."""
+    report = Table(title=f"prune run {run.run_id}", title_justify="left")
+    for column in ("point", summary.pruning_by, "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER"):
+        report.add_column(column, justify="left" if column == "point" else "right")
+    before = summary.before
+    cells = (before.holdout_acc, before.proxy_asr, before.acc, before.asr, before.ra)
+    report.add_row("before", "", "0", *(fmt(value) for value in cells), "")
+    for name, point in summary.points.items():
+        mark = " ◀ purified" if name == summary.selected else ""
+        cutoff = "none" if point.cutoff is None else f"{point.cutoff:g}"
+        cells = (point.holdout_acc, point.proxy_asr, point.acc, point.asr, point.ra)
+        measured = (fmt(value) for value in (*cells, point.der))
+        report.add_row(f"{name}{mark}", cutoff, str(point.num_pruned), *measured)
     console = Console(width=110)
-    console.print(shape)
-    for name in summary["points"]:
+    console.print(report)
+    for name in summary.points:
         console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
-    for line in (*evidence(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
+    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def rule(summary: dict[str, Any]) -> str:
-    """What chose the point `chosen`, which sees no trigger."""
-    if summary["select_by"] == "clean_acc":
+def rule(summary: PruneSummary) -> str:
+    """Say what chose the point `chosen`, which sees no trigger."""
+    if summary.select_by == "clean_acc":
         return "without trigger, as far as held-out accuracy allows"
-    if summary["verdict"] and summary["verdict"]["backdoor_suspected"] is False:
+    if summary.verdict and summary.verdict.backdoor_suspected is False:
         return "without trigger, nothing: no sign of a backdoor"
-    if summary["before"]["proxy_asr"]:
+    if summary.before.proxy_asr:
         return "without trigger, by the proxy"
     return "without trigger, as far as held-out accuracy allows: there is no proxy"
 
 
-def evidence(summary: dict[str, Any]) -> list[str]:
-    """What the figures were measured on, and which layers lost neurons."""
-    counts, most = summary["images"], summary["curve_images"]
-    triggered = f"; ASR, RA: {counts['triggered']} triggered ones" if counts["triggered"] else ""
-    fewer = 0 < most < max(counts["test"] or counts["held_out"], counts["triggered"])
+def footnotes(summary: PruneSummary) -> list[str]:
+    """Say what the verdict is, what the figures were measured on, and which layers lost neurons."""
+    counts, most = summary.images, summary.curve_eval_size
+    triggered = f"; ASR, RA: {counts.triggered} triggered ones" if counts.triggered else ""
+    fewer = 0 < most < max(counts.test or counts.held_out, counts.triggered)
     part = f"; the curve: at most {most} of each" if fewer else ""
-    lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary["layers"].items())
+    lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary.layers.items())
     return [
-        *said(summary),
-        *seen(summary),
-        f"  ACC: {tested(summary)}{triggered}{part}",
+        *verdict_lines(summary),
+        *holdout_lines(summary),
+        f"  ACC: {test_images(summary)}{triggered}{part}",
         f"  pruned: {lost or 'nothing'}",
     ]
 
 
-def seen(summary: dict[str, Any]) -> list[str]:
-    """What held-out accuracy and the proxy's success were measured on."""
-    counts, views = summary["images"], summary["views"]
-    ways = " and ".join(way for way in ("cropped", "mirrored") if views[way])
-    times = "once" if views["each"] == 1 else f"{views['each']} times"
-    how = f"each {times}, {ways} at random" if views["each"] and ways else "as they are"
-    some = f"{views['images']} of the " if views["images"] < counts["held_out"] else ""
-    lines = [f"  held-out ACC: {some}{counts['held_out']} of {counts['clean']} clean images, {how}"]
-    if summary["before"]["proxy_asr"] is None:
+def holdout_lines(summary: PruneSummary) -> list[str]:
+    """Say what held-out accuracy and the proxy's success rate were measured on."""
+    counts, views = summary.images, summary.views
+    ways = " and ".join(way for way, used in (("cropped", views.cropped), ("mirrored", views.mirrored)) if used)
+    times = "once" if views.each == 1 else f"{views.each} times"
+    how = f"each {times}, {ways} at random" if views.each and ways else "as they are"
+    some = f"{views.images} of the " if views.images < counts.held_out else ""
+    lines = [f"  held-out ACC: {some}{counts.held_out} of {counts.clean} clean images, {how}"]
+    if summary.before.proxy_asr is None:
         return lines
-    to = f" to {summary['verdict']['target']!r}" if summary["verdict"] else ""
+    to = f" to {summary.verdict.target!r}" if summary.verdict else ""
     return [f"  proxy: share of the other classes' held-out images that a stand-in for the trigger turns{to}", *lines]
 
 
-def tested(summary: dict[str, Any]) -> str:
-    """What ACC in the table was measured on."""
-    counts = summary["images"]
-    if counts["test"]:
-        return f"{counts['test']} test images"
-    which = "the same" if summary["views"]["images"] == counts["held_out"] else "all"
-    return f"{which} {counts['held_out']}, there is no test part (as they are)"
+def test_images(summary: PruneSummary) -> str:
+    """Say what ACC in the table was measured on."""
+    counts = summary.images
+    if counts.test:
+        return f"{counts.test} test images"
+    which = "the same" if summary.views.images == counts.held_out else "all"
+    return f"{which} {counts.held_out}, there is no test part (as they are)"
 
 
-def measured_on(summary: dict[str, Any]) -> str:
-    """What the curve was measured on: the words of its title."""
-    counts = summary["images"]
-    kind = "test" if counts["test"] else "held-out"
-    some = [
-        min(count, summary["curve_images"] or count) for count in (counts[kind.replace("-", "_")], counts["triggered"])
-    ]
+def measured_on(summary: PruneSummary) -> str:
+    """Say what the curve was measured on: the words of its title."""
+    counts = summary.images
+    kind, count = ("test", counts.test) if counts.test else ("held-out", counts.held_out)
+    some = [min(each, summary.curve_eval_size or each) for each in (count, counts.triggered)]
     return f"{some[0]} {kind} images" + (f", {some[1]} triggered" if some[1] else "")
 
 
-def said(summary: dict[str, Any]) -> list[str]:
-    """The verdict in one line; nothing where there is none."""
-    verdict = summary["verdict"]
+def verdict_lines(summary: PruneSummary) -> list[str]:
+    """Say the verdict in one line; nothing if there is none."""
+    verdict = summary.verdict
     if verdict is None:
         return []
-    target = repr(verdict["target"])
-    share = f"the unlearned model calls {verdict['score']:.0%} of other images {target}"
-    if verdict["doubt"] is None:
-        return [f"  verdict: none without a proxy; if there is a backdoor, then to {target} ({share})"]
-    measured = f"size of the proxy {verdict['size']:.3f} × cost of stopping it {verdict['cost']:.2f}"
-    if not summary["before"]["proxy_asr"]:  # then neither was measured
-        measured = "the proxy turns no held-out image, which counts as size 1 × cost 1"
-    why = f"{measured} × ({SURE:g} + {verdict['faded']:.2f} taken by unlearning) = {verdict['doubt']:.4f}"
-    if verdict["backdoor_suspected"]:
-        return [f"  verdict: a backdoor to {target} is suspected ({why} ≤ max_doubt={verdict['max_doubt']:g}; {share})"]
-    consequence = ", so nothing is pruned" if summary["select_by"] == "proxy" else ""
-    return [f"  verdict: no sign of a backdoor ({why} > max_doubt={verdict['max_doubt']:g}){consequence}"]
+    target = repr(verdict.target)
+    share = f"the unlearned model classifies {verdict.target_share:.0%} of other images as {target}"
+    if verdict.benign_score is None:
+        return [f"  verdict: none without a proxy; if there is a backdoor, its target is {target} ({share})"]
+    why = f"{statistics(verdict, bool(summary.before.proxy_asr))} = {verdict.benign_score:.4f}"
+    limit = f"benign_threshold={verdict.benign_threshold:g}"
+    if verdict.backdoor_suspected:
+        return [f"  verdict: a backdoor to {target} is suspected (benign score: {why} ≤ {limit}; {share})"]
+    consequence = ", so nothing is pruned" if summary.select_by == "proxy" else ""
+    return [f"  verdict: no sign of a backdoor (benign score: {why} > {limit}){consequence}"]
 
 
-def shown(value: float | None) -> str:
+def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:
+    """Return the product that the benign score is, in words. Without a proxy that works, nothing was measured."""
+    measured = "the proxy flips no held-out image, which counts as norm 1 × removal cost 1"
+    if proxy_works:
+        measured = f"relative norm of the proxy {verdict.relative_norm:.3f} × removal cost {verdict.removal_cost:.2f}"
+    return f"{measured} × ({FORGETTING_OFFSET:g} + forgetting rate {verdict.forgetting_rate:.2f})"
+
+
+def fmt(value: float | None) -> str:
+    """Format a share for the table."""
     return "unknown" if value is None else f"{value:.4f}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.core.evaluate import predict, spaced
+from rnp_mlflow.core.evaluate import evenly_spaced, predict
+from rnp_mlflow.core.params import Precision
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ModelError
@@ -52,15 +53,17 @@ class Images:
     open_norm: bool = True
 
 
-def alternatives(model: nn.Module, images: Images, transform: Preprocess, precision: str = "fp32") -> list[Alternative]:
+def alternatives(
+    model: nn.Module, images: Images, transform: Preprocess, precision: Precision = "fp32"
+) -> list[Alternative]:
     """Try the cheap alternatives; the best first."""
     clean = images.clean
-    some = clean[spaced(len(clean), TRIED)]
+    some = clean[evenly_spaced(len(clean), TRIED)]
     answers = predict(model, some.images, transform, precision)
     labels = some.labels.cpu()
     before = answers == labels
     found = []
-    for name, give, right in _tried(model, images, some, answers, transform, precision):
+    for name, give, right in _tried(model, images, some, answers, transform, precision=precision):
         gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
         better = gained - lost > SIGNIFICANT * (gained + lost) ** 0.5
         found.append(Alternative(name, give, float(right.double().mean()), better))
@@ -68,7 +71,7 @@ def alternatives(model: nn.Module, images: Images, transform: Preprocess, precis
 
 
 def _tried(
-    model: nn.Module, images: Images, some: ImageSet, answers: Tensor, transform: Preprocess, precision: str
+    model: nn.Module, images: Images, some: ImageSet, answers: Tensor, transform: Preprocess, *, precision: Precision
 ) -> Iterator[tuple[str, str, Tensor]]:
     """(name, parameters, bool (N,): which answers are right) of every alternative to the way of `transform`."""
     labels, channels = some.labels.cpu(), some.images.shape[1]
@@ -125,7 +128,7 @@ class Told:
 
 
 def check(
-    model: nn.Module, images: Images, transform: Preprocess, precision: str, *, acc: float, said: float | None
+    model: nn.Module, images: Images, transform: Preprocess, precision: Precision, *, acc: float, said: float | None
 ) -> Told:
     """Compare the accuracy of an imported model with chance, with its record, and with the alternatives.
 

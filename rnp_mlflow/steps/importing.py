@@ -8,13 +8,12 @@ from torch import nn
 from rnp_mlflow.artifacts import poisoning
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.config import Import
-from rnp_mlflow.core.evaluate import Scores, evaluate
+from rnp_mlflow.core.evaluate import Scores, evaluate, resolve_precision
 from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.data import triggered as triggered_data
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
-from rnp_mlflow.method import settle
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import Candidate, candidates
 from rnp_mlflow.steps import guard, model_source, runtime, samples, subject
@@ -36,11 +35,11 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     bad = known_triggered(settings, found, data)
     clean = data.test or data.train
     test, feed = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
-    settings = settle(settings, model.to(device), test.images, feed)
-    scores = evaluate(model, test, feed, settings.precision)
+    precision = resolve_precision(settings.precision, model.to(device), test.images, feed)
+    scores = evaluate(model, test, feed, precision)
     folders = source.place != "embedded" and Path(source.place).is_dir()
     judged = guard.Images(clean, data.classes, folders, found.mean is None and found.own_norm is None)
-    told = guard.check(model, judged, feed, settings.precision, acc=scores.acc, said=found.acc)
+    told = guard.check(model, judged, feed, precision, acc=scores.acc, said=found.acc)
     store.save(run.folder / "model", model, spec)
     source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
@@ -49,9 +48,9 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
     poisoning.write(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
-        answer = samples.answering(model, feed, settings.precision, spec.classes)
+        answer = samples.answering(model, feed, precision, spec.classes)
         samples.draw(run.folder / "samples.png", bad, spec.classes, answer)
-    run.tags({"precision": settings.precision})
+    run.tags({"precision": precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
     for line in told.lines:

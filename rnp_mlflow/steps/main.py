@@ -7,6 +7,7 @@ from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
 from rnp_mlflow.steps import chain, curve
 from rnp_mlflow.steps.plan import Plan, flat
+from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import step_run
 
@@ -26,7 +27,7 @@ def ask(plan: Plan) -> str:
         (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
         for name in (table.SUMMARY, table.CURVE, table.CURVE_PNG, table.CURVE_HTML):
             shutil.copy(lineage.fetch(prune_id, name), run.folder / name)
-        curve.log_figures(run, json.loads((run.folder / table.SUMMARY).read_text()))
+        curve.log_figures(run, PruneSummary.from_json(json.loads((run.folder / table.SUMMARY).read_text())))
         run.tags(
             {name: lineage.tag(pruned, name) for name in ("data", "output", "code", "device", "threads", "processor")}
         )

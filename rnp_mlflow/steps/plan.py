@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rnp_mlflow.config import CHAIN, PRESETS, RUN_ID, STEPS, parameters, parse, text
+from rnp_mlflow.config import PIPELINE, PRESETS, RUN_ID, STEPS, parameters, parse, rename_hint, text
 from rnp_mlflow.errors import ConfigError
 
 
@@ -51,10 +51,10 @@ def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
     """
-    steps = ("import",) if entry == "import" else CHAIN
+    steps = ("import",) if entry == "import" else PIPELINE
     known = {name for step in steps for name in STEPS[step].model_fields}
     if unknown := sorted(set(values) - known):
-        raise ConfigError(f"unknown parameter {unknown[0]}; see --help")
+        raise ConfigError(f"{rename_hint(unknown[0]) or f'unknown parameter {unknown[0]}'}; see --help")
     settings: dict[str, Any] = {step: parse(STEPS[step], values) for step in steps}
     if entry == "import":
         return settings

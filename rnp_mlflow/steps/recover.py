@@ -3,13 +3,15 @@
 import torch
 
 from rnp_mlflow.artifacts import history, table
-from rnp_mlflow.config import Recover
+from rnp_mlflow.config import Recover, params_of
 from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.interop import masks
-from rnp_mlflow.method import recover_by, watch_by
 from rnp_mlflow.models import store
+from rnp_mlflow.pipeline import recover_mask, training_hooks
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, runtime, stored, subject
+from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
@@ -23,13 +25,15 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
     proxy = stored.proxy(upstream["unlearn"], device)
-    settings = suspect.settle(run, settings, clean)
-    watch = watch_by(settings, suspect.judged_by(clean.held), suspect.transform)
+    settings = suspect.resolve_precision(run, settings, clean)
+    test = suspect.eval_set(clean.holdout)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
         log = epochs.on_epoch(run, "recover", advance)
-        result = recover_by(
-            settings, model.to(device), suspect.model, clean.used.pair, suspect.transform, proxy, watch, log
-        )
+        hooks = training_hooks(test, suspect.transform, settings.precision, every=settings.eval_every, on_epoch=log)
+        result = recover_mask(
+            model.to(device), labeled(clean.train), suspect.transform, params_of(RecoverParams, settings),
+            suspect=suspect.model, proxy=proxy, hooks=hooks,
+        )  # fmt: skip
     masks.write_csv(run.folder / table.MASK, result.mask)
     masks.write_text(run.folder / "mask_values.txt", result.mask)
     history.write(run.folder, result.history)
@@ -41,7 +45,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
 
 
 def regained(settings: Recover, accuracy: float, proxy: bool) -> str:
-    """Say what the last epoch's accuracy is one of: of batches in training, not of the mask that is kept."""
+    """Say what the last epoch's accuracy is: of batches in training, not of the mask that is kept."""
     of, how = "the unlearned model", ""
     if proxy and settings.proxy_share:
         how = f", the proxy on {settings.proxy_share:.0%} of the other classes' images"

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.config import STEPS, Rerun, earlier, names, parameters, parse, text
+from rnp_mlflow.config import STEPS, Rerun, legacy_value, names, parameters, parse, text, with_current_names
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
 from rnp_mlflow.steps.plan import plan_again
@@ -35,7 +35,7 @@ def ask(values: dict[str, Any]) -> int:
         new_id = main.ask(plan) if record["entry"] == "main" else chain.ask(record["entry"], plan)
         pairs = matching(record, settings.run_id, new_id)
         neutral = names("machine", "place", "run", "output")
-        findings = {step: compare.runs(*pair, neutral) for step, pair in pairs.items()}
+        findings = {step: compare.runs(*pair, neutral, with_current_names) for step, pair in pairs.items()}
         identical = not any(findings.values())
         (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
@@ -56,8 +56,9 @@ def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, 
         LineageError: it was made with a parameter that this version does not take.
     """
     values: dict[str, Any] = {}
-    for step, logged in record["settings"].items():
-        values |= {name: earlier(name, logged, f.default) for name, f in STEPS[step].model_fields.items()} | logged
+    for step, settings in record["settings"].items():
+        logged = with_current_names(settings)
+        values |= {name: legacy_value(name, logged, f.default) for name, f in STEPS[step].model_fields.items()} | logged
     taken = parameters("main").keys() | parameters("import").keys() | set(chain.RUN_ID.values())
     if gone := sorted(values.keys() - taken):
         commit = old.data.tags.get("mlflow.source.git.commit", "unknown")

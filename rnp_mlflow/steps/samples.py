@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow.core.evaluate import Transform, predict
+from rnp_mlflow.core.params import Precision
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.tracking import figures
@@ -15,7 +16,7 @@ CAPTION = "above a column: the true class; under an image (→): what the suspec
 Answer = Callable[[Tensor], list[str]]  # images (N, C, H, W) → the class that a model answers to each
 
 
-def answering(model: nn.Module, transform: Transform, precision: str, classes: tuple[str, ...]) -> Answer:
+def answering(model: nn.Module, transform: Transform, precision: Precision, classes: tuple[str, ...]) -> Answer:
     """What names the classes that the model answers to images (N, C, H, W)."""
     return lambda images: [classes[k] for k in predict(model, images, transform, precision).tolist()]
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,13 +11,14 @@ from rnp_mlflow.artifacts import poisoning, table
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison
-from rnp_mlflow.core.evaluate import TestSet
+from rnp_mlflow.config import Common
+from rnp_mlflow.core.evaluate import EvalSet, resolve_precision
+from rnp_mlflow.core.params import Precision
 from rnp_mlflow.data import sources, spill
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.method import S, settle
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.clean import CleanImages
@@ -24,12 +26,17 @@ from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
-SETTLED: dict[tuple[object, ...], str] = {}  # what `precision=auto` was found to mean (`Subject.settle`)
+RESOLVED_PRECISION: dict[
+    tuple[object, ...], Precision
+] = {}  # what `precision=auto` stands for (`Suspect.resolve_precision`)
+
+
+S = TypeVar("S", bound=Common)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model run: its model (eval mode, on its device), spec, data, triggered images if known, how they are fed."""
+class Suspect:
+    """A model run: its model (eval mode, on its device), spec, data, triggered images if known, and transform."""
 
     run_id: str
     model: nn.Module
@@ -40,21 +47,23 @@ class Subject:
     triggered: Triggered | None
     transform: Preprocess
 
-    def judged_by(self, held: ImageSet) -> TestSet:
-        """What the model is tested on: the data's test part or, where there is none, `held`."""
-        return test_set(self.data.test or held, self.triggered, held.images.device)
+    def eval_set(self, holdout: ImageSet) -> EvalSet:
+        """Return what the model is tested on: the data's test part or, if there is none, `holdout`."""
+        return test_set(self.data.test or holdout, self.triggered, holdout.images.device)
 
-    def settle(self, run: StepRun, settings: S, clean: CleanImages) -> S:
-        """The settings with the precision that `auto` means here, which the run is tagged with.
+    def resolve_precision(self, run: StepRun, settings: S, clean: CleanImages) -> S:
+        """Return the settings with the precision that `auto` stands for here; tag the run with it.
 
         Three steps in a row ask the same of the same model: it is measured once a process.
         """
-        images = tuple(clean.indices.tolist()), tuple(clean.held_indices.tolist())
+        images = tuple(clean.indices.tolist()), tuple(clean.holdout_indices.tolist())
         asked = settings.precision, settings.device, settings.threads, self.run_id, *images
-        if asked not in SETTLED:
-            SETTLED[asked] = settle(settings, self.model, clean.used.images, self.transform).precision
-        run.tags({"precision": SETTLED[asked]})
-        return settings.model_copy(update={"precision": SETTLED[asked]})
+        if asked not in RESOLVED_PRECISION:
+            RESOLVED_PRECISION[asked] = resolve_precision(
+                settings.precision, self.model, clean.train.images, self.transform
+            )
+        run.tags({"precision": RESOLVED_PRECISION[asked]})
+        return settings.model_copy(update={"precision": RESOLVED_PRECISION[asked]})
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +83,7 @@ def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
     return Preprocess.for_image_size(data.train.shape[-1], spec.mean, spec.std, data.flip)
 
 
-def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> TestSet:
+def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> EvalSet:
     """Clean images and, where there are any, triggered ones with both labels, on the device.
 
     Images that memory only maps stay where they are; `core.evaluate.predict` fetches them batch by batch.
@@ -82,9 +91,9 @@ def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device)
     if clean.images.nbytes > spill.LIMIT:
         device = clean.images.device
     if triggered is None:
-        return TestSet(clean.images.to(device), clean.labels.to(device))
+        return EvalSet(clean.images.to(device), clean.labels.to(device))
     bad = (triggered.images, triggered.true_labels, triggered.target_labels)
-    return TestSet(clean.images.to(device), clean.labels.to(device), *(part.to(device) for part in bad))
+    return EvalSet(clean.images.to(device), clean.labels.to(device), *(part.to(device) for part in bad))
 
 
 def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
@@ -100,7 +109,7 @@ def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
     return poison.with_trigger(data.test, len(data.classes), plan["target"], plan["label_mode"], trigger)
 
 
-def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
+def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:
     """The subject of a model run. `data_dir` of the plan, if given, wins over the logged one.
 
     Raises:
@@ -118,4 +127,4 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Subject:
         )
     model, spec = store.load(lineage.fetch(model_run_id, "model"))
     triggered = stored_triggered(model_run_id, data)
-    return Subject(model_run_id, model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))
+    return Suspect(model_run_id, model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))

@@ -6,15 +6,18 @@ from pathlib import Path
 import torch
 
 from rnp_mlflow.artifacts import detection, history, split
-from rnp_mlflow.config import Unlearn
+from rnp_mlflow.config import Unlearn, params_of
+from rnp_mlflow.core.detect import detect_target
 from rnp_mlflow.core.evaluate import evaluate
-from rnp_mlflow.core.proxy import Proxy
-from rnp_mlflow.core.unlearn import Unlearned
+from rnp_mlflow.core.params import DetectParams, Precision, UnlearnParams
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
-from rnp_mlflow.method import examine, unlearn_by, watch_by
 from rnp_mlflow.models import store
+from rnp_mlflow.pipeline import training_hooks, unlearn_model
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, runtime, samples, subject
+from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.runs import StepRun
@@ -26,61 +29,66 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     clean = clean_images.draw(suspect.data, settings, device)
-    settings = suspect.settle(run, settings, clean)
-    test = suspect.judged_by(clean.held)
-    watch = watch_by(settings, test, suspect.transform)
+    settings = suspect.resolve_precision(run, settings, clean)
+    test, train = suspect.eval_set(clean.holdout), labeled(clean.train)
     with runtime.sparing_memory(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = epochs.on_epoch(run, "unlearn", advance)
-        result = unlearn_by(settings, suspect.model, clean.used.pair, suspect.transform, watch, log)
-    verdict, proxy = examine(settings, suspect.model, result, clean.used.pair, suspect.transform)
+        hooks = training_hooks(test, suspect.transform, settings.precision, every=settings.eval_every, on_epoch=log)
+        result = unlearn_model(
+            suspect.model, train, suspect.transform, params_of(UnlearnParams, settings), hooks=hooks
+        )  # fmt: skip
+    params = params_of(DetectParams, settings)
+    estimate, proxy = detect_target(suspect.model, result, train, suspect.transform, params)
     scores = evaluate(result.model, test, suspect.transform, settings.precision)
     store.save(run.folder / "unlearned_model", result.model, suspect.spec)
     history.write(run.folder, result.history)
-    split.write(run.folder, clean.indices, clean.held_indices)
+    split.write(run.folder, clean.indices, clean.holdout_indices)
     if proxy:
         detection.write_proxy(run.folder, proxy)
-        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.held, settings.precision)
-        rate = proxy.rate(suspect.model, *clean.held.pair, suspect.transform, settings.precision)
-        run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.change.norm())})
+        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.holdout, settings.precision)
+        rate = proxy.success_rate(suspect.model, labeled(clean.holdout), suspect.transform, settings.precision)
+        run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.delta.norm())})
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
-    run.tags({"reached_threshold": result.reached})
-    runtime.say(f"  {lost(settings, result, len(clean.used))}")
-    if verdict:
-        name = suspect.spec.classes[verdict.target]
-        detection.write_verdict(run.folder, verdict)
-        run.metrics({f"verdict/{key}": value for key, value in asdict(verdict).items()})
+    run.tags({"reached_threshold": result.reached_threshold})
+    runtime.say(f"  {remaining_accuracy(settings, result, len(clean.train))}")
+    if estimate:
+        name = suspect.spec.classes[estimate.target]
+        detection.write_estimate(run.folder, estimate)
+        run.metrics({f"verdict/{key}": value for key, value in asdict(estimate).items()})
         run.tags({"suspected_target": name})
-        runtime.say(f"  it now calls {verdict.score:.0%} of the other classes' images {name!r}")
-    if not result.reached:
+        runtime.say(f"  it now classifies {estimate.target_share:.0%} of the other classes' images as {name!r}")
+    if not result.reached_threshold:
         runtime.say(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
 
 
-def lost(settings: Unlearn, result: Unlearned, images: int) -> str:
-    """Say what accuracy is left, and what it is one of: the model, or an epoch's batches as the reference has it."""
+def remaining_accuracy(settings: Unlearn, result: UnlearningResult, images: int) -> str:
+    """Say what accuracy is left, and of what: of the model, or of an epoch's batches as in the reference."""
     steps = sum(record.steps for record in result.history)
     if settings.unlearning_stop == "epoch":
         return f"accuracy {result.accuracy:.4f} in the last epoch's batches, while training; {steps} steps"
     return f"clean accuracy {result.accuracy:.4f} on {images} images after {steps} steps"
 
 
-def draw_proxy(file: Path, proxy: Proxy, suspect: subject.Subject, held: ImageSet, precision: str) -> None:
+def draw_proxy(
+    file: Path, proxy: ProxyTrigger, suspect: subject.Suspect, holdout: ImageSet, precision: Precision
+) -> None:
     """A held-out image of up to eight other classes, the same with the proxy, and what it changes.
 
     Under them stand the suspect's answers: to the image, and to what the proxy makes of it.
     """
-    others = [k for k in held.labels.unique() if k != proxy.target][:8]
+    others = [k for k in holdout.labels.unique() if k != proxy.target][:8]
     if not others:
         return
-    shown, classes = held[torch.stack([(held.labels == k).nonzero()[0, 0] for k in others])], suspect.spec.classes
+    shown, classes = holdout[torch.stack([(holdout.labels == k).nonzero()[0, 0] for k in others])], suspect.spec.classes
     changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
     plain, proxied = (
         samples.answering(suspect.model, feed, precision, classes)(shown.images)
-        for feed in (suspect.transform, proxy.after(suspect.transform))
+        for feed in (suspect.transform, proxy.composed_with(suspect.transform))
     )
     rows = [("clean", shown.images.cpu(), plain), ("with the proxy", changed, proxied)]
     note = f"{samples.CAPTION}; the proxy was made to lead to {classes[proxy.target]}"

@@ -1,8 +1,10 @@
 """Compare two runs of the same step: what differs, and by how much."""
 
 import csv
-from collections.abc import Collection
+import json
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mlflow.entities import Run
@@ -10,21 +12,26 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from rnp_mlflow.artifacts import table
+from rnp_mlflow.artifacts.renamed import METRICS, detection_entries
 from rnp_mlflow.tracking import contents, lineage
 from rnp_mlflow.tracking.runs import VERSIONS
 
 PROVENANCE = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
 
 
-def runs(old_id: str, new_id: str, neutral: Collection[str] = ()) -> list[str]:
+Renaming = Callable[[Mapping[str, Any]], dict[str, Any]]  # logged settings → the same under their present names
+
+
+def runs(old_id: str, new_id: str, neutral: Collection[str] = (), renaming: Renaming = dict) -> list[str]:
     """Return one line per difference; an empty list if metric histories and results are equal to the bit.
 
     Different parameters or data are always listed, because equal figures from other data are not a repetition. Other
     provenance (code, versions, machine) is listed only if results differ. neutral: parameters that change no figure.
+    renaming: of parameters that had other names when the old run was made.
     """
     old, new = lineage.get(old_id), lineage.get(new_id)
     causes = [line for name in PROVENANCE if (line := provenance_diff(old, new, name))]
-    inputs = settings_diff(old_id, new_id, neutral) + [line for line in causes if line.startswith("data")]
+    inputs = settings_diff(old_id, new_id, neutral, renaming) + [line for line in causes if line.startswith("data")]
     effects = metric_diffs(old, new)
     effects += artifact_diffs(old, new)
     if not effects:
@@ -38,12 +45,13 @@ def provenance_diff(old: Run, new: Run, name: str) -> str | None:
     return None if before == now else f"{name} was {(before or 'unknown')[:12]}, is {(now or 'unknown')[:12]}"
 
 
-def settings_diff(old_id: str, new_id: str, neutral: Collection[str]) -> list[str]:
+def settings_diff(old_id: str, new_id: str, neutral: Collection[str], renaming: Renaming) -> list[str]:
     """Return a line for each parameter of the step itself that differs, except neutral ones."""
     old, new = lineage.settings_of(old_id), lineage.settings_of(new_id)
     lines = []
-    for name, before in old["settings"].get(old["entry"], {}).items():
-        now = new["settings"][new["entry"]].get(name)
+    present = renaming(new["settings"][new["entry"]])
+    for name, before in renaming(old["settings"].get(old["entry"], {})).items():
+        now = present.get(name)
         if name not in neutral and before != now:
             lines.append(f"parameter {name} was {before}, is {now}")
     return lines
@@ -52,9 +60,11 @@ def settings_diff(old_id: str, new_id: str, neutral: Collection[str]) -> list[st
 def metric_diffs(old: Run, new: Run) -> list[str]:
     """Return a line for each metric whose history differs, with the largest difference."""
     client, lines = MlflowClient(), []
-    for name in sorted(set(old.data.metrics) | set(new.data.metrics)):
+    stored = [{METRICS.get(name, name): name for name in run.data.metrics} for run in (old, new)]
+    for name in sorted({*stored[0], *stored[1]}):
         before, now = (
-            [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)] for run in (old, new)
+            [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, own.get(name, name))]
+            for run, own in zip((old, new), stored, strict=True)
         )
         if before != now:
             lines.append(f"metric {name}: {history_diff(before, now)}")
@@ -85,11 +95,18 @@ def file_diff(old: Path, new: Path, path: str) -> list[str]:
     """Return a line if the files differ by a bit, with the size of the difference for weights, masks and curves."""
     if old.read_bytes() == new.read_bytes():
         return []
+    if path == table.VERDICT and _verdict(old) == _verdict(new):
+        return []
     if path.endswith(".safetensors"):
         return [f"{path}: {weights_diff(old, new)}"]
     if path.endswith(".csv"):
         return [f"{path}: {csv_diff(old, new)}"]
     return [f"{path}: {text_diff(old, new)}"]
+
+
+def _verdict(file: Path) -> dict[str, Any]:
+    """Read a verdict under the present names of its entries."""
+    return detection_entries(json.loads(file.read_text()))
 
 
 def weights_diff(old: Path, new: Path) -> str:

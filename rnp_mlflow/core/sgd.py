@@ -1,4 +1,4 @@
-"""Steps of gradient descent without `torch.optim`'s classes, whose first use imports the compiler: 3 s and 180 MB."""
+"""Gradient descent without `torch.optim`'s classes, whose first use imports the compiler: 3 s and 180 MB."""
 
 from collections.abc import Iterable
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 
-class Descent:
-    """SGD with heavy-ball momentum over `params`, as `torch.optim.SGD`: the same update, by torch's own function.
+class SGD:
+    """SGD with heavy-ball momentum: the same update as `torch.optim.SGD`, by torch's own function.
 
     lr may be set between steps.
     """
@@ -20,12 +20,12 @@ class Descent:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient, and drop the gradients."""
-        reached = [k for k, values in enumerate(self.params) if values.grad is not None]
-        velocities = [self.velocities[k] for k in reached]
+        """Update every parameter that has a gradient, then drop the gradients."""
+        with_grad = [k for k, values in enumerate(self.params) if values.grad is not None]
+        velocities = [self.velocities[k] for k in with_grad]
         sgd(
-            [self.params[k] for k in reached],
-            [self.params[k].grad for k in reached],  # type: ignore[misc]
+            [self.params[k] for k in with_grad],
+            [self.params[k].grad for k in with_grad],  # type: ignore[misc]
             velocities,
             lr=self.lr,
             momentum=self.momentum,
@@ -34,7 +34,7 @@ class Descent:
             nesterov=False,
             maximize=False,
         )
-        for k, velocity in zip(reached, velocities, strict=True):
+        for k, velocity in zip(with_grad, velocities, strict=True):
             self.velocities[k] = velocity
         for values in self.params:
             values.grad = None

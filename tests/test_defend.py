@@ -11,17 +11,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow import defend, method
-from rnp_mlflow.config import Prune, Unlearn
-from rnp_mlflow.core.curve import Point
-from rnp_mlflow.core.evaluate import Scores, TestSet, evaluate
+from rnp_mlflow import defend, pipeline
+from rnp_mlflow.core import detect, pruning_curve
+from rnp_mlflow.core.curve import CurvePoint
+from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
+from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import flatten, norm_layers
-from rnp_mlflow.core.prune import keep_vector
+from rnp_mlflow.core.params import DetectParams, SelectBy, SweepParams, UnlearnParams
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.prune import keep_mask
+from rnp_mlflow.core.pruning_curve import PruningCurve, select_point
+from rnp_mlflow.core.select import SelectionRule
+from rnp_mlflow.core.unlearn import UnlearningResult
+from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
 QUICK: dict[str, Any] = {
-    "unlearning_epochs": 1, "recovering_epochs": 1, "clean_views": 1, "select_by": "number", "pruning_by": "number",
+    "unlearning_epochs": 1, "recovering_epochs": 1, "holdout_crops": 1, "select_by": "number", "pruning_by": "number",
     "proxy_steps": 2,
     "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1,
 }  # fmt: skip
@@ -61,24 +68,24 @@ def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: s
     again = defend(model, images, labels, mean=files.MEAN, std=files.STD, seed=3, **QUICK)
     assert all(torch.equal(first.mask[name], again.mask[name]) for name in first.mask)
     assert first.curve == again.curve
-    kept = keep_vector(first.mask, first.chosen.pruned)
-    assert int((kept == 0).sum()) == first.chosen.pruned > 0
+    kept = keep_mask(first.mask, first.chosen.num_pruned)
+    assert int((kept == 0).sum()) == first.chosen.num_pruned > 0
     scales_before, scales_after = (torch.cat([v.weight for v in norm_layers(m).values()]) for m in (model, first.model))
     assert torch.equal(scales_after, scales_before * kept)
     assert type(first.model) is type(model)
     assert not first.model.training
 
 
-def test_plain_views_ignore_mirroring_and_augmented_ones_do_not() -> None:
+def test_without_augmentation_mirroring_is_ignored_and_with_it_is_not() -> None:
     images, labels = pixels()
     model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
-    for step in ("unlearning_views", "recovering_views"):
+    for step in ("unlearning_augment", "recovering_augment"):
         masks = {
-            (views, flip): flatten(defend(model, images, labels, flip=flip, **feed, **QUICK, **{step: views}).mask)
-            for views in ("plain", "augmented") for flip in (True, False)
+            (augment, flip): flatten(defend(model, images, labels, flip=flip, **feed, **QUICK, **{step: augment}).mask)
+            for augment in (False, True) for flip in (True, False)
         }  # fmt: skip
-        assert torch.equal(masks["plain", True], masks["plain", False])
-        assert not torch.equal(masks["augmented", True], masks["augmented", False])
+        assert torch.equal(masks[False, True], masks[False, False])
+        assert not torch.equal(masks[True, True], masks[True, False])
 
 
 def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_told_not_to(
@@ -88,11 +95,11 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
     model, asked = network("mobilenet_v3_small"), []
     stored = torch.cat([layer.running_mean for layer in norm_layers(model).values()])
 
-    def remembered(*arguments: Any) -> Any:
-        asked.append(arguments[4])
-        return arguments[2]
+    def remembered(model: nn.Module, mask: Any, points: Any, *rest: Any, bisections: int, **named: Any) -> Any:
+        asked.append(bisections)
+        return points
 
-    monkeypatch.setattr(method, "refined", remembered)
+    monkeypatch.setattr(pruning_curve, "refine_by_bisection", remembered)
     for way, moved in (("keep", False), ("shift", True), ("reestimate", True)):
         changed = {"bn_stats": way, "select_by": "number", "refine": 0 if way == "keep" else 4}
         result = defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | changed)
@@ -106,24 +113,24 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
 
 
 def test_unlearning_has_batches_of_its_own_size() -> None:
-    images, labels = (torch.as_tensor(values) for values in pixels())
-    feed = Preprocess.for_image_size(images.shape[-1], files.MEAN, files.STD, False)
+    clean = LabeledImages(*pixels())
+    transform = Preprocess.for_image_size(32, files.MEAN, files.STD, False)
     for size in (10, 64):
-        asked = Unlearn(unlearning_batch_size=size, unlearning_epochs=1, unlearning_stop="epoch")
-        found = method.unlearn_by(asked, network("mobilenet_v3_small"), (images, labels.long()), feed)
-        assert found.history[0].steps == -(-len(images) // size)
+        params = UnlearnParams(unlearning_batch_size=size, unlearning_epochs=1, unlearning_stop="epoch")
+        found = pipeline.unlearn_model(network("mobilenet_v3_small"), clean, transform, params)
+        assert found.history[0].steps == -(-len(clean.images) // size)
 
 
 def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> None:
     images, labels = pixels()
     model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
     kept = defend(model, images, labels, **feed, **QUICK | {"unlearning_lr": 1e-9, "clean_threshold": 0.0})
-    assert (kept.unlearned.reached, kept.verdict, kept.proxy) == (False, None, None)
+    assert (kept.unlearned.reached_threshold, kept.estimate, kept.proxy) == (False, None, None)
     lost = defend(model, images, labels, **feed, **QUICK | {"clean_threshold": 0.99})
-    assert lost.unlearned.reached
-    assert lost.verdict is not None
+    assert lost.unlearned.reached_threshold
+    assert lost.estimate is not None
     assert lost.proxy is not None
-    assert lost.proxy.target == lost.verdict.target
+    assert lost.proxy.target == lost.estimate.target
     two = defend(model, images, labels % 2, **feed, **QUICK | {"clean_threshold": 0.99, "proxy_steps": 0})
     assert two.proxy is None
 
@@ -136,18 +143,18 @@ def test_of_classes_that_may_be_the_target_the_one_whose_proxy_outlives_unlearni
     model, empty = nn.Identity(), torch.zeros(1)
     known = {1: (8.0, 0.7), 2: (9.0, 0.01), 3: (1.0, 0.01)}
 
-    def candidate(*arguments: Any) -> tuple[float, float, method.Proxy]:
-        target = arguments[5]
-        return *known[target], method.Proxy(target, empty, empty, empty)
+    def score(*arguments: Any, target: int) -> tuple[float, float, ProxyTrigger]:
+        return *known[target], ProxyTrigger(target, empty, empty, empty)
 
-    monkeypatch.setattr(method, "class_count", lambda *_: 4)
-    monkeypatch.setattr(method, "predict", lambda *_: torch.tensor([1, 1, 1, 2, 2, 3]))
-    monkeypatch.setattr(method, "candidate", candidate)
-    unlearned = method.Unlearned(model, 0.1, True, [])
-    for most, (target, score, faded) in {1: (1, 0.5, 0.7), 2: (2, 1 / 3, 0.01), 3: (3, 1 / 6, 0.01)}.items():
-        feed = method.Preprocess.for_image_size(2, (), (), False)
-        verdict, proxy = method.examine(Unlearn(proxy_classes=most), model, unlearned, (images, labels), feed)
-        assert verdict == method.Verdict(target, score, faded)
+    monkeypatch.setattr(detect, "count_classes", lambda *_: 4)
+    monkeypatch.setattr(detect, "predict", lambda *_: torch.tensor([1, 1, 1, 2, 2, 3]))
+    monkeypatch.setattr(detect, "score_target", score)
+    clean, transform = LabeledImages(images, labels), Preprocess.for_image_size(2, (), (), False)
+    unlearned = UnlearningResult(model, 0.1, True, [])
+    for most, (target, share, rate) in {1: (1, 0.5, 0.7), 2: (2, 1 / 3, 0.01), 3: (3, 1 / 6, 0.01)}.items():
+        params = DetectParams(proxy_classes=most)
+        estimate, proxy = detect.detect_target(model, unlearned, clean, transform, params)
+        assert estimate == TargetEstimate(target, share, rate)
         assert proxy is not None
         assert proxy.target == target
 
@@ -163,19 +170,22 @@ def test_a_proxy_that_turns_nothing_is_no_sign_of_a_backdoor() -> None:
     known = {"mean": files.MEAN, "std": files.STD, "clean_threshold": 0.99, "select_by": "proxy"}
     found = defend(model, images, labels, **QUICK | known)
     assert found.proxy is not None
-    assert float(found.proxy.change.norm()) < 2
-    assert found.doubt is not None
-    assert found.doubt > Prune().max_doubt
-    assert found.chosen.pruned == 0
+    assert float(found.proxy.delta.norm()) < 2
+    assert found.benign_score is not None
+    assert found.benign_score > SweepParams().benign_threshold
+    assert found.chosen.num_pruned == 0
 
 
 def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
     counts = ((0, 0.9), (1, 0.0), (2, 0.0), (9, 0.0))
-    rows = [Point(n, n, Scores(0.9), 1.0 - n * n / 100, rate) for n, rate in counts]
-    sizes = (None, 1.0, 2.0)  # × a cost of 0.01 × (0.1 + 0.5) = doubt; the limit is 0.007
+    rows = [CurvePoint(n, n, Scores(0.9), 1.0 - n * n / 100, rate) for n, rate in counts]
+    sizes = (None, 1.0, 2.0)  # × a removal cost of 0.01 × (0.1 + 0.5) = benign score; the limit is 0.007
+    ways: tuple[SelectBy, ...] = ("proxy", "clean_acc", "number")
     chosen = {
-        (way, size): method.choose(method.Traced(rows, rows[3], None, size, 0.01, 0.5), Prune(select_by=way)).pruned
-        for way in ("proxy", "clean_acc", "number") for size in sizes
+        (way, size): select_point(
+            PruningCurve(rows, rows[3], None, size, 0.01, 0.5), SweepParams(select_by=way)
+        ).num_pruned
+        for way in ways for size in sizes
     }  # fmt: skip
     assert chosen == {
         ("proxy", None): 1, ("proxy", 1.0): 1, ("proxy", 2.0): 0,
@@ -187,32 +197,36 @@ def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
 def test_the_curve_is_measured_on_a_part_of_the_test_images_and_what_is_reported_on_all() -> None:
     images, labels = pixels()
     model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
-    test = TestSet(images, labels, images[labels > 0], labels[labels > 0], torch.zeros(18, dtype=torch.int64))
+    test = EvalSet(images, labels, images[labels > 0], labels[labels > 0], torch.zeros(18, dtype=torch.int64))
     whole, part = (
-        defend(model, images, labels, test=test, **feed, **QUICK, curve_images=count) for count in (0, 7)
+        defend(model, images, labels, test=test, **feed, **QUICK, curve_eval_size=count) for count in (0, 7)
     )  # fmt: skip
     assert flatten(whole.mask).equal(flatten(part.mask))
     assert whole.chosen == part.chosen
-    some = TestSet(
+    some = EvalSet(
         *(values[[0, 3, 6, 10, 13, 17, 20]] for values in (images, labels)),
         *(values[[0, 2, 5, 7, 10, 12, 15]] for values in (test.triggered, test.true_labels, test.target_labels)),
     )
-    after = evaluate(part.model, some, Preprocess.for_image_size(32, files.MEAN, files.STD, True))
+    after = evaluate(part.model, some, Preprocess.for_image_size(32, files.MEAN, files.STD, False))
     assert after in [point.scores for point in part.curve]
-    assert [point.val_acc for point in whole.curve] == [point.val_acc for point in part.curve]
+    assert [point.holdout_acc for point in whole.curve] == [point.holdout_acc for point in part.curve]
 
 
 def test_the_sweep_looks_beside_the_choice_that_is_told_whichever_point_is_taken() -> None:
-    rules = {way: method.rule_of(Prune(select_by=way)) for way in ("proxy", "number", "asr", "clean_acc")}
+    ways: tuple[SelectBy, ...] = ("proxy", "number", "asr", "clean_acc")
+    rules = {way: SelectionRule.from_params(SweepParams(select_by=way)) for way in ways}
     assert rules["number"] == rules["asr"] == rules["proxy"]
     assert (rules["proxy"].proxy_ratio, rules["clean_acc"].proxy_ratio) == (0.01, None)
 
 
 def test_of_many_clean_images_some_make_statistics_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = Preprocess.for_image_size(8, (0.5,), (0.25,), False)
-    held = torch.arange(1000).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8), torch.arange(1000)
+    transform = Preprocess.for_image_size(8, (0.5,), (0.25,), False)
+    pictures = torch.arange(1000).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8)
+    clean = LabeledImages(pictures, torch.arange(1000))
     sizes = {
-        (views, count): len(method.held_views(Prune(clean_views=views), (held[0][:count], held[1][:count]), feed)[0])
+        (views, count): len(pipeline.holdout_views(
+            clean.select(torch.arange(count)), transform, SweepParams(holdout_crops=views)
+        ).images)
         for views in (0, 1, 5) for count in (100, 300, 1000)
     }  # fmt: skip
     assert sizes == {
@@ -220,13 +234,13 @@ def test_of_many_clean_images_some_make_statistics_and_views(monkeypatch: pytest
         (1, 100): 100, (1, 300): 300, (1, 1000): 1000,
         (5, 100): 500, (5, 300): 900, (5, 1000): 1000,
     }  # fmt: skip
-    monkeypatch.setattr(method, "VIEWS", 100)
-    _, labels = method.held_views(Prune(), held, feed)
+    monkeypatch.setattr(pipeline, "VIEWS", 100)
+    _, labels = pipeline.holdout_views(clean, transform, SweepParams())
     assert labels.tolist() == list(range(0, 1000, 10))
     asked: list[Tensor] = []
-    monkeypatch.setattr(method, "shift_from", lambda model, images, *rest: asked.append(images))
-    method.refit_by(Prune(), nn.Identity(), held, feed)
-    assert asked[0].equal(held[0][::5])
+    monkeypatch.setattr(pipeline, "bn_shift_fn", lambda model, images, *rest: asked.append(images))
+    pipeline.bn_calibration(nn.Identity(), clean, transform, SweepParams())
+    assert asked[0].equal(pictures[::5])
 
 
 def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:
@@ -235,8 +249,8 @@ def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:
     floats = (images.float() / 255 - mean) / std
     model = network("mobilenet_v3_small")
     # Without crops and mirroring the two ways see the very same numbers.
-    one = defend(model, images, labels, mean=files.MEAN, std=files.STD, flip=False, **QUICK | {"clean_views": 0})
-    two = defend(model, floats.numpy(), labels.numpy(), flip=False, **QUICK | {"clean_views": 0})
+    one = defend(model, images, labels, mean=files.MEAN, std=files.STD, flip=False, **QUICK | {"holdout_crops": 0})
+    two = defend(model, floats.numpy(), labels.numpy(), flip=False, **QUICK | {"holdout_crops": 0})
     assert one.curve[0] == two.curve[0]
 
 

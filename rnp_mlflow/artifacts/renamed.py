@@ -1,0 +1,20 @@
+"""Former names of metrics and of entries of json artifacts, for runs that were stored under them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# former → present, in `verdict.json`, in summary.json's `verdict`, and as metric `verdict/…`
+DETECTION = {
+    "score": "target_share",
+    "size": "relative_norm",
+    "cost": "removal_cost",
+    "faded": "forgetting_rate",
+    "doubt": "benign_score",
+    "max_doubt": "benign_threshold",
+}
+METRICS = {f"verdict/{former}": f"verdict/{now}" for former, now in DETECTION.items()}
+
+
+def detection_entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries under their present names."""
+    return {DETECTION.get(name, name): value for name, value in content.items()}

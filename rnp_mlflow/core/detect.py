@@ -1,0 +1,72 @@
+"""Which class the unlearned model reveals as the target, and a proxy trigger that leads to it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rnp_mlflow.core import verdict
+from rnp_mlflow.core.evaluate import Transform, predict
+from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.params import DetectParams
+from rnp_mlflow.core.precision import logits_of
+from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
+from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.core.unlearn import UnlearningResult
+from rnp_mlflow.core.verdict import TargetEstimate
+
+
+@torch.inference_mode()
+def count_classes(model: nn.Module, images: Tensor, transform: Transform) -> int:
+    """Return the number of logits; the model is left in eval mode."""
+    return logits_of(model.eval()(transform(images[:2], None))).shape[-1]
+
+
+def detect_target(
+    model: nn.Module,
+    unlearned: UnlearningResult,
+    clean: LabeledImages,
+    transform: Transform,
+    params: DetectParams,
+) -> tuple[TargetEstimate | None, ProxyTrigger | None]:
+    """Estimate the target class (`core.verdict`) and find a proxy to it (`core.proxy`), unless `proxy_steps` is 0.
+
+    Of several candidates, the one whose proxy is small and survives unlearning is taken. (None, None) if unlearning
+    missed its threshold, or for two classes, because an error of one is a prediction of the other.
+    """
+    classes = count_classes(unlearned.model, clean.images, transform)
+    if not unlearned.reached_threshold or classes < 3:
+        return None, None
+    predicted = predict(unlearned.model, clean.images, transform, params.precision)
+    shares = verdict.predicted_shares(predicted, clean.labels, classes)
+    first, *others = verdict.candidate_targets(shares, params.proxy_classes)
+    if not params.proxy_steps or bool((clean.labels == first).all()):
+        return TargetEstimate(first, shares[first]), None
+    models = SuspectPair(model, unlearned.model, predicted)
+    scored = [score_target(models, clean, transform, params, target=target) for target in (first, *others)]
+    _, forgetting_rate, proxy = min(scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]))
+    return TargetEstimate(proxy.target, shares[proxy.target], forgetting_rate), proxy
+
+
+@dataclass(frozen=True)
+class SuspectPair:
+    """The model before and after unlearning. predicted: the unlearned model's predictions (N,) for the clean images."""
+
+    suspect: nn.Module
+    unlearned: nn.Module
+    predicted: Tensor
+
+
+def score_target(
+    models: SuspectPair, clean: LabeledImages, transform: Transform, params: DetectParams, *, target: int
+) -> tuple[float, float, ProxyTrigger]:
+    """Find a proxy to `target`; return its norm, its forgetting rate (`core.verdict`), and the proxy."""
+    seeded = generator(params.seed, "proxy")  # the same for every candidate
+    proxy = invert_trigger(models.suspect, clean, transform, seeded, params, target=target)
+    others = clean.labels != target
+    images, plain = clean.images[others], models.predicted[others.cpu()]
+    with_proxy = proxy.composed_with(transform)
+    before, after = (
+        predict(net, images, with_proxy, params.precision) for net in (models.suspect, models.unlearned)
+    )  # fmt: skip
+    return float(proxy.delta.norm()), verdict.forgetting_rate(plain, before, after, target), proxy

@@ -1,0 +1,130 @@
+"""Every default is stated once, and every public signature shows what it takes."""
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+import rnp_mlflow
+from rnp_mlflow import config, defence
+from rnp_mlflow.cli import main
+from rnp_mlflow.core import params
+from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.steps.plan import make_plan
+
+ROOT = Path(__file__).parents[1]
+HOLDERS: list[tuple[type[params.CommonParams], type[config.Settings]]] = [
+    (params.UnlearnParams, config.Unlearn),
+    (params.DetectParams, config.Unlearn),
+    (params.RecoverParams, config.Recover),
+    (params.SweepParams, config.Prune),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), HOLDERS)
+def test_configs_defaults_and_words_are_those_of_the_parameter_objects(
+    kind: type[params.CommonParams], settings: type[config.Settings]
+) -> None:
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        known = settings.model_fields[field.name]
+        assert known.default == field.default, field.name
+        if hints[field.name] is not bool and config.choices(known):
+            assert config.choices(known) == get_args(hints[field.name]), field.name
+    assert config.params_of(kind, settings()) == kind()
+
+
+def test_no_default_of_the_method_is_a_literal_in_config() -> None:
+    """A field of these objects takes its default from them in the source, too."""
+    source = (ROOT / "rnp_mlflow" / "config.py").read_text()
+    for kind, _ in HOLDERS:
+        for field in dataclasses.fields(kind):
+            owner = "CommonParams" if field.name in ("seed", "precision") else kind.__name__
+            assert f"{owner}.{field.name}" in source, field.name
+
+
+def test_params_take_given_values_and_are_immutable() -> None:
+    settings = config.parse(config.Unlearn, {"unlearning_lr": "0.5", "unlearning_augment": "yes", "schedule": "3,4"})
+    found = config.params_of(params.UnlearnParams, settings)
+    assert (found.unlearning_lr, found.unlearning_augment, found.schedule) == (0.5, True, (3, 4))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.unlearning_lr = 1.0  # type: ignore[misc]
+
+
+def test_defend_shows_every_parameter_to_editors_with_its_type() -> None:
+    shown = get_type_hints(defence.DefenseSettings)
+    wanted: dict[str, Any] = {"preset": str}
+    for kind, _ in HOLDERS:
+        wanted |= get_type_hints(kind)
+    assert shown == wanted
+    text = inspect.getdoc(rnp_mlflow.defend) or ""
+    assert all(name in text for name in shown)
+
+
+def test_the_public_names_are_there_and_torch_is_imported_for_those_alone_that_need_it() -> None:
+    for name in rnp_mlflow.__all__:
+        assert getattr(rnp_mlflow, name) is not None
+    assert {"defend", "DefenseResult", "EvalSet", "UnlearnParams", "errors"} <= set(rnp_mlflow.__all__)
+    assert set(rnp_mlflow.__all__) <= set(dir(rnp_mlflow))
+    assert set(rnp_mlflow._MODULES) == set(rnp_mlflow.__all__) - {"errors"}
+    with pytest.raises(AttributeError, match="now called EvalSet"):
+        rnp_mlflow.TestSet  # type: ignore[attr-defined] # noqa: B018
+    asked = "import sys, rnp_mlflow; rnp_mlflow.UnlearnParams(), rnp_mlflow.errors; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "use.py").write_text(
+        "from torch import Tensor, nn\n"
+        "from rnp_mlflow import DefenseResult, EvalSet, UnlearnParams, defend, errors\n"
+        "def use(model: nn.Module, x: Tensor, y: Tensor) -> DefenseResult:\n"
+        "    reveal_type(UnlearnParams().unlearning_lr)\n"
+        "    return defend(model, x, y, test=EvalSet(x, y), acc_ratio=0.98)\n"
+        "def wrong(model: nn.Module, x: Tensor, y: Tensor) -> None:\n"
+        "    defend(model, x, y, alhpa=1)\n"
+        "    defend(model, x, y, bn_stats='other')\n"
+    )
+    asked = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "use.py")]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=ROOT)
+    errors = [line.partition(": error: ")[2] for line in done.stdout.splitlines() if ": error: " in line]
+    assert 'Revealed type is "float"' in done.stdout.replace("builtins.", "")
+    assert len(errors) == 2, done.stdout
+    assert "alhpa" in errors[0]
+    assert "bn_stats" in errors[1]
+
+
+@pytest.mark.parametrize("former", config.RENAMED)
+def test_a_former_name_is_an_error_that_says_the_present_one(former: str, capsys: pytest.CaptureFixture[str]) -> None:
+    present, values = config.RENAMED[former]
+    entry = "attack" if former == "batch_size" else "prune"
+    assert main([entry, f"--{former}=1"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"parameter {former} is now called {present}" in line
+    assert ("yes instead of augmented" in line) is bool(values)
+    with pytest.raises(ConfigError, match=f"is now called {present}"):
+        make_plan("prune", {former: 1})
+    if former != "batch_size":
+        with pytest.raises(ConfigError, match=f"is now called {present}"):
+            defence._Params.from_settings({former: 1})
+
+
+def test_a_stored_record_of_the_former_form_is_understood() -> None:
+    """Settings as version 0.1.0 logged them, from JSON."""
+    record = json.loads(
+        '{"unlearning_views": "augmented", "clip": 0.0, "schedule": [1, 2], "seed": 3, "recovering_views": "plain", '
+        '"max_doubt": 0.01, "stop_ratio": 0.7, "clean_views": 2, "curve_images": 10, "batch_size": 64, "alpha": 0.5}'
+    )
+    assert config.with_current_names(record) == {
+        "unlearning_augment": True, "grad_clip_norm": 0.0, "schedule": [1, 2], "seed": 3, "recovering_augment": False,
+        "benign_threshold": 0.01, "min_acc_ratio": 0.7, "holdout_crops": 2, "curve_eval_size": 10,
+        "training_batch_size": 64, "alpha": 0.5,
+    }  # fmt: skip
+    assert config.with_current_names(config.with_current_names(record)) == config.with_current_names(record)
+    assert not set(config.RENAMED) & set(config.parameters("main"))
