@@ -16,6 +16,8 @@ from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.steps.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_row_is_a_plan_and_has_its_own_name() -> None:
     found = list(rows.rows()) + list(rows.rows(full=True))

@@ -30,6 +30,8 @@ from rnp_mlflow.steps.clean import recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import figures, models
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "width": 4, "train_size": 600, "test_size": 100, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 2,

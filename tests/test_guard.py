@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from rnp_mlflow.cli import main
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.models.store import ModelSpec
-from rnp_mlflow.steps import guard
+from rnp_mlflow.errors import ModelError
+from rnp_mlflow.models import store as model_store
+from rnp_mlflow.steps import guard, importing
 
 CIFAR = Preprocess(files.MEAN, files.STD)
 TEXT_ORDER = ("1", "10", "2", "20")  # as numbers: 1, 2, 10, 20
@@ -37,20 +38,19 @@ class Colours(nn.Module):
         return -((levels[:, None] - torch.arange(8) - 0.5) ** 2)
 
 
-def colours(classes: tuple[str, ...] = tuple("abcdefgh")) -> tuple[ModelSpec, ImageSet]:
+def colours() -> guard.Images:
     """64 plain images; the class is the level of red, the other channels are another level."""
     labels = torch.arange(64) % 8
     images = torch.full((64, 3, 4, 4), 16, dtype=torch.uint8)
     images[:, 0] = (labels * 32 + 16).view(-1, 1, 1).to(torch.uint8)
-    return ModelSpec("any", None, classes, (3, 4, 4), CIFAR.mean, CIFAR.std), ImageSet(images, labels)
+    return guard.Images(ImageSet(images, labels), tuple("abcdefgh"))
 
 
 @pytest.mark.parametrize("name", guard.NORMALISATIONS)
 def test_the_normalisation_that_a_model_was_trained_with_is_found(name: str) -> None:
-    spec, clean = colours()
     mean, std = guard.NORMALISATIONS[name]
     model = Colours(Preprocess(mean, std))
-    tried = guard.alternatives(model, spec, clean, Preprocess((0.2,) * 3, (0.9,) * 3))
+    tried = guard.alternatives(model, colours(), Preprocess((0.2,) * 3, (0.9,) * 3))
     best = tried[0]
     assert (best.name, best.acc, best.better) == (name, 1.0, True)
     assert best.give == f"mean={','.join(map(str, mean))} std={','.join(map(str, std))}"
@@ -60,15 +60,13 @@ def test_the_normalisation_that_a_model_was_trained_with_is_found(name: str) -> 
 
 
 def test_channels_the_other_way_round_are_found() -> None:
-    spec, clean = colours()
-    best = guard.alternatives(Colours(CIFAR, bgr=True), spec, clean, Preprocess(CIFAR.mean[::-1], CIFAR.std[::-1]))[0]
+    best = guard.alternatives(Colours(CIFAR, bgr=True), colours(), Preprocess(CIFAR.mean[::-1], CIFAR.std[::-1]))[0]
     assert (best.name, best.better) == ("channels as BGR", True)
     assert best.acc == 1.0
 
 
 def test_a_model_that_is_fed_as_it_was_trained_has_no_better_alternative() -> None:
-    spec, clean = colours()
-    tried = guard.alternatives(Colours(CIFAR), spec, clean, CIFAR)
+    tried, clean = guard.alternatives(Colours(CIFAR), colours(), CIFAR), colours().clean
     assert not any(each.better for each in tried)
     assert guard.warning(1.0, 0.99, guard.near_chance(1.0, clean.labels, 8), 64, tried) == []
 
@@ -116,7 +114,7 @@ def test_an_import_says_which_order_of_the_classes_would_be_right(capsys: pytest
     assert main([*KNOWN]) == 0
     said = capsys.readouterr().err
     assert "warning: ACC 0.5000 on 80 clean images" in said
-    assert "class folders sorted as text (class_order=text): ACC 1.0000  <- better" in said
+    assert "classes sorted as text (class_order=text): ACC 1.0000  <- better" in said
     assert main([*KNOWN, "--class_order=text"]) == 0
     said = capsys.readouterr().err
     assert "ACC 1.0000" in said
@@ -131,6 +129,53 @@ def test_a_required_accuracy_refuses_in_one_line(capsys: pytest.CaptureFixture[s
     run = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'import'", order_by=["start_time DESC"])[0]
     assert run.info.status == "FAILED"
     assert main([*KNOWN, "--require_acc=0.9", "--class_order=text"]) == 0
+
+
+def test_what_is_advised_can_be_given() -> None:
+    """A normalisation that stands in the model, or beside it, is no choice; labels of an npz have no folders."""
+    fixed = guard.Images(colours().clean, tuple("abcdefgh"), folders=False, open_norm=False)
+    assert [each.name for each in guard.alternatives(Colours(CIFAR), fixed, CIFAR)] == ["channels as BGR"]
+    numbers = guard.Images(colours().clean, ("0", "1", "2", "3", "4", "5", "6", "10"), folders=False)
+    order = next(each for each in guard.alternatives(Colours(CIFAR), numbers, CIFAR) if "sorted" in each.name)
+    assert "class_order" not in order.give
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "words"),
+    [
+        (("0", "1", "10", "2"), ("0", "1", "2", "10"), "give the other class_order"),
+        (("1", "10", "2"), ("1", "2", "10"), "give the other class_order"),
+        (("0", "10", "1", *map(str, range(2, 10))), tuple(map(str, range(11))), "give the other class_order"),
+        (("ant", "bee"), ("bee", "ant"), "in order, bee, ant"),
+        (("1", "2"), ("3", "4"), "in order, 3, 4"),
+        (("ant", "bee"), ("ant", "bee", "cat"), "2 classes"),
+        (("ant", "bee"), ("0", "1"), None),
+        (("0", "1"), ("ant", "bee"), None),
+        (("1", "2"), ("0", "1"), None),
+        (("1", "10", "2"), ("1", "10", "2"), None),
+    ],
+)
+def test_the_classes_of_a_models_record_are_held_to_the_images(
+    model: tuple[str, ...], images: tuple[str, ...], words: str | None
+) -> None:
+    if words is None:
+        importing.hold_to_classes(model, images)
+        return
+    with pytest.raises(ModelError, match=words):
+        importing.hold_to_classes(model, images)
+
+
+@pytest.mark.parametrize("given", ["--dataset=cifar10", "--mean=0.1,0.1,0.1", "--std=0.5,0.5,0.5", "--image_size=32"])
+def test_what_a_models_record_says_is_not_overridden(
+    given: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = model_store.ModelSpec("preactresnet18", 4, TEXT_ORDER, (3, 8, 8), (0.5,) * 3, (0.25,) * 3)
+    model_store.save(home / "ours", files.suspect(), spec)
+    own = ["import", "--checkpoint=ours", "--data=images", "--class_order=text"]
+    assert main([*own, given]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert given.split("=")[0].removeprefix("--") in last
+    assert main(own) == 0
 
 
 def test_what_our_own_record_says_of_a_model_is_held_against_its_accuracy_here(

@@ -21,6 +21,8 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.models import store as model_store
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--pruning_step=0.3", "--holdout_crops=1", "--threads=2")
 
 
@@ -174,7 +176,7 @@ def test_a_defender_with_clean_images_alone(home: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(["main", f"--model_run_id={run.info.run_id}", *QUICK]) == 0
     told = capsys.readouterr().out
-    assert "random crops of 16 of 80 clean images" in told
+    assert "held-out ACC: 16 of 80 clean images, each once, " in told
     assert "the same 16, there is no test part" in told
     summary = json.loads((artifacts(newest("prune")) / "summary.json").read_text())
     assert summary["images"] == {"clean": 80, "held_out": 16, "test": 0, "triggered": 0}

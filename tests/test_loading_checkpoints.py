@@ -23,6 +23,8 @@ from rnp_mlflow.models.fit import candidates, count_channels
 from rnp_mlflow.models.registry import build
 from rnp_mlflow.steps import architecture, importing, model_source, subject
 
+pytestmark = pytest.mark.slow
+
 DOC = Path(__file__).parents[1] / "docs" / "models.md"
 ROWS = dict(re.findall(r"^\| (.+?) \| (yes|no) \| .+ \|$", DOC.read_text(), re.M))
 # Forms whose weights are the trained suspect's; the others are held to their own answers, or are untrained.

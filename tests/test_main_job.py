@@ -10,6 +10,8 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -41,6 +41,8 @@ from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import figures, runs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--holdout_crops=0", "--refine=0", "--threads=1",
          "--proxy_steps=2", "--pruning_by=number")  # fmt: skip

@@ -19,6 +19,8 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.interop import backdoorbench
 from rnp_mlflow.models.registry import build
 
+pytestmark = [pytest.mark.slow, pytest.mark.real_data]
+
 
 @pytest.fixture(scope="module")
 def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

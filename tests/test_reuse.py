@@ -25,6 +25,8 @@ from rnp_mlflow.steps import chain, runtime
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import contents, lineage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 QUICK = (
     "--unlearning_epochs=2", "--unlearning_lr=0.1", "--unlearning_batch_size=16", "--clean_threshold=0.9",
@@ -143,7 +145,7 @@ def test_the_same_weights_in_another_architecture_share_nothing(home: Path) -> N
     weights = files.network(architecture="torchvision/mobilenet_v2", width=None).state_dict()
     save_file(weights, home / "mobile.safetensors")
     made = []
-    for architecture in ("mobilenet_v2", "torchvision/mobilenet_v2"):
+    for architecture in ("small/mobilenet_v2", "torchvision/mobilenet_v2"):
         file = home / f"{architecture.replace('/', '_')}.safetensors"
         shutil.copy(home / "mobile.safetensors", file)
         spec = ["--mean=0.5,0.5,0.5", "--std=0.5,0.5,0.5", "--data=large.npz"]

@@ -15,6 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.cli import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--width=4", "--train_size=600", "--test_size=100", "--training_epochs=1", "--ratio=0.2",
          "--unlearning_epochs=2", "--recovering_epochs=2", "--pruning_step=0.3", "--device=cpu"]  # fmt: skip
 

@@ -20,6 +20,8 @@ import torch
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.tracking import models
 
+pytestmark = pytest.mark.slow
+
 PIXELS = files.clean_images(7, 6)[0].transpose(0, 3, 1, 2)
 
 

@@ -11,7 +11,6 @@ from rnp_mlflow.core.params import Precision
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models.store import ModelSpec
 
 TRIED = 200  # images that each alternative is tried on, at most
 SHARE = 0.2  # of the way from chance to 1: no better counts as near chance
@@ -40,19 +39,31 @@ class Alternative:
     better: bool
 
 
-def alternatives(
-    model: nn.Module, spec: ModelSpec, clean: ImageSet, transform: Preprocess, precision: Precision = "fp32"
-) -> list[Alternative]:
-    """Try the cheap alternatives; the best first.
+@dataclass(frozen=True)
+class Images:
+    """What an imported model is judged on. clean: images with their labels. classes: of the images, in their order.
 
-    clean: images with their labels, on the model's device or where memory maps them.
+    folders: whether the order of class folders made the labels, so that `class_order` can change it. open_norm: whether
+    the call may give another mean and std (nothing inside the model or beside it says them).
     """
+
+    clean: ImageSet
+    classes: tuple[str, ...]
+    folders: bool = True
+    open_norm: bool = True
+
+
+def alternatives(
+    model: nn.Module, images: Images, transform: Preprocess, precision: Precision = "fp32"
+) -> list[Alternative]:
+    """Try the cheap alternatives; the best first."""
+    clean = images.clean
     some = clean[evenly_spaced(len(clean), TRIED)]
     answers = predict(model, some.images, transform, precision)
     labels = some.labels.cpu()
     before = answers == labels
     found = []
-    for name, give, right in _tried(model, spec, some, answers, transform, precision=precision):
+    for name, give, right in _tried(model, images, some, answers, transform, precision=precision):
         gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
         better = gained - lost > SIGNIFICANT * (gained + lost) ** 0.5
         found.append(Alternative(name, give, float(right.double().mean()), better))
@@ -60,14 +71,15 @@ def alternatives(
 
 
 def _tried(
-    model: nn.Module, spec: ModelSpec, some: ImageSet, answers: Tensor, transform: Preprocess, *, precision: Precision
+    model: nn.Module, images: Images, some: ImageSet, answers: Tensor, transform: Preprocess, *, precision: Precision
 ) -> Iterator[tuple[str, str, Tensor]]:
     """(name, parameters, bool (N,): which answers are right) of every alternative to the way of `transform`."""
     labels, channels = some.labels.cpu(), some.images.shape[1]
-    if order := other_order(spec.classes):
+    if order := other_order(images.classes):
         way, positions = order
-        yield f"class folders sorted as {way}", f"class_order={way}", answers == torch.tensor(positions)[labels]
-    for name, (mean, std) in NORMALISATIONS.items():
+        give = f"class_order={way}" if images.folders else f"number the labels in the order of their names as {way}"
+        yield f"classes sorted as {way}", give, answers == torch.tensor(positions)[labels]
+    for name, (mean, std) in (NORMALISATIONS if images.open_norm else {}).items():
         mean, std = mean[:channels], std[:channels]
         if (mean, std) == (transform.mean, transform.std) or (channels == 1 and "ImageNet" in name):
             continue
@@ -116,21 +128,15 @@ class Told:
 
 
 def check(
-    model: nn.Module,
-    spec: ModelSpec,
-    clean: ImageSet,
-    transform: Preprocess,
-    precision: Precision,
-    *,
-    acc: float,
-    said: float | None,
+    model: nn.Module, images: Images, transform: Preprocess, precision: Precision, *, acc: float, said: float | None
 ) -> Told:
     """Compare the accuracy of an imported model with chance, with its record, and with the alternatives.
 
     acc: on all clean images. said: what the model's record says of it elsewhere, None if there is none.
     """
-    tried = alternatives(model, spec, clean, transform, precision)
-    lines = warning(acc, said, near_chance(acc, clean.labels, len(spec.classes)), len(clean), tried)
+    clean = images.clean
+    tried = alternatives(model, images, transform, precision)
+    lines = warning(acc, said, near_chance(acc, clean.labels, len(images.classes)), len(clean), tried)
     return Told(acc, len(clean), lines, tried)
 
 

@@ -37,7 +37,9 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     test, feed = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
     precision = resolve_precision(settings.precision, model.to(device), test.images, feed)
     scores = evaluate(model, test, feed, precision)
-    told = guard.check(model, spec, clean, feed, precision, acc=scores.acc, said=found.acc)
+    folders = source.place != "embedded" and Path(source.place).is_dir()
+    judged = guard.Images(clean, data.classes, folders, found.mean is None and found.own_norm is None)
+    told = guard.check(model, judged, feed, precision, acc=scores.acc, said=found.acc)
     store.save(run.folder / "model", model, spec)
     source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
@@ -77,16 +79,31 @@ def suspect_model(
         ModelError: their classes are others, or they do not tell which of several architectures it is.
     """
     size, side = found.image_size, data.train.shape[-1]
-    if not settings.image_size and size not in (None, side):
-        raise DataError(f"the model takes images of {size} pixels, these have {side}: give image_size={size}")
+    if size not in (None, side):
+        given = f"image_size={side} was given" if settings.image_size else f"these have {side}"
+        raise DataError(f"the model takes images of {size} pixels, {given}: give image_size={size}")
     classes = found.classes or data.classes
-    numbers = all(name.isdecimal() for name in classes) or all(name.isdecimal() for name in data.classes)
-    if len(classes) != len(data.classes) or (classes != data.classes and not numbers):
-        ours, theirs = (", ".join(names[:8]) for names in (data.classes, classes))
-        raise ModelError(f"the model's {len(classes)} classes are {theirs}; those of the images, in order, {ours}")
+    hold_to_classes(classes, data.classes)
     model, spec = settle_architecture(fits, classes, data)
     norm_layers(model)
     return model, spec
+
+
+def hold_to_classes(classes: tuple[str, ...], theirs: tuple[str, ...]) -> None:
+    """Hold the classes that the model's record names to those of the images, in order.
+
+    Positions (0, 1, 2, …), as of an npz file, stand for any names.
+
+    Raises:
+        ModelError: other names, another order, or another number of them.
+    """
+    positions = tuple(str(k) for k in range(len(classes)))
+    same = sorted(classes) == sorted(theirs)
+    if classes == theirs or (len(classes) == len(theirs) and not same and positions in (classes, theirs)):
+        return
+    order = "; give the other class_order" if same and all(name.isdecimal() for name in classes) else ""
+    model, images = (", ".join(names[:8]) for names in (classes, theirs))
+    raise ModelError(f"the model's {len(classes)} classes are {model}; those of the images, in order, {images}{order}")
 
 
 def report(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> None:

@@ -118,8 +118,11 @@ def data_source(settings: Import, found: Found, repeating: bool = False, channel
     mean, std = settings.mean or (None if by_name else found.mean), settings.std or (None if by_name else found.std)
     if found.own_norm is not None:
         own = found.own_norm.per_channel(channels)
-        hold_to_own_norm(settings, own)
+        hold_to_norm(settings, own.mean, own.std, "the model normalises its images itself, by")
         mean, std = own.mean, own.std
+    elif found.mean is not None and found.std is not None:
+        hold_to_norm(settings, found.mean, found.std, "the model's record says")
+        mean, std = found.mean, found.std
     if dataset not in sources.NORMALISATION and not (mean and std) and dataset != "digits":
         raise ConfigError(
             "the model's normalisation is not known: give dataset=cifar10 or another by name, or mean and std"
@@ -133,19 +136,14 @@ def data_source(settings: Import, found: Found, repeating: bool = False, channel
     return Source(str(dataset), place, *sizes, mean, std, *order, grey=channels == 1)
 
 
-def hold_to_own_norm(settings: Import, own: OwnNorm) -> None:
-    """Refuse another normalisation than the one inside the model: both together would be wrong.
+def hold_to_norm(settings: Import, mean: tuple[float, ...], std: tuple[float, ...], why: str) -> None:
+    """Refuse another normalisation than the model's own. why: how that is known, in words.
 
     Raises:
         ConfigError: the settings name another.
     """
     named = sources.NORMALISATION.get(settings.dataset or "", (None, None))
-    for word, given, held in (
-        ("mean", settings.mean or named[0], own.mean),
-        ("std", settings.std or named[1], own.std),
-    ):
+    for word, given, held in (("mean", settings.mean or named[0], mean), ("std", settings.std or named[1], std)):
         if given and (len(given) != len(held) or max(abs(a - b) for a, b in zip(given, held, strict=True)) > 0.005):
             source = f"{word}=" if getattr(settings, word) else f"dataset={settings.dataset} with {word} "
-            raise ConfigError(
-                f"the model normalises its images itself, by {word} {held}, and {source}{given} was given: leave it out"
-            )
+            raise ConfigError(f"{why} {word} {held}, and {source}{given} was given: leave it out")
