@@ -42,8 +42,8 @@ def suspect(row: Row, data_dir: str, threads: int) -> str:
     """The run ID of the row's model, trained if it is not there."""
     if run_id := finished(row):
         return run_id
-    runtime.say(f"== {row.name}: attack")
-    run_id = chain.ask("attack", make_plan("attack", row.settings() | {"data_dir": data_dir, "threads": threads}))
+    runtime.log(f"== {row.name}: attack")
+    run_id = chain.run_step("attack", make_plan("attack", row.settings() | {"data_dir": data_dir, "threads": threads}))
     MlflowClient().set_tag(run_id, ROW, row.name)
     return run_id
 
@@ -57,7 +57,7 @@ def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
     for name, make in VARIANTS.items():
         if name in found and name not in again and not (name in FROM_OURS and "ours" in again):
             continue
-        runtime.say(f"== {row.name}: {name}")
+        runtime.log(f"== {row.name}: {name}")
         found[name] = make(base, found)
         write(row, run_id, found)
 
@@ -90,7 +90,7 @@ def main(*, data_dir: str, part: str, only: str, full: bool, stage: str, again: 
             if stage == "all":
                 defend(row, run_id, threads, again.split(","))
         except RnpError as error:
-            runtime.say(f"== {row.name}: {error}")
+            runtime.log(f"== {row.name}: {error}")
 
 
 if __name__ == "__main__":

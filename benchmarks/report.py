@@ -78,15 +78,15 @@ def by_row(found: list[Found]) -> list[str]:
     body = []
     for row in found:
         what, before, ours = row["row"], row["before"], point(row, "ours") or {}
-        figures = [shown(source, "acc", "asr", "ra") for source in (before, ours)]
-        ders = [shown(point(row, name) or {}, "der") for name in COLUMNS]
+        figures = [fmt(source, "acc", "asr", "ra") for source in (before, ours)]
+        ders = [fmt(point(row, name) or {}, "der") for name in COLUMNS]
         flag = "" if planted(row) or what["attack"] == NONE else " (not planted)"
         body.append([what["attack"] + flag, what["rate"], what["architecture"], what["seed"], *figures,
                      ours.get("pruned", ""), *ders, row["variants"]["ours"]["run"][:8]])  # fmt: skip
     return table(head, body)
 
 
-def shown(source: Found, *names: str) -> str:
+def fmt(source: Found, *names: str) -> str:
     return " / ".join("–" if source.get(name) is None else f"{source[name]:.3f}" for name in names)
 
 

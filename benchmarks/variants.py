@@ -41,7 +41,7 @@ def figures(run_id: str) -> Figures:
 
 def prune(settings: Figures) -> str:
     """The ID of a new prune run."""
-    return chain.ask("prune", make_plan("prune", settings))
+    return chain.run_step("prune", make_plan("prune", settings))
 
 
 def ours(base: Figures, earlier: Figures) -> Figures:

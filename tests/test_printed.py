@@ -142,7 +142,7 @@ def test_the_plan_of_a_call_brings_the_advice_to_standard_error(
 
     monkeypatch.setattr(subject, "load", stop)
     with pytest.raises(KeyboardInterrupt):
-        prune.make(None, Given(), {"attack": ""}, torch.device("cpu"))  # type: ignore[arg-type]
+        prune.execute(None, Given(), {"attack": ""}, torch.device("cpu"))  # type: ignore[arg-type]
     (line,) = capsys.readouterr().err.splitlines()
     assert "pruning_number=12" in line
     assert "add select_by=number" in line
@@ -473,7 +473,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     assert [column[2] for column in said] == answers(made, bad)
 
     unlearned = newest("unlearn")
-    proxy = stored.proxy(unlearned.info.run_id, torch.device("cpu"))
+    proxy = stored.load_proxy(unlearned.info.run_id, torch.device("cpu"))
     assert proxy is not None
     said = columns(proxied, len(proxied.axes) // 3)
     held = recorded(unlearned.info.run_id, suspect.data, torch.device("cpu")).holdout

@@ -12,14 +12,14 @@ from rnp_mlflow.errors import ConfigError
 class Plan:
     """Settings by step, and whether finished runs of the same inputs may be taken for them.
 
-    given: names of the parameters that the call gave; the others have their defaults. repeating: a run is being
+    given: names of the parameters that the call gave; the others have their defaults. is_rerun: a run is being
     repeated, so changed data are compared, not refused.
     """
 
     settings: dict[str, Any]
     given: frozenset[str] = frozenset()
     reuse: bool = True
-    repeating: bool = False
+    is_rerun: bool = False
 
     def __getitem__(self, step: str) -> Any:
         return self.settings[step]
@@ -42,7 +42,7 @@ def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) 
     Raises:
         ConfigError: as `make_plan`.
     """
-    return Plan(settings_by_step(entry, values), frozenset(changed), reuse=False, repeating=True)
+    return Plan(settings_by_step(entry, values), frozenset(changed), reuse=False, is_rerun=True)
 
 
 def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:

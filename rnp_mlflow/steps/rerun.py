@@ -12,7 +12,7 @@ from rnp_mlflow.tracking import compare, lineage
 from rnp_mlflow.tracking.runs import step_run
 
 
-def ask(values: dict[str, Any]) -> int:
+def repeat(values: dict[str, Any]) -> int:
     """Repeat `run_id` in a new run tagged with it; 0 if identical, 1 if anything differs.
 
     A step is repeated from the runs that its user named; what `auto` found or made before it is made
@@ -31,15 +31,15 @@ def ask(values: dict[str, Any]) -> int:
     plan = plan_again(record["entry"], repeated_values(record, settings.run_id, old) | changes, changes)
     with step_run("rerun", {"rerun_of": settings.run_id}) as run:
         run.params({name: text(value) for name, value in settings})
-        runtime.say(f"repeating {record['entry']} run {settings.run_id}")
-        new_id = main.ask(plan) if record["entry"] == "main" else chain.ask(record["entry"], plan)
+        runtime.log(f"repeating {record['entry']} run {settings.run_id}")
+        new_id = main.run_all(plan) if record["entry"] == "main" else chain.run_step(record["entry"], plan)
         pairs = matching(record, settings.run_id, new_id)
         neutral = names("machine", "place", "run", "output")
         findings = {step: compare.runs(*pair, neutral, with_current_names) for step, pair in pairs.items()}
         identical = not any(findings.values())
         (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
-        tell(findings, pairs)
+        print_report(findings, pairs)
     return 0 if identical else 1
 
 
@@ -80,7 +80,7 @@ def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tupl
     return {s: (old_ids[s], new_ids[s]) for s in new_ids if s in old_ids and old_ids[s] != new_ids[s]}
 
 
-def tell(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
+def print_report(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
     """The verdict on standard output."""
     for step, differences in findings.items():
         old, new = pairs[step]

@@ -18,7 +18,7 @@ from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.tracking.runs import Stopped
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
-KEEPING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
+MALLOC_TUNING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
 
 
 def prepare(settings: Common) -> torch.device:
@@ -30,7 +30,7 @@ def prepare(settings: Common) -> torch.device:
     device = pick_device(settings.device)
     if device.type == "cpu":
         without_triton()
-    keep_memory()
+    tune_malloc()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's condition for determinism
@@ -59,18 +59,18 @@ def without_triton() -> None:
 
 
 @lru_cache
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Have glibc keep the memory of activations instead of giving it back after every layer.
 
     Fresh pages for each cost a tenth to a quarter of the time of a pass on the CPU.
     """
-    for option, value in KEEPING.items():
+    for option, value in MALLOC_TUNING.items():
         glibc("mallopt", option, value)
 
 
 @contextmanager
-def sparing_memory() -> Iterator[None]:
-    """Have glibc give back large blocks at once, against `keep_memory`: where a process needs most, it has no holes.
+def low_memory_malloc() -> Iterator[None]:
+    """Have glibc give back large blocks at once, against `tune_malloc`: where a process needs most, it has no holes.
 
     It takes a tenth to a quarter longer.
     """
@@ -79,11 +79,11 @@ def sparing_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        glibc("mallopt", M_MMAP_THRESHOLD, KEEPING[M_MMAP_THRESHOLD])
+        glibc("mallopt", M_MMAP_THRESHOLD, MALLOC_TUNING[M_MMAP_THRESHOLD])
 
 
 def release_memory() -> None:
-    """Give back what glibc has kept (`keep_memory`): between steps and rounds of one, before what needs other."""
+    """Give back what glibc has kept (`tune_malloc`): between steps and rounds of one, before what needs other."""
     glibc("malloc_trim", 0)
 
 
@@ -130,22 +130,22 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """One line for the person who waits, on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
-class Said(logging.Handler):
+class LogForwarder(logging.Handler):
     """Says what the package's loggers report, as steps say things themselves."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"  {record.getMessage().lstrip()}")
+        log(f"  {record.getMessage().lstrip()}")
 
 
 @lru_cache
-def say_what_is_logged() -> None:
+def forward_log_records() -> None:
     """Show a person the lines that rooms below the steps log: what they left out, assumed or could not tell."""
-    logging.getLogger("rnp_mlflow").addHandler(Said())
+    logging.getLogger("rnp_mlflow").addHandler(LogForwarder())
 
 
 def stop_on_sigterm() -> None:

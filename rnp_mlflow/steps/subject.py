@@ -74,7 +74,7 @@ def load_data(source: Source) -> tuple[Dataset, str]:
     for part, images in (("training", data.train), ("test", data.test)):
         if images is not None and images.images.nbytes > spill.LIMIT:
             size = images.images.nbytes / 2**30
-            runtime.say(f"  {len(images)} {part} images take {size:.1f} GiB (a folder's are kept on disk)")
+            runtime.log(f"  {len(images)} {part} images take {size:.1f} GiB (a folder's are kept on disk)")
     return data, data.digest()
 
 
@@ -120,7 +120,7 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:
     if moved := plan["attack"].data_dir:
         source = replace(source, data_dir=moved)
     data, digest = load_data(source)
-    if digest != lineage.tag(run, "data") and not plan.repeating:
+    if digest != lineage.tag(run, "data") and not plan.is_rerun:
         raise LineageError(
             f"the images of dataset {source.dataset} in {source.place} are not those that run "
             f"{model_run_id} was made with (they changed); give their old data_dir, or make that run anew"
