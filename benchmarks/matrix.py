@@ -27,7 +27,7 @@ ROW = "matrix.row"  # the tag of an attack run that says which row it is
 
 
 def finished(row: Row) -> str | None:
-    """The newest finished attack run of this row, as its settings are now."""
+    """Return the newest finished attack run of this row with its present settings."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return None
@@ -39,7 +39,7 @@ def finished(row: Row) -> str | None:
 
 
 def suspect(row: Row, data_dir: str, threads: int) -> str:
-    """The run ID of the row's model, trained if it is not there."""
+    """Return the run ID of the row's model; train it if it is missing."""
     if run_id := finished(row):
         return run_id
     runtime.log(f"== {row.name}: attack")
@@ -49,7 +49,7 @@ def suspect(row: Row, data_dir: str, threads: int) -> str:
 
 
 def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
-    """Every variant on the row's model that its file does not hold yet; the file is written after each."""
+    """Run every variant that the row's file does not hold yet; write the file after each."""
     file = RESULTS / f"{row.name}.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     found = known.get("variants", {}) if known.get("attack_run") == run_id else {}
@@ -63,7 +63,7 @@ def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
 
 
 def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
-    """The row's figures as a file of the repository."""
+    """Write the row's figures into a file of the repository."""
     run = MlflowClient().get_run(run_id)
     tags = {name: run.data.tags.get(f"rnp.{name}") for name in ("machine", "python", "torch", "threads")}
     planted = {name: run.data.metrics.get(name) for name in ("acc", "asr", "ra")}

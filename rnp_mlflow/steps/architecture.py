@@ -55,7 +55,7 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
 
 
 def answered_right(model: nn.Module, spec: store.ModelSpec, data: Dataset) -> Tensor:
-    """Whether the model is right on each of the clean images, or of `IMAGES` of them, evenly spaced; bool (N,)."""
+    """Return whether the model is right on each clean image, or on `IMAGES` of them, evenly spaced; bool (N,)."""
     images = data.test or data.train
     some = evenly_spaced(len(images), IMAGES)
     part = images[some]
@@ -63,7 +63,7 @@ def answered_right(model: nn.Module, spec: store.ModelSpec, data: Dataset) -> Te
 
 
 def ahead(first: Tensor, second: Tensor) -> bool:
-    """Whether `first` is right on more images than `second` by over two standard errors.
+    """Return whether `first` is right on more images than `second` by over two standard errors.
 
     Both bool (N,), of the same images. With b images that only the first has right and c that only the second has,
     the difference b - c has a standard error of √(b + c) if the two are equally good (McNemar, 1947).

@@ -47,7 +47,7 @@ class AttackSetup:
 
 
 def prepare(settings: Attack) -> AttackSetup:
-    """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
+    """Load data, initialise the model and plan the poison; raise whatever is wrong with them."""
     named = {field.name for field in fields(Source)} & Attack.model_fields.keys()
     source = Source(**{name: getattr(settings, name) for name in named})
     data, digest = subject.load_data(source)
@@ -68,7 +68,7 @@ def prepare(settings: Attack) -> AttackSetup:
 
 
 def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Train, judge, and leave model, poison plan, trigger and sample picture."""
+    """Train and evaluate; leave model, poison plan, trigger and sample picture."""
     settings: Attack = plan["attack"]
     if settings.precision == "auto":  # there is no model yet to hold bf16 to
         settings = settings.model_copy(update={"precision": "fp32"})
@@ -114,7 +114,7 @@ def train_params(settings: Attack) -> train.TrainParams:
 def poisoned_training_set(
     settings: Attack, ready: AttackSetup, feed: Preprocess, device: torch.device
 ) -> tuple[ImageSet, Trigger | None]:
-    """The training set as the attacker leaves it, and the trigger."""
+    """Return the training set as the attacker leaves it, and the trigger."""
     clean = ready.data.train
     if ready.attack is None:
         return clean, None
@@ -131,7 +131,7 @@ def poisoned_training_set(
 
 
 def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: Precision) -> float:
-    """Share of the images behind the triggered ones that the model calls by the attacker's label as they are.
+    """Return the share of the triggered images that get the attacker's label without the trigger, too.
 
     test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.
     """

@@ -41,7 +41,7 @@ MODULES: dict[str, Step] = {
 
 
 def run_step(step: str, plan: Plan) -> str:
-    """Run the step that was asked for, and whatever it needs nested in it; its run ID."""
+    """Run the requested step, with whatever it needs nested in it; return its run ID."""
     preflight(step, plan)
     with step_run(step) as run:
         run.params(flat(plan, step))
@@ -53,7 +53,7 @@ def run_step(step: str, plan: Plan) -> str:
 
 
 def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
-    """step → run ID: of the newest finished run of the same inputs, or of a new one; and of those before it.
+    """Return step → run ID: the newest finished run with the same inputs, or a new one; and those before it.
 
     Those before it are this call's own. A run that is reused may itself have started from others of the same content.
     """
@@ -74,7 +74,7 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
 def execute_in_run(
     run: StepRun, step: str, plan: Plan, upstream: dict[str, str], *, inputs: str, given: dict[str, str]
 ) -> None:
-    """The body of a step's run: the work, and the record of what went in and what came out.
+    """Execute a step in its run, and record what went in and what came out.
 
     inputs: their digest. given: the run that a repetition has to start from, by its step.
     """
@@ -92,7 +92,7 @@ def execute_in_run(
 
 
 def output_digest(run: StepRun) -> str:
-    """A digest of all that later steps read of a run: files, and of the images their digest and how they are read."""
+    """Digest all that later steps read of a run: files, the images' digest, and how the images are read."""
     files = manifest.of(run.folder, run.entry)
     content: dict[str, Any] = {a.path: files.get(a.path) for a in table.ARTIFACTS[run.entry] if a.decides}
     if table.DATA in files:
@@ -102,12 +102,12 @@ def output_digest(run: StepRun) -> str:
 
 
 def previous_step(step: str, plan: Plan) -> str:
-    """Which step's run this one starts from; a mask file takes the place of unlearning and recovery."""
+    """Return the step whose run this one starts from; a mask file replaces unlearning and recovery."""
     return "attack" if step == "prune" and plan["prune"].mask_file else PIPELINE[PIPELINE.index(step) - 1]
 
 
 def own_upstream(step: str, plan: Plan) -> dict[str, str]:
-    """The run that the user named for this step to start from, if any, by its step."""
+    """Return the run that the user named for this step to start from, if any, by its step."""
     if step in lineage.MODEL_RUNS:
         return {}
     before = previous_step(step, plan)
@@ -117,7 +117,7 @@ def own_upstream(step: str, plan: Plan) -> dict[str, str]:
 
 
 def pinned_upstream(step: str, plan: Plan) -> dict[str, str]:
-    """The run that the user named, for this step or for one before it to start from, if any, by its step."""
+    """Return the run that the user named for this step, or one before it, to start from, if any, by its step."""
     found: dict[str, str] = {}
     for name in steps_of(step):
         found |= own_upstream(name, plan)
@@ -125,7 +125,7 @@ def pinned_upstream(step: str, plan: Plan) -> dict[str, str]:
 
 
 def resolve_upstream(step: str, plan: Plan) -> dict[str, str]:
-    """step → run ID of everything before this step: named, found or made.
+    """Return step → run ID of everything before this step: named by the user, found or made.
 
     Raises:
         LineageError: a named run, or one that it started from, cannot be used.
@@ -148,12 +148,12 @@ def resolve_upstream(step: str, plan: Plan) -> dict[str, str]:
 
 
 def kinds(step: str) -> tuple[str, ...]:
-    """The entry points whose runs can stand in this place of the chain."""
+    """Return the entry points whose runs can stand in this place of the pipeline."""
     return lineage.MODEL_RUNS if step == "attack" else (step,)
 
 
 def check_same_settings(chain: dict[str, str], plan: Plan) -> None:
-    """Refuse a parameter that this call gives and that a named run, or one that it started from, was not made with."""
+    """Refuse a given parameter if a named run, or one that it started from, was made with another value."""
     for step, run_id in chain.items():
         made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
         logged = with_current_names(made["settings"][made["entry"]])
@@ -169,7 +169,7 @@ def check_same_settings(chain: dict[str, str], plan: Plan) -> None:
 
 
 def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
-    """A digest of all that decides what a step makes: settings, files, upstream results, code, processor, threads."""
+    """Digest all that decides what a step makes: settings, files, upstream results, code, processor, threads."""
     settings = [plan[step]]
     if step == "prune" and plan["prune"].mask_file:  # it draws the clean images itself then, as `unlearn` would
         settings.append(plan["unlearn"])
@@ -220,7 +220,7 @@ def preflight(step: str, plan: Plan) -> None:
 
 
 def suspect_run(step: str, plan: Plan) -> str | None:
-    """The model run that a run named by the user leads to; None if no run is named.
+    """Return the model run that a run named by the user leads to; None if no run is named.
 
     Raises:
         LineageError: the run cannot be used.

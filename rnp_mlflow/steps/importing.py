@@ -60,7 +60,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
 
 
 def fitting(settings: Import, found: ImportedModel) -> list[Candidate]:
-    """The architectures that the weights fit, of the name that the settings or the source give, else of all.
+    """Return the architectures that the weights fit: of the name that settings or source give, else of all.
 
     Raises:
         ModelError: unknown name, or none fits.
@@ -72,7 +72,7 @@ def fitting(settings: Import, found: ImportedModel) -> list[Candidate]:
 def suspect_model(
     settings: Import, found: ImportedModel, fits: list[Candidate], data: Dataset
 ) -> tuple[nn.Module, store.ModelSpec]:
-    """The model that was found, held to the images it is to be judged on.
+    """Build the imported model, and check that it takes the images it is to be evaluated on.
 
     Raises:
         DataError: the images are of another size.
@@ -119,7 +119,7 @@ def report(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: 
 
 
 def known_triggered(settings: Import, found: ImportedModel, data: Dataset) -> Triggered | None:
-    """The triggered images that the settings name or, failing these, those of the source.
+    """Return the triggered images that the settings name or, failing these, those of the source.
 
     Raises:
         ConfigError: images without a target, or a target without images.

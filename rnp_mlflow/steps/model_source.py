@@ -66,7 +66,7 @@ def read_source(settings: Import) -> ImportedModel:
 
 
 def from_attack_result(file: Path, model: str | None = None) -> ImportedModel:
-    """BackdoorBench's word on its own model. model: the architecture that the settings give."""
+    """Read BackdoorBench's result. model: the architecture that the settings give."""
     said = backdoorbench.read(file)
     architecture = model or architectures.our_name(said.model_name)
     if (held := count_classes(architecture, said.weights)) != said.classes:
@@ -78,7 +78,7 @@ def from_attack_result(file: Path, model: str | None = None) -> ImportedModel:
 
 
 def from_path(place: Path, model: str | None = None) -> ImportedModel:
-    """A file of weights; a model folder of ours, or an MLflow model with one's description in it."""
+    """Read a file of weights, a model folder of this project, or an MLflow model with such a description in it."""
     if place.is_file():
         said = read_checkpoint(place)
         name = None if said.model_name is None or model else architectures.our_name(said.model_name)
@@ -94,12 +94,12 @@ def from_path(place: Path, model: str | None = None) -> ImportedModel:
 
 
 def read_model_folder(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
-    """Weights and spec of a model folder of this project."""
+    """Read weights and spec of a model folder of this project."""
     return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
 
 
 def data_source(settings: Import, found: ImportedModel, is_rerun: bool = False, channels: int = 3) -> Source:
-    """Where the clean images are, and the normalisation that the model takes.
+    """Return where the clean images are, and the normalisation that the model takes.
 
     channels: of the images that the model takes. The images' own statistics are no substitute for the
     normalisation: the model was trained with one already.

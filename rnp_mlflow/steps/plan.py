@@ -26,7 +26,7 @@ class Plan:
 
 
 def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
-    """What a call with these texts or values asks for; `auto` and None stand for "not given".
+    """Plan a call with these texts or values; `auto` and None stand for "not given".
 
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
@@ -37,7 +37,7 @@ def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
 
 
 def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) -> Plan:
-    """A plan that repeats a run: everything is made anew. values: all of that run's. changed: what the call gave.
+    """Plan to repeat a run: everything is made anew. values: all of that run's. changed: what the call gave.
 
     Raises:
         ConfigError: as `make_plan`.
@@ -46,7 +46,7 @@ def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) 
 
 
 def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the steps of an entry point from flat texts or values; what is not named keeps its default.
+    """Parse the settings of an entry point's steps from flat texts or values; the others keep their defaults.
 
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
@@ -68,6 +68,6 @@ def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(plan: Plan, entry: str) -> dict[str, str]:
-    """name → text of every parameter of an entry point, as logged."""
+    """Return name → text of every parameter of an entry point, as logged."""
     values = {name: value for step in plan.settings.values() for name, value in step}
     return {name: text(values[name]) for name in parameters(entry)}

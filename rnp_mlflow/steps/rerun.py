@@ -44,13 +44,13 @@ def repeat(values: dict[str, Any]) -> int:
 
 
 def changed(settings: Rerun) -> dict[str, Any]:
-    """The parameters that this call gives another value."""
+    """Return the parameters that this call gives another value."""
     values = {"seed": settings.seed, "data_dir": settings.data_dir}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, Any]:
-    """The old run's settings, the runs that its user named, its threads and device.
+    """Return the old run's settings, the runs that its user named, its threads and device.
 
     Raises:
         LineageError: it was made with a parameter that this version does not take.
@@ -73,7 +73,7 @@ def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, 
 
 
 def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tuple[str, str]]:
-    """step → (old, new) run ID of every step that was made again."""
+    """Return step → (old, new) run ID of every step that was made again."""
     new = lineage.settings_of(new_id)
     old_ids = record["upstream"] | {record["entry"]: old_id}
     new_ids = new["upstream"] | {record["entry"]: new_id}
@@ -81,7 +81,7 @@ def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tupl
 
 
 def print_report(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
-    """The verdict on standard output."""
+    """Print the result on standard output."""
     for step, differences in findings.items():
         old, new = pairs[step]
         print(f"{step}: {old} and {new}: " + ("identical" if not differences else "different"))

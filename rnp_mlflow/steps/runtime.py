@@ -22,7 +22,7 @@ MALLOC_TUNING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_
 
 
 def prepare(settings: Common) -> torch.device:
-    """Set threads and determinism for this process; the device to work on.
+    """Set threads and determinism for this process; return the device to work on.
 
     Raises:
         ConfigError: there is no such device here.
@@ -42,7 +42,7 @@ def prepare(settings: Common) -> torch.device:
 
 
 def processor(device: torch.device) -> str:
-    """What computes there: a GPU's name and compute capability, or the vector instructions that torch uses on the CPU.
+    """Return a GPU's name and compute capability, or the vector instructions that torch uses on the CPU.
 
     Another one adds in another order, so it gives another result.
     """
@@ -70,7 +70,7 @@ def tune_malloc() -> None:
 
 @contextmanager
 def low_memory_malloc() -> Iterator[None]:
-    """Have glibc give back large blocks at once, against `tune_malloc`: where a process needs most, it has no holes.
+    """Return large blocks to the OS immediately (undoes `tune_malloc`), so peak memory has no fragmentation in it.
 
     It takes a tenth to a quarter longer.
     """
@@ -88,13 +88,13 @@ def release_memory() -> None:
 
 
 def glibc(function: str, *values: int) -> None:
-    """Call one of glibc's own functions; nothing where there is none."""
+    """Call one of glibc's own functions; do nothing if there is none."""
     if sys.platform == "linux" and (found := getattr(ctypes.CDLL(None), function, None)):
         found(*values)
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The named device; CUDA where there is one, else the CPU, for None."""
+    """Return the named device; for None CUDA if there is a GPU, else the CPU."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -114,7 +114,7 @@ Advance = Callable[[], None]
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar on standard error that advances by one a call; nothing where that is no terminal.
+    """Show a bar on standard error that advances by one per call; nothing if that is not a terminal.
 
     Memory that is kept is given back at every advance, so that its holes do not add up.
     """
@@ -131,12 +131,12 @@ def progress(what: str, total: int) -> Iterator[Advance]:
 
 
 def log(line: str) -> None:
-    """One line for the person who waits, on standard error."""
+    """Print one line for the person who waits, on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 class LogForwarder(logging.Handler):
-    """Says what the package's loggers report, as steps say things themselves."""
+    """Prints what the package's loggers report, as steps print their own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log(f"  {record.getMessage().lstrip()}")

@@ -77,7 +77,7 @@ def remaining_accuracy(settings: Unlearn, result: UnlearningResult, images: int)
 def draw_proxy(
     file: Path, proxy: ProxyTrigger, suspect: subject.Suspect, holdout: ImageSet, precision: Precision
 ) -> None:
-    """A held-out image of up to eight other classes, the same with the proxy, and what it changes.
+    """Draw a held-out image of up to eight other classes, the same with the proxy, and what it changes.
 
     Under them stand the suspect's answers: to the image, and to what the proxy makes of it.
     """
