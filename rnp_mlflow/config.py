@@ -248,7 +248,7 @@ class Unlearn(EpochEval):
         gt=0,
         le=1,
         json_schema_extra=COMMON,
-        description="share of the clean training set that the defender has; where there is no test part, all",
+        description="share of the clean training set that the defender has; all, if there is no test part",
     )
     index: AbsPath = Field(
         None,

@@ -148,8 +148,8 @@ def test_the_plan_of_a_call_brings_the_advice_to_standard_error(
     assert "add select_by=number" in line
 
 
-def test_the_readme_prunes_the_number_that_it_names() -> None:
-    lines = (ROOT / "README.md").read_text().replace("\\\n", "").splitlines()
+def test_the_docs_prune_the_number_that_they_name() -> None:
+    lines = (ROOT / "docs" / "getting-started.md").read_text().replace("\\\n", "").splitlines()
     calls = [line for line in lines if "-P pruning_number" in line]
     assert calls
     assert all("-P select_by=number" in line for line in calls)

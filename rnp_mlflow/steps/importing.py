@@ -24,7 +24,7 @@ from rnp_mlflow.tracking.runs import StepRun
 
 
 def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Take the model in, judge it; leave what `attack` leaves, ASR and RA only where triggered images are known."""
+    """Take the model in and evaluate it; leave what `attack` leaves, ASR and RA only if triggered images are known."""
     settings: Import = plan["import"]
     found = model_source.read_source(settings)
     fits = fitting(settings, found)

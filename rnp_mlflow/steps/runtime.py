@@ -100,7 +100,7 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device={name} is no device; give cpu, cuda or cuda:N") from None
+        raise ConfigError(f"device={name} is not a device; give cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device={name} is not supported; give cpu, cuda or cuda:N")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
