@@ -47,7 +47,8 @@ def read(full: bool) -> list[Found]:
 def point(row: Found, column: str) -> Found | None:
     """The figures under a column; None where that variant has none."""
     variant, name = COLUMNS[column]
-    return row["variants"].get(variant, {}).get(name)
+    found: dict[str, Any] | None = row["variants"].get(variant, {}).get(name)
+    return found
 
 
 def planted(row: Found) -> bool:

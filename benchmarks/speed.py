@@ -155,7 +155,8 @@ def measure(work: Work, repeats: int) -> dict[str, dict[str, float | None]]:
 
 def reference_work(phases: dict[str, dict[str, Any]], rates: str) -> float:
     """Seconds that BackdoorBench's work on its archive takes at these rates; start-up and plots are not in it."""
-    return sum(count / phases[name][rates] for name, count in REFERENCE_WORK.items())
+    found: float = sum(count / phases[name][rates] for name, count in REFERENCE_WORK.items())
+    return found
 
 
 def sizes(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:

@@ -29,7 +29,8 @@ def write(
 
 def read(file: Path) -> dict[str, Any]:
     """Read the plan; its entry `triggered` names the other file, None if the trigger is unknown."""
-    return {"label_mode": "all_to_one"} | json.loads(file.read_text())
+    found: dict[str, Any] = {"label_mode": "all_to_one"} | json.loads(file.read_text())
+    return found
 
 
 def read_triggered(file: Path) -> Triggered:

@@ -95,7 +95,8 @@ class GeneratedTrigger:
 def diversity(images: Tensor, patterns: Tensor) -> Tensor:
     """Return the mean ratio of image distance to trigger distance between neighbours in the batch (equation 5)."""
     between = (images - images.roll(1, 0)).flatten(1).norm(dim=1)
-    return (between / ((patterns - patterns.roll(1, 0)).flatten(1).norm(dim=1) + 1e-3)).mean()
+    found: Tensor = (between / ((patterns - patterns.roll(1, 0)).flatten(1).norm(dim=1) + 1e-3)).mean()
+    return found
 
 
 def build(context: AttackContext) -> PoisoningAttack:

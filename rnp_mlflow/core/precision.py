@@ -24,7 +24,8 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether the processor has bfloat16 matrix instructions (AMX, AVX-512 BF16; Ampere and later)."""
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            supported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+            return supported
     if device.type != "cpu":
         return False
     found = torch.cpu.get_capabilities()

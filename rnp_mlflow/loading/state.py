@@ -75,7 +75,8 @@ def _accuracy(content: Any) -> float | None:
 def _model_name(content: Any) -> str | None:
     """Return the `model_name` of a BackdoorBench result, which also has `num_classes`; else None."""
     if isinstance(content, Mapping) and "num_classes" in content and isinstance(content.get("model_name"), str):
-        return content["model_name"]
+        found: str | None = content["model_name"]
+        return found
     return None
 
 

@@ -63,6 +63,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     if file.is_file():
         foreign.refuse(file, ModelError, taken=("safetensors",))
     try:
-        return load_file(file)
+        found: dict[str, Tensor] = load_file(file)
+        return found
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{file} is not a safetensors file: {error}") from None

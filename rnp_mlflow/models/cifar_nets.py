@@ -46,7 +46,8 @@ class ThreeStageResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(relu_(self.bn1(self.conv1(x))))))
-        return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 def stage(n: int, inputs: int, planes: int, stride: int) -> nn.Sequential:
@@ -95,7 +96,8 @@ class ResNeXt29(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(relu_(self.bn1(self.conv1(x))))))
-        return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 class SqueezeBlock(PreActBlock):
@@ -111,7 +113,8 @@ class SqueezeBlock(PreActBlock):
         skip = x if self.shortcut is None else self.shortcut(out)
         out = self.conv2(relu_(self.bn2(self.conv1(out))))
         weight = torch.sigmoid(self.fc2(relu_(self.fc1(adaptive_avg_pool2d(out, 1)))))
-        return out * weight + skip
+        summed: Tensor = out * weight + skip
+        return summed
 
 
 class SENet18(SmallImageResNet):

@@ -22,4 +22,5 @@ class PixelInputModel(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model((images.float() / 255 - self.mean) / self.std)
+        logits: Tensor = self.model((images.float() / 255 - self.mean) / self.std)
+        return logits

@@ -75,7 +75,8 @@ class PreActBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = relu_(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(out)
-        return self.conv2(relu_(self.bn2(self.conv1(out)))) + skip
+        summed: Tensor = self.conv2(relu_(self.bn2(self.conv1(out)))) + skip
+        return summed
 
 
 class PreActBottleneck(nn.Module):
@@ -98,7 +99,8 @@ class PreActBottleneck(nn.Module):
         out = relu_(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(out)
         out = self.conv2(relu_(self.bn2(self.conv1(out))))
-        return self.conv3(relu_(self.bn3(out))) + skip
+        summed: Tensor = self.conv3(relu_(self.bn3(out))) + skip
+        return summed
 
 
 def preact_projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
@@ -153,4 +155,5 @@ class SmallImageResNet(nn.Module):
         if self.bn1 is not None:
             x = relu_(self.bn1(x))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.linear(adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits

@@ -24,7 +24,8 @@ def small_vgg19_bn(classes: int, channels: int, width: int) -> nn.Module:
         model.features[0] = nn.Conv2d(channels, plan[0], 3, padding=1)
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     model.classifier = nn.Sequential(nn.Linear(plan[-2], classes))
-    return model
+    built: nn.Module = model
+    return built
 
 
 def small_mobilenet_v2(classes: int, channels: int, width: int) -> nn.Module:
@@ -39,7 +40,8 @@ def small_mobilenet_v2(classes: int, channels: int, width: int) -> nn.Module:
     model = MobileNetV2(classes, width / 32, inverted_residual_setting=setting)
     stem = model.features[0][0]
     model.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, padding=1, bias=False)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def small_stem_resnet(name: str, max_pool: bool, classes: int, channels: int) -> nn.Module:
@@ -54,7 +56,8 @@ def small_stem_resnet(name: str, max_pool: bool, classes: int, channels: int) ->
     model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     if not max_pool:
         model.maxpool = nn.Identity()
-    return model
+    built: nn.Module = model
+    return built
 
 
 @cache
@@ -97,7 +100,8 @@ def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Modul
     model = models.get_model(short, weights=None, num_classes=classes)
     if channels != 3:
         replace_stem(model, channels)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def replace_stem(model: nn.Module, channels: int) -> None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.config import STEPS, Rerun, legacy_value, names, parameters, parse, text, with_current_names
+from rnp_mlflow.config import RUN_ID, STEPS, Rerun, legacy_value, names, parameters, parse, text, with_current_names
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
 from rnp_mlflow.steps.plan import plan_again
@@ -59,15 +59,15 @@ def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, 
     for step, settings in record["settings"].items():
         logged = with_current_names(settings)
         values |= {name: legacy_value(name, logged, f.default) for name, f in STEPS[step].model_fields.items()} | logged
-    taken = parameters("main").keys() | parameters("import").keys() | set(chain.RUN_ID.values())
+    taken = parameters("main").keys() | parameters("import").keys() | set(RUN_ID.values())
     if gone := sorted(values.keys() - taken):
         commit = old.data.tags.get("mlflow.source.git.commit", "unknown")
         raise LineageError(
             f"run {run_id} has the parameter {gone[0]}, which was removed: repeat it with its own code, commit {commit}"
         )
     if record["entry"] != "import":
-        values |= dict.fromkeys(chain.RUN_ID.values())
-        values |= {chain.RUN_ID[step]: run_id for step, run_id in record["given"].items()}
+        values |= dict.fromkeys(RUN_ID.values())
+        values |= {RUN_ID[step]: run_id for step, run_id in record["given"].items()}
         values |= {"register_as": None, "export": "none"}  # a repetition is no new version
     return values | {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
 

@@ -118,6 +118,7 @@ def settings_of(run: Run) -> dict[str, Any]:
         LineageError: the record is lost or broken.
     """
     try:
-        return json.loads(fetch(run, table.SETTINGS).read_text())
+        found: dict[str, Any] = json.loads(fetch(run, table.SETTINGS).read_text())
+        return found
     except ValueError as error:
         raise LineageError(f"{table.SETTINGS} of run {run.info.run_id} is broken: {error}") from None

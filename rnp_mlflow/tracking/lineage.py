@@ -38,7 +38,8 @@ def code_digest() -> str:
 
 def tag(run: Run, name: str) -> str | None:
     """Return the value of one of our tags, None if it is not set."""
-    return run.data.tags.get(PREFIX + name)
+    found: str | None = run.data.tags.get(PREFIX + name)
+    return found
 
 
 def find_finished(entry: str, inputs: str) -> str | None:

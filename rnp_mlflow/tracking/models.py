@@ -42,7 +42,8 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
         )  # fmt: skip
     _name_source(info.model_id)
-    return info.model_id
+    found: str = info.model_id
+    return found
 
 
 def _name_source(model_id: str) -> None:
