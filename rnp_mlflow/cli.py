@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = group().main(arguments, prog_name="python -m rnp_mlflow", standalone_mode=False)
     except click.NoSuchOption as error:
-        where = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
-        return fail(f"{rename_hint(error.option_name.lstrip('-')) or error.format_message()} (see {where} --help)", 2)
+        path = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
+        return fail(f"{rename_hint(error.option_name.lstrip('-')) or error.format_message()} (see {path} --help)", 2)
     except click.UsageError as error:
         command_path = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
         return fail(f"{error.format_message()} (see {command_path} --help)", 2)

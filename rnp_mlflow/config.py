@@ -80,6 +80,13 @@ OWN_COMMON = COMMON | OWN
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """Base of all settings: immutable, unknown names refused."""
 
+    def check(self) -> None:
+        """Hold values to each other.
+
+        Raises:
+            ConfigError: one contradicts another.
+        """
+
 
 class Common(Settings):
     """What every step takes."""
@@ -453,6 +460,17 @@ class Prune(Method):
         description="register the purified model under this name, with the alias `purified`",
     )
 
+    def check(self) -> None:
+        """Hold the sweep to mask values, which end at 1.
+
+        Raises:
+            ConfigError: by threshold, a bound or the fixed point is above 1.
+        """
+        for name in ("pruning_max", "pruning_step", "pruning_number"):
+            value = getattr(self, name)
+            if self.pruning_by == "threshold" and value > 1:
+                raise ConfigError(f"{name}={text(value)} is above 1, the highest mask value: give pruning_by=number")
+
 
 class Rerun(Settings):
     """Run a finished run again from what it logged, and compare."""
@@ -606,12 +624,14 @@ def parse(settings: type[T], values: Mapping[str, Any]) -> T:
     """
     own = {name: values[name] for name in settings.model_fields if name in values}
     try:
-        return settings.model_validate(own)
+        parsed = settings.model_validate(own)
     except ValidationError as error:
         first = error.errors()[0]
         name, given = first["loc"][0], first["input"]
         message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         raise ConfigError(f"{name}={given}: {message} (see --help)") from None
+    parsed.check()
+    return parsed
 
 
 P = TypeVar("P", bound=CommonParams)

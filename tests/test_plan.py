@@ -39,3 +39,26 @@ def test_roles_of_parameters_are_told_once() -> None:
     assert config.names("output") == {"export", "register_as"}
     assert config.names("file") == {"index", "mask_file", "attack_result", "checkpoint", "triggered"}
     assert config.names("place") == {"data_dir", "data"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"pruning_number": "12", "select_by": "number"}, "pruning_number=12.0 is above 1.*give pruning_by=number"),
+        ({"pruning_max": "5"}, "pruning_max=5.0 is above 1"),
+        ({"pruning_step": "2"}, "pruning_step=2.0 is above 1"),
+        ({"index": "i.txt", "ratio": "0.1"}, "index or ratio, not both"),
+        ({"mask_file": "m.csv", "unlearn_run_id": "u"}, "mask_file with model_run_id, not with unlearn_run_id"),
+        ({"mask_file": "m.csv", "alpha": "0.9"}, "alpha has no effect with mask_file"),
+        ({"mask_file": "m.csv", "unlearning_lr": "0.1"}, "unlearning_lr has no effect with mask_file"),
+    ],
+)
+def test_values_that_make_others_useless_are_refused(values: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_plan("prune", values)
+
+
+def test_values_that_go_together_are_taken() -> None:
+    make_plan("prune", {"pruning_by": "number", "pruning_number": "12", "pruning_max": "30", "pruning_step": "2"})
+    make_plan("prune", {"mask_file": "m.csv", "model_run_id": "r", "ratio": "0.1", "holdout": "0.1", "seed": "3"})
+    make_plan("prune", {"mask_file": "m.csv", "model_run_id": "r", "preset": "reference"})

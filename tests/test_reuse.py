@@ -18,10 +18,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rnp_mlflow.artifacts import detection
+from rnp_mlflow.artifacts import detection, table
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import RUN_ID
-from rnp_mlflow.steps import chain, runtime
+from rnp_mlflow.steps import chain, runtime, subject
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import contents, lineage
 
@@ -114,10 +114,19 @@ def other_triggered(home: Path) -> list[str]:
     return ["--triggered=worse"]
 
 
+def other_order_of_numbers(home: Path) -> list[str]:
+    """Class folders that are numbers, sorted as text."""
+    names = ("1", "2", "10", "20")
+    image_folder(home / "numbered", 80, 2, names)
+    image_folder(home / "numbered_bad", 12, 5, names)
+    return ["--data=numbered", "--triggered=numbered_bad", "--class_order=text"]
+
+
 CHANGES: dict[str, Callable[[Path], list[str]]] = {
     "images": changed_pixel,
     "labels": changed_label,
     "names of the classes": other_order,
+    "order of the classes": other_order_of_numbers,
     "mean": lambda home: ["--mean=0.5,0.5,0.5"],
     "std": lambda home: ["--std=0.25,0.25,0.25"],
     "image size": lambda home: ["--image_size=16"],
@@ -190,15 +199,14 @@ def call_by_id(entry: str, run_id: str) -> list[str]:
     return ["rerun", f"--run_id={run_id}"]
 
 
-ARTIFACTS = {
-    "attack": ("model/model.safetensors", "model/model.json", "data.json", "poison_plan.json", "trigger.safetensors"),
-    "import": ("model/model.safetensors", "model/model.json", "data.json", "poison_plan.json", "triggered.safetensors"),
-    "unlearn": ("unlearned_model/model.safetensors", "unlearned_model/model.json", "defence_index.txt",
-                "holdout_index.txt", "verdict.json", "proxy.safetensors"),
-    "recover": ("mask_values.csv",),
-    "prune": ("pruning_curve.csv", "purified_model/model.safetensors", "purified_model/model.json", "summary.json"),
-    "main": ("pruning_curve.csv", "summary.json"),
+# What the runs of this file leave of the table of artifacts: all that is required, and these.
+LEFT = {
+    "attack": {table.TRIGGER}, "import": {table.TRIGGERED}, "unlearn": {table.VERDICT, table.PROXY},
 }  # fmt: skip
+ARTIFACTS = {
+    entry: tuple(a.path for a in artifacts if not a.optional or a.path in LEFT.get(entry, ()))
+    for entry, artifacts in table.ARTIFACTS.items()
+}
 
 
 @pytest.mark.parametrize("how", ["gone", "changed"])
@@ -207,7 +215,7 @@ def test_a_run_that_lost_an_artifact_is_refused_by_id_and_never_reused(
     entry: str, how: str, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs[entry]
-    for name in (*ARTIFACTS[entry], "settings.json", "manifest.json"):
+    for name in (*ARTIFACTS[entry], "manifest.json"):
         assert found(run) == run.info.run_id
         with changed(folder_of(run) / name, how):
             capsys.readouterr()
@@ -273,6 +281,71 @@ def test_a_deleted_run_is_refused(runs: dict[str, mlflow.entities.Run], capsys: 
         assert "was deleted" in capsys.readouterr().err
     finally:
         MlflowClient().restore_run(run_id)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("--attack=badnets", "attack=badnets cannot be given"),
+        ("--poison_rate=0.1", "poison_rate=0.1 cannot be given"),
+        ("--training_epochs=5", "training_epochs=5 cannot be given"),
+    ],
+)
+def test_a_parameter_of_attack_cannot_be_given_with_an_import_even_if_it_is_the_default(
+    value: str, words: str, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["unlearn", f"--model_run_id={runs['import'].info.run_id}", value]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_index_file_is_held_against_the_images_of_the_named_run(
+    home: Path, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs["unlearn"]
+    own = (folder_of(run) / "defence_index.txt").read_text()
+    (home / "own.txt").write_text(own)
+    (home / "other.txt").write_text("".join(f"{k}\n" for k in range(8)))
+    (home / "words.txt").write_text("one\n")
+    for name, code in {"own": 0, "other": 2, "words": 2}.items():
+        assert main(["recover", f"--unlearn_run_id={run.info.run_id}", f"--index={name}.txt", *QUICK[4:]]) == code, name
+    said = capsys.readouterr().err
+    assert f"other.txt lists other images than run {run.info.run_id} was made with" in said
+    assert "words.txt cannot be read" in said
+
+
+def test_a_preset_is_held_against_the_run_too(
+    runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runs have proxy_steps=2; the default preset stands for 100, the reference for 0."""
+    for preset in ("default", "reference"):
+        assert main(["prune", f"--recover_run_id={runs['recover'].info.run_id}", f"--preset={preset}"]) == 2
+        assert "was made with" in capsys.readouterr().err
+
+
+def test_renamed_classes_make_another_attack(home: Path) -> None:
+    root = home / "named"
+    for part in ("train", "test"):
+        image_folder(root / part, 24, 3)
+    plan = make_plan("attack", {"dataset": "folder", "data_dir": str(root), "width": 4})
+    before = chain.inputs_digest("attack", plan, {})
+    for part in ("train", "test"):
+        for old, new in (("dog", "fox"), ("cat", "dog"), ("bee", "cat")):
+            (root / part / old).rename(root / part / new)
+    subject.load_data.cache_clear()
+    assert chain.inputs_digest("attack", plan, {}) != before
+
+
+def test_images_that_changed_since_an_earlier_call_of_the_same_process_are_read_again(home: Path) -> None:
+    for part in ("train", "test"):
+        image_folder(home / "fresh" / part, 24, 3)
+    small = ("--dataset=folder", "--data_dir=fresh", "--width=4", "--training_epochs=1", "--threads=1")
+    digests = []
+    for _ in range(2):
+        assert main(["attack", *small]) == 0
+        digests.append(newest("attack").data.tags["rnp.inputs"])
+        place = home / "fresh/train/ant/0.png"
+        Image.fromarray(255 - np.array(Image.open(place))).save(place)
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
 """From one step to the one before it: given by run ID, found by its inputs, or made."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from rnp_mlflow.artifacts import manifest, poisoning, table
+from rnp_mlflow.artifacts import manifest, poisoning, split, table
 from rnp_mlflow.config import PIPELINE, RUN_ID, STEPS, legacy_value, names, steps_of, text, with_current_names
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, unlearn
+from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, step_run
@@ -158,14 +159,31 @@ def check_same_settings(chain: dict[str, str], plan: Plan) -> None:
         made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
         logged = with_current_names(made["settings"][made["entry"]])
         for name, field in STEPS[step].model_fields.items():
+            if name == "index" and name in plan.given:
+                check_same_index(run_id, Path(plan[step].index))
             if name not in plan.given or name in NOT_COMPARED:
                 continue
+            if made["entry"] == "import" and name not in logged:
+                value = text(getattr(plan[step], name))
+                raise ConfigError(f"{name}={value} cannot be given with run {run_id}, an imported model")
             wanted, there = getattr(plan[step], name), logged.get(name, legacy_value(name, logged, field.default))
             if wanted == (tuple(there) if isinstance(there, list) else there):  # JSON has no tuples
                 continue
-            if made["entry"] == "import" and name not in logged:
-                raise ConfigError(f"{name}={text(wanted)} cannot be given with run {run_id}, an imported model")
             raise ConfigError(f"{name}={text(wanted)}, but run {run_id} was made with {name}={text(there)}")
+
+
+def check_same_index(run_id: str, file: Path) -> None:
+    """Refuse an index file of other images than an unlearn run was made with.
+
+    Raises:
+        ConfigError: it lists others, or it cannot be read.
+    """
+    try:
+        same = split.read(file).equal(split.read(lineage.fetch(run_id, table.DEFENCE_INDEX)))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"index={file} cannot be read: {error}") from None
+    if not same:
+        raise ConfigError(f"index={file} lists other images than run {run_id} was made with")
 
 
 def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
@@ -189,7 +207,8 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
         if place and Path(place).is_file():
             content[name] = manifest.file_digest(Path(place))
     if step == "attack":
-        content["data"] = attack.prepare(plan["attack"]).data_digest
+        ready = attack.prepare(plan["attack"])
+        content |= {"images": ready.data_digest, "model": asdict(ready.spec), "flip": ready.data.flip}
     return lineage.digest(content)
 
 
@@ -199,6 +218,7 @@ def preflight(step: str, plan: Plan) -> None:
     Raises:
         RnpError: whichever the step itself would raise later.
     """
+    subject.load_data.cache_clear()  # what was read for an earlier call may have changed since
     device = runtime.prepare(plan[step])
     if step == "import":
         return

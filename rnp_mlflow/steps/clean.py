@@ -15,6 +15,7 @@ from rnp_mlflow.data import subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.interop import indices
 from rnp_mlflow.pipeline import holdout_split
+from rnp_mlflow.steps import runtime
 from rnp_mlflow.tracking import lineage
 
 
@@ -51,7 +52,10 @@ def draw(data: Dataset, settings: Unlearn, device: torch.device) -> CleanImages:
     if settings.index:
         given = indices.read(Path(settings.index), labels)
     else:
-        ratio = settings.ratio if data.test is not None else 1.0
+        ratio = settings.ratio
+        if data.test is None:
+            runtime.log(f"  no test part: all {len(labels)} images are the defender's clean images, whatever the ratio")
+            ratio = 1.0
         given = subset.defence_indices(labels, ratio, generator(settings.seed, "defence"))
     holdout = holdout_split(labels[given], settings.holdout, settings.seed)
     return split(data, given, given[holdout], device)

@@ -4,7 +4,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rnp_mlflow.config import PIPELINE, PRESETS, RUN_ID, STEPS, parameters, parse, rename_hint, text
+from rnp_mlflow.config import (
+    PIPELINE,
+    PRESETS,
+    RUN_ID,
+    STEPS,
+    Attack,
+    Prune,
+    parameters,
+    parse,
+    rename_hint,
+    text,
+)
 from rnp_mlflow.errors import ConfigError
 
 
@@ -32,8 +43,34 @@ def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
         ConfigError: unknown name, malformed value, or values that contradict each other.
     """
     given = {name: value for name, value in values.items() if value not in (None, "auto", "")}
-    given = PRESETS.get(given.get("preset", "default"), {}) | given
+    check_used(entry, given)
+    if "preset" in given:  # one that is unknown is refused below
+        given = preset_values(given["preset"]) | given
     return Plan(settings_by_step(entry, given), frozenset(given), reuse=entry != "main")
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """Return the values that a preset stands for: those of the default are the parameters' own defaults."""
+    fields = {name: field for step in PIPELINE for name, field in STEPS[step].model_fields.items()}
+    named = {name: fields[name].default for values in PRESETS.values() for name in values}
+    return named if preset == "default" else PRESETS.get(preset, {})
+
+
+def check_used(entry: str, given: Mapping[str, Any]) -> None:
+    """Refuse parameters that others make useless. given: those of the call, without what a preset stands for.
+
+    Raises:
+        ConfigError: images by `index` and by `ratio`; or parameters of unlearning or recovery beside a mask file.
+    """
+    if "index" in given and "ratio" in given:
+        raise ConfigError("give index or ratio, not both: index says which images the defender has")
+    if "mask_file" not in given or entry == "import":
+        return
+    if "unlearn_run_id" in given:
+        raise ConfigError("give mask_file with model_run_id, not with unlearn_run_id: a mask file replaces that run")
+    used = Attack.model_fields.keys() | Prune.model_fields.keys() | {"model_run_id", "ratio", "index", "holdout"}
+    if idle := sorted(set(given) - used - {"recover_run_id"}):
+        raise ConfigError(f"{idle[0]} has no effect with mask_file, which replaces unlearning and recovery")
 
 
 def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) -> Plan:
