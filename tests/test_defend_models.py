@@ -64,7 +64,7 @@ def test_logits_are_found_in_what_a_model_gives(way: str, plain: Any) -> None:
     ("way", "said"), [("other", "dict"), ("text", "str"), ("map", "Tensor of shape"), ("empty", "tuple")]
 )
 def test_other_answers_are_one_line_that_names_the_type(way: str, said: str) -> None:
-    with pytest.raises(ModelError, match=f"answers with {said}") as refused:
+    with pytest.raises(ModelError, match=f"returns {said}") as refused:
         defended(Answering(files.network(), way))
     assert "\n" not in str(refused.value)
 
