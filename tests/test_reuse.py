@@ -428,7 +428,7 @@ def test_a_rerun_compares_proxy_verdict_and_triggered_images(
 ) -> None:
     write_proxy, write_text = detection.write_proxy, Path.write_text
 
-    def other_proxy(folder: Path, proxy: detection.Proxy) -> None:
+    def other_proxy(folder: Path, proxy: detection.ProxyTrigger) -> None:
         write_proxy(folder, proxy)
         tensors = load_file(folder / "proxy.safetensors")
         save_file({name: value + 1 if value.is_floating_point() else value for name, value in tensors.items()},
