@@ -20,11 +20,11 @@ HINTS = {
     "compressed": "is compressed (gzip, bzip2, xz, zstd, 7z or rar): unpack it and give the file inside",
     "tar": "is a tar archive: unpack it (tar xf {file}) and give the file inside",
     "zip": "is a plain zip archive: unpack it (unzip {file}) and give the file inside",
-    "torchscript": "is a TorchScript archive (torch.jit.save), which holds code and is not run here: where it was "
-    f"made, save the weights of the model it was made from, {_SAVE}, and give that",
-    "pickle": "is a plain Python pickle, which is never unpickled here: where it was made, save its weights, "
-    f"{_SAVE}, and give that",
-    "onnx": f"is an ONNX graph, not PyTorch weights: save those of the model it was made from, {_SAVE}",
+    "torchscript": "is a TorchScript archive (torch.jit.save): it contains code, which is never run here. Load the "
+    f"original model elsewhere, save its weights with {_SAVE}, and give that file",
+    "pickle": "is a plain Python pickle, which is never unpickled here: load it elsewhere, save its weights with "
+    f"{_SAVE}, and give that file",
+    "onnx": f"is an ONNX graph, not PyTorch weights: save the weights of the original model with {_SAVE}",
     "gguf": "is a GGUF file (a language model): only image classifiers are taken",
     "picture": "is a picture or document, not a model or data file",
     "npy": "is a single numpy array (.npy): images are taken as .npz with x and y, weights as a state dict",

@@ -15,7 +15,7 @@ from rnp_mlflow.loading import foreign
 from rnp_mlflow.loading.archives import check_zip
 from rnp_mlflow.loading.stand_ins import safe_globals
 
-SAVE_HINT = "save its weights alone, torch.save(model.state_dict(), FILE) or safetensors, and give that"
+SAVE_HINT = "save only its weights, with torch.save(model.state_dict(), FILE) or safetensors, and give that file"
 
 
 def read_torch(file: Path) -> Any:
@@ -45,7 +45,7 @@ def _reason(error: Exception) -> str:
     if found := re.search(r"GLOBAL ([\w.]+)", words):
         return (
             f"is refused: it would have to run {found[1]} to load "
-            f"(a whole pickled model, or an object beside the weights); {SAVE_HINT}"
+            f"(a whole pickled model, or an object in addition to the weights); {SAVE_HINT}"
         )
     if "Weights only load failed" in words:  # torch's reason comes last, between two pieces of advice
         words = re.split(r"WeightsUnpickler error: |trusted source\. ?", words)[-1]
