@@ -144,7 +144,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> float:
-    """MiB of this process, or of that GPU, at most since `reset_peak`; 0 where nobody counts."""
+    """Return the peak memory in MiB of this process, or of that GPU, since `reset_peak`; 0 if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")

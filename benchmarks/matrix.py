@@ -27,7 +27,7 @@ ROW = "matrix.row"  # the tag of an attack run that says which row it is
 
 
 def finished(row: Row) -> str | None:
-    """The newest finished attack run of this row, as its settings are now."""
+    """Return the newest finished attack run of this row with its present settings."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return None
@@ -39,17 +39,17 @@ def finished(row: Row) -> str | None:
 
 
 def suspect(row: Row, data_dir: str, threads: int) -> str:
-    """The run ID of the row's model, trained if it is not there."""
+    """Return the run ID of the row's model; train it if it is missing."""
     if run_id := finished(row):
         return run_id
-    runtime.say(f"== {row.name}: attack")
-    run_id = chain.ask("attack", make_plan("attack", row.settings() | {"data_dir": data_dir, "threads": threads}))
+    runtime.log(f"== {row.name}: attack")
+    run_id = chain.run_step("attack", make_plan("attack", row.settings() | {"data_dir": data_dir, "threads": threads}))
     MlflowClient().set_tag(run_id, ROW, row.name)
     return run_id
 
 
 def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
-    """Every variant on the row's model that its file does not hold yet; the file is written after each."""
+    """Run every variant that the row's file does not hold yet; write the file after each."""
     file = RESULTS / f"{row.name}.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     found = known.get("variants", {}) if known.get("attack_run") == run_id else {}
@@ -57,13 +57,13 @@ def defend(row: Row, run_id: str, threads: int, again: list[str]) -> None:
     for name, make in VARIANTS.items():
         if name in found and name not in again and not (name in FROM_OURS and "ours" in again):
             continue
-        runtime.say(f"== {row.name}: {name}")
+        runtime.log(f"== {row.name}: {name}")
         found[name] = make(base, found)
         write(row, run_id, found)
 
 
 def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
-    """The row's figures as a file of the repository."""
+    """Write the row's figures into a file of the repository."""
     run = MlflowClient().get_run(run_id)
     tags = {name: run.data.tags.get(f"rnp.{name}") for name in ("machine", "python", "torch", "threads")}
     planted = {name: run.data.metrics.get(name) for name in ("acc", "asr", "ra")}
@@ -90,7 +90,7 @@ def main(*, data_dir: str, part: str, only: str, full: bool, stage: str, again: 
             if stage == "all":
                 defend(row, run_id, threads, again.split(","))
         except RnpError as error:
-            runtime.say(f"== {row.name}: {error}")
+            runtime.log(f"== {row.name}: {error}")
 
 
 if __name__ == "__main__":

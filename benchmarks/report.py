@@ -34,7 +34,7 @@ MEANING = (
 
 
 def read(full: bool) -> list[Found]:
-    """The finished rows, in the matrix's order."""
+    """Read the finished rows, in the matrix's order."""
     files = [HERE / "results" / f"{row.name}.json" for row in rows(full)]
     found = [json.loads(file.read_text()) for file in files if file.is_file()]
     found = [row for row in found if "ours" in row["variants"]]
@@ -45,7 +45,7 @@ def read(full: bool) -> list[Found]:
 
 
 def point(row: Found, column: str) -> Found | None:
-    """The figures under a column; None where that variant has none."""
+    """Return the figures under a column; None if that variant has none."""
     variant, name = COLUMNS[column]
     found: dict[str, Any] | None = row["variants"].get(variant, {}).get(name)
     return found
@@ -56,7 +56,7 @@ def planted(row: Found) -> bool:
 
 
 def spread(values: Iterable[float], form: str = ".3f") -> str:
-    """Mean ± sample standard deviation."""
+    """Format mean ± sample standard deviation."""
     found = list(values)
     if not found:
         return ""
@@ -72,26 +72,26 @@ def table(head: list[str], body: Iterable[list[object]]) -> list[str]:
 
 
 def by_row(found: list[Found]) -> list[str]:
-    """One line a model: before, ours, and everyone's DER."""
+    """Return one line per model: before, ours, and everyone's DER."""
     head = ["attack", "rate", "architecture", "seed", "ACC / ASR / RA before", "ours: ACC / ASR / RA", "neurons"]
     head += [f"DER {name}" for name in COLUMNS] + ["run of ours"]
     body = []
     for row in found:
         what, before, ours = row["row"], row["before"], point(row, "ours") or {}
-        figures = [shown(source, "acc", "asr", "ra") for source in (before, ours)]
-        ders = [shown(point(row, name) or {}, "der") for name in COLUMNS]
+        figures = [fmt(source, "acc", "asr", "ra") for source in (before, ours)]
+        ders = [fmt(point(row, name) or {}, "der") for name in COLUMNS]
         flag = "" if planted(row) or what["attack"] == NONE else " (not planted)"
         body.append([what["attack"] + flag, what["rate"], what["architecture"], what["seed"], *figures,
                      ours.get("pruned", ""), *ders, row["variants"]["ours"]["run"][:8]])  # fmt: skip
     return table(head, body)
 
 
-def shown(source: Found, *names: str) -> str:
+def fmt(source: Found, *names: str) -> str:
     return " / ".join("–" if source.get(name) is None else f"{source[name]:.3f}" for name in names)
 
 
 def summary(found: list[Found]) -> list[str]:
-    """Mean and spread over the planted rows, a line a column."""
+    """Return mean and spread over the planted rows, one line per column."""
     rows_ = [row for row in found if planted(row)]
     body = []
     for name in COLUMNS:
@@ -104,7 +104,7 @@ def summary(found: list[Found]) -> list[str]:
 
 
 def beside(found: list[Found]) -> str:
-    """Regret against the oracle; on how many models ours is ahead of the reference at its own point and at its best."""
+    """Return the regret against the oracle, and how often ours is ahead of the reference and of its oracle."""
     rows_ = [row for row in found if planted(row)]
     both = [(best, ours) for row in rows_ if (best := point(row, "oracle")) and (ours := point(row, "ours"))]
     regret = spread(best["der"] - ours["der"] for best, ours in both)
@@ -124,7 +124,7 @@ def lowest(pairs: list[tuple[Found, Found]]) -> str:
 
 
 def verdicts(found: list[Found]) -> list[str]:
-    """How often the target was named, and how often a clean model was accused."""
+    """Return how often the target was named, and how often a clean model was accused."""
     bad = [row for row in found if planted(row)]
     clean = [row for row in found if row["row"]["attack"] == NONE]
     said: Callable[[Found], Found] = lambda row: row["variants"]["ours"]["conclusion"]  # noqa: E731
@@ -143,7 +143,7 @@ def verdicts(found: list[Found]) -> list[str]:
 
 
 def section(title: str, found: list[Found]) -> list[str]:
-    """The means of these rows, and what was made of clean models; nothing where none was planted."""
+    """Return the means of these rows and the results on clean models; nothing if no attack planted."""
     if not any(map(planted, found)):
         return []
     ceiling = spread((row["before"]["asr"] + 1) / 2 for row in found if planted(row))

@@ -44,11 +44,11 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The share of the training images that the defender has."""
+        """Return the share of the training images that the defender has."""
         return CLEAN / (50000 if self.full else COMMON["train_size"])
 
     def settings(self) -> dict[str, object]:
-        """Parameters of its `attack` run."""
+        """Return the parameters of its `attack` run."""
         own = {"attack": self.attack, "model": self.architecture, "seed": self.seed}
         own |= {"poison_rate": self.rate} if self.rate else {}
         if self.full:
@@ -58,7 +58,7 @@ class Row:
 
 
 def rows(full: bool = False) -> Iterator[Row]:
-    """All of them, 10 % first and seed by seed, so that a matrix cut short is a smaller one. full: at full size."""
+    """Yield all rows, 10 % first and seed by seed, so that a matrix cut short is a smaller one."""
     first = [(NONE, 0.0), *((name, 0.1) for name in ATTACKS if name not in LAST)]
     rare, last = [(name, 0.01) for name in RARE], [(name, 0.1) for name in LAST]
     for kinds, seeds in ((first, SEEDS), (rare, SEEDS), (last, SEEDS), (first, (UNSEEN,))):

@@ -56,7 +56,7 @@ Phase = Callable[[Work], int]  # does its part and gives the images that passed 
 
 
 def unlearning(work: Work) -> int:
-    """One epoch on all the clean images, forwards and backwards through all weights."""
+    """Run one epoch on all the clean images, forwards and backwards through all weights."""
     params = UnlearnParams(
         unlearning_epochs=1, clean_threshold=0.0, unlearning_stop="epoch", precision=work.precision
     )  # fmt: skip
@@ -65,20 +65,20 @@ def unlearning(work: Work) -> int:
 
 
 def recovery(work: Work) -> int:
-    """One epoch on all the clean images, backwards to the mask alone."""
+    """Run one epoch on all the clean images, backwards to the mask alone."""
     params = RecoverParams(recovering_epochs=1, recovering_batch_size=32, precision=work.precision)
     recover(work.model, work.clean, work.transform, work.draws(), params)
     return len(work.images)
 
 
 def evaluation(work: Work) -> int:
-    """ACC of all test images."""
+    """Measure ACC of all test images."""
     evaluate(work.model, EvalSet(work.test, work.test_labels), work.transform, work.precision)
     return len(work.test)
 
 
 def sweep(work: Work) -> int:
-    """The curve's points on the test images; 2 of them are held out. Only what is judged counts, no point twice."""
+    """Evaluate the curve's points on the test images, 2 of them held out. No point counts twice."""
     holdout = LabeledImages(work.test[:2], work.test_labels[:2])
     evaluator = Evaluator(EvalSet(work.test, work.test_labels), holdout, work.transform, None, work.precision)
     points = sweep_cutoffs(work.mask, "threshold", 0.05 * work.points, 0.05)
@@ -87,7 +87,7 @@ def sweep(work: Work) -> int:
 
 
 def pruning(work: Work) -> int:
-    """Every point's pruning without any evaluation."""
+    """Prune at every point, without any evaluation."""
     original = gammas(work.model)
     for k in range(work.points):
         prune_(work.model, original, keep_mask(work.mask, k))
@@ -97,12 +97,12 @@ def pruning(work: Work) -> int:
 
 @cache
 def store() -> "tempfile.TemporaryDirectory[str]":
-    """Where the tracking store lies, until the process ends: to make a new one takes seconds, once for many runs."""
+    """Return the folder of the tracking store: to make a new one takes seconds, once per process."""
     return tempfile.TemporaryDirectory()
 
 
 def tracking(work: Work) -> int:
-    """A run opened in a store that is there, a curve logged, its files uploaded, and closed."""
+    """Open a run in an existing store, log a curve, upload files, and close the run."""
     rows = [CurvePoint(k / 100, k, Scores(0.5, 0.5, 0.5), 0.5) for k in range(work.points)]
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{store().name}/mlflow.db")
@@ -128,7 +128,7 @@ REFERENCE_WORK = {"unlearn": 1500, "recover": 10_000, "evaluation": 43_700}
 
 
 def timed(phase: Phase, work: Work) -> tuple[float, float]:
-    """(seconds, images per second)."""
+    """Return (seconds, images per second)."""
     if work.images.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -140,7 +140,7 @@ def timed(phase: Phase, work: Work) -> tuple[float, float]:
 
 
 def measure(work: Work, repeats: int) -> dict[str, dict[str, float | None]]:
-    """phase → medians: seconds, images/s, those of the ceiling and of the reference's way; and peak memory in MiB."""
+    """Return phase → medians: seconds, images/s, those of the ceiling and of the reference; peak memory in MiB."""
     found: dict[str, dict[str, float | None]] = {}
     for name, ways in PHASES.items():
         reset_peak(work.images.device)
@@ -154,20 +154,20 @@ def measure(work: Work, repeats: int) -> dict[str, dict[str, float | None]]:
 
 
 def reference_work(phases: dict[str, dict[str, Any]], rates: str) -> float:
-    """Seconds that BackdoorBench's work on its archive takes at these rates; start-up and plots are not in it."""
+    """Return the seconds of BackdoorBench's work on its archive at these rates, without start-up and plots."""
     found: float = sum(count / phases[name][rates] for name, count in REFERENCE_WORK.items())
     return found
 
 
 def sizes(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
-    """The size asked for, and each of its numbers doubled."""
+    """Yield the requested size, and each of its numbers doubled."""
     yield "", base
     for name in ("images", "test", "points", "width", "classes"):
         yield f"{name} × 2", base | {name: 2 * base[name]}
 
 
 def made(size: dict[str, int], model: str, side: int, precision: Precision, device: torch.device) -> Work:
-    """Images (a pattern of their class under noise), labels, network and mask of that size, from seed 0."""
+    """Make images (a pattern per class under noise), labels, network and mask of that size, from seed 0."""
     draws = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     patterns = torch.randint(192, (size["classes"], 3, side, side), generator=draws, dtype=torch.uint8)
@@ -188,7 +188,7 @@ def made(size: dict[str, int], model: str, side: int, precision: Precision, devi
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: a line each phase, size and precision; and what BackdoorBench's work would take."""
+    """Return Markdown: a line per phase, size and precision; and what BackdoorBench's work would take."""
     columns = ("size", "precision", "phase", "seconds", "images/s", "share of ceiling", "× reference's way", "peak MiB")
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for entry in found:

@@ -31,7 +31,7 @@ Figures = dict[str, Any]
 
 
 def figures(run_id: str) -> Figures:
-    """What a prune run says of its points, and where it came from."""
+    """Return the figures of a prune run's points, and where it came from."""
     summary = json.loads(lineage.fetch(run_id, table.SUMMARY).read_text())
     found = {name: {k: v for k, v in point.items() if k != "threshold"} for name, point in summary["points"].items()}
     tags = lineage.get(run_id).data.tags
@@ -40,12 +40,12 @@ def figures(run_id: str) -> Figures:
 
 
 def prune(settings: Figures) -> str:
-    """The ID of a new prune run."""
-    return chain.ask("prune", make_plan("prune", settings))
+    """Make a prune run; return its ID."""
+    return chain.run_step("prune", make_plan("prune", settings))
 
 
 def ours(base: Figures, earlier: Figures) -> Figures:
-    """The defaults, chosen without the trigger; the unlearned model's verdict beside it."""
+    """Run the defaults, chosen without the trigger; add the unlearned model's verdict."""
     run_id = prune(base)
     unlearned = lineage.get(lineage.tag(lineage.get(run_id), "unlearn_run_id") or "")
     verdict = {k.removeprefix("verdict/"): v for k, v in unlearned.data.metrics.items() if k.startswith("verdict/")}
@@ -53,12 +53,12 @@ def ours(base: Figures, earlier: Figures) -> Figures:
 
 
 def reference(base: Figures, earlier: Figures) -> Figures:
-    """The reference's own steps on our code; its points are the sweep's alone."""
+    """Run the reference's own steps on our code; its points are those of the sweep only."""
     return figures(prune(base | REFERENCE))
 
 
 def by_mask(mask: Mask, base: Figures, **settings: Any) -> Figures:
-    """A prune run along this mask, by number."""
+    """Prune along this mask, by number."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "mask.csv")
         masks.write_csv(file, mask)
@@ -66,14 +66,14 @@ def by_mask(mask: Mask, base: Figures, **settings: Any) -> Figures:
 
 
 def nwc(base: Figures, earlier: Figures) -> Figures:
-    """Neurons ranked by how much unlearning moved their weights (TSBD, NeurIPS 2024), chosen by accuracy."""
+    """Rank neurons by how much unlearning moved their weights (TSBD, NeurIPS 2024); choose by accuracy."""
     before, _ = store.load(lineage.fetch(base["model_run_id"], "model"))
     after, _ = store.load(lineage.fetch(earlier["ours"]["unlearn_run"], "unlearned_model"))
     return by_mask(weight_change(before, after), base, pruning_max=0.4, pruning_step=0.02)
 
 
 def random(base: Figures, earlier: Figures) -> Figures:
-    """As many neurons as ours, at random: a control. `fixed` is the point."""
+    """Prune as many neurons as ours at random: a control. `fixed` is the point."""
     count = earlier["ours"]["chosen"]["pruned"]
     if not count:
         return {}
@@ -85,7 +85,7 @@ def random(base: Figures, earlier: Figures) -> Figures:
 
 
 def finetuning(base: Figures, earlier: Figures) -> Figures:
-    """Plain fine-tuning of all weights on all the clean images."""
+    """Fine-tune all weights on all the clean images."""
     plan = make_plan("prune", base)
     settings: Unlearn = plan["unlearn"]
     device = runtime.prepare(settings)
@@ -100,7 +100,7 @@ def finetuning(base: Figures, earlier: Figures) -> Figures:
 
 
 def weight_change(before: nn.Module, after: nn.Module) -> Mask:
-    """Neuron weight change as a mask: 0 for the neuron that unlearning moved most, 1 for one that stood still.
+    """Return the weight change as a mask: 0 for the neuron that unlearning moved most, 1 for one that did not move.
 
     A neuron's weights are its γ and β, and the filter that makes its channel: that of the nearest convolution
     before it, in `state_dict` order, with as many output channels. Change: mean absolute difference of the

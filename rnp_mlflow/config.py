@@ -48,7 +48,7 @@ def _floats_or_auto(value: Any) -> Any:
 
 
 def _absolute(value: Any) -> Any:
-    """A path that means the same in a later run from another folder."""
+    """Return an absolute path, which means the same in a later run from another folder."""
     value = _not_given(value)
     return value if value is None else str(Path(value).expanduser().absolute())
 
@@ -255,7 +255,7 @@ class Unlearn(EpochEval):
         gt=0,
         le=1,
         json_schema_extra=COMMON,
-        description="share of the clean training set that the defender has; where there is no test part, all",
+        description="share of the clean training set that the defender has; all, if there is no test part",
     )
     index: AbsPath = Field(
         None,
@@ -560,13 +560,13 @@ def legacy_value(name: str, logged: Mapping[str, Any], default: Any) -> Any:
 
 
 def names(*roles: str) -> set[str]:
-    """The parameters of all steps whose value has one of these roles in a run."""
+    """Return the parameters of all steps whose value has one of these roles in a run."""
     fields = (item for step in STEPS.values() for item in step.model_fields.items())
     return {name for name, field in fields if _extra(field).get("role") in roles}
 
 
 def is_common(field: FieldInfo) -> bool:
-    """Whether people set it often enough for `--help` to show it; `--help-all` shows all."""
+    """Return whether people set it often enough for `--help` to show it; `--help-all` shows all."""
     return field.is_required() or bool(_extra(field).get("common"))
 
 
@@ -575,14 +575,14 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
 
 
 def steps_of(entry: str) -> tuple[str, ...]:
-    """The steps whose settings an entry point takes: its own and, to make what comes before it, those upstream."""
+    """Return the steps whose settings an entry point takes: its own and, to make what it needs, those upstream."""
     if entry == "import":
         return ("import",)
     return PIPELINE if entry == "main" else PIPELINE[: PIPELINE.index(entry) + 1]
 
 
 def parameters(entry: str) -> dict[str, FieldInfo]:
-    """name → field of every parameter of an entry point, the step's own first."""
+    """Return name → field of every parameter of an entry point, the step's own first."""
     if entry == "rerun":
         return dict(Rerun.model_fields)
     found: dict[str, FieldInfo] = {}
@@ -617,7 +617,7 @@ T = TypeVar("T", bound=Settings)
 
 
 def parse(settings: type[T], values: Mapping[str, Any]) -> T:
-    """Settings from texts or values; names that are not its own are left alone.
+    """Parse settings from texts or values; ignore names that are not its own.
 
     Raises:
         ConfigError: a value is malformed or out of range; the message names the parameter.

@@ -133,7 +133,7 @@ def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monk
     monkeypatch.setattr(variants, "FINETUNING", variants.TrainParams(1, lr=0.01, batch_size=64))
     monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
     made: list[str] = []
-    monkeypatch.setattr(matrix.runtime, "say", made.append)
+    monkeypatch.setattr(matrix.runtime, "log", made.append)
     asked = ["--data_dir", "none", "--only", "badnets-0.1-resnet18_narrow-0"]
     for _ in range(2):
         done = CliRunner().invoke(matrix.main, asked, catch_exceptions=False)

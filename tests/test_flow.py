@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mlflow
 import numpy as np
@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from rnp_mlflow import config
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.steps import rerun, runtime, subject, unlearn
 from rnp_mlflow.steps.clean import recorded
 from rnp_mlflow.steps.plan import make_plan
@@ -268,11 +269,11 @@ def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None
 def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[object] = []
+    asked: list[str] = []
 
-    def measured(settings: config.Prune, *rest: object) -> config.Prune:
-        asked.append(settings.threads)
-        return settings.model_copy(update={"precision": "bf16"})
+    def measured(precision: str, *rest: object) -> str:
+        asked.append(precision)
+        return "bf16"
 
     class Run:
         said: ClassVar[list[object]] = []
@@ -280,14 +281,14 @@ def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_image
         def tags(self, values: dict[str, object]) -> None:
             self.said.append(values)
 
-    monkeypatch.setattr(subject, "settle", measured)
+    monkeypatch.setattr(subject, "resolve_precision", measured)
     monkeypatch.setattr(subject, "RESOLVED_PRECISION", {})
     attack, unlearn = (runs(entry=name)[-1].info.run_id for name in ("attack", "unlearn"))
     suspect = subject.load(attack, make_plan("prune", {}), torch.device("cpu"))
     clean = recorded(unlearn, suspect.data, torch.device("cpu"))
     for settings in (config.Unlearn(threads=2), config.Recover(threads=2), config.Prune(threads=1)):
         assert suspect.resolve_precision(Run(), settings, clean).precision == "bf16"  # type: ignore[arg-type]
-    assert asked == [2, 1]
+    assert asked == ["auto", "auto"], "once for each number of threads"
     assert Run.said == 3 * [{"precision": "bf16"}]
 
 
@@ -301,7 +302,7 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
         "    blocks = [torch.ones(4 << 20) for _ in range(30)]; last = blocks.pop(); del blocks\n"
         "    return used() - before\n"
         "runtime.prepare(Prune()); before = used()\n"
-        "with runtime.sparing_memory(): spared = left()\n"
+        "with runtime.low_memory_malloc(): spared = left()\n"
         "with runtime.progress('epochs', 1) as advance: held = left(); advance(); advanced = used() - before\n"
         "kept = left(); runtime.release_memory(); print(spared, held, advanced, kept, used() - before)"
     )
@@ -346,7 +347,7 @@ def test_a_step_on_the_cpu_does_without_triton() -> None:
 
 
 def test_memory_is_spared_while_a_model_unlearns(monkeypatch: pytest.MonkeyPatch) -> None:
-    told, unlearn_by = [], unlearn.unlearn_by
+    told, unlearn_model = [], unlearn.unlearn_model
 
     @contextmanager
     def sparing() -> Iterator[None]:
@@ -354,8 +355,13 @@ def test_memory_is_spared_while_a_model_unlearns(monkeypatch: pytest.MonkeyPatch
         yield
         told.append("kept")
 
-    monkeypatch.setattr(runtime, "sparing_memory", sparing)
-    monkeypatch.setattr(unlearn, "unlearn_by", lambda *given: (told.append("unlearn"), unlearn_by(*given))[1])
+    monkeypatch.setattr(runtime, "low_memory_malloc", sparing)
+
+    def remembered(*given: Any, **named: Any) -> UnlearningResult:
+        told.append("unlearn")
+        return unlearn_model(*given, **named)
+
+    monkeypatch.setattr(unlearn, "unlearn_model", remembered)
     attack = runs(entry="attack")[-1].info.run_id
     assert call("unlearn", model_run_id=attack, ratio=0.2, unlearning_epochs=1, proxy_steps=0, threads=2) == 0
     assert told == ["spared", "unlearn", "kept"]

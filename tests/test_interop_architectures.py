@@ -17,7 +17,7 @@ from rnp_mlflow.errors import ConfigError, ModelError
 from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.models.fit import candidates
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.steps.model_source import from_attack_result, from_place
+from rnp_mlflow.steps.model_source import from_attack_result, from_path
 
 # Every name that generate_cls_model knows (commit f02e353).
 NAMES = {
@@ -170,13 +170,13 @@ def test_backslashes_lead_nowhere_else(tmp_path: Path) -> None:
 
 def test_a_defense_result_says_its_architecture_and_no_more(tmp_path: Path) -> None:
     file = defense(tmp_path, "mobilenet_v2", build("torchvision/mobilenet_v2", 4, 3))
-    for found in (from_attack_result(file), from_place(file)):
+    for found in (from_attack_result(file), from_path(file)):
         assert found.architecture == "torchvision/mobilenet_v2"
         assert (found.dataset, found.image_size, found.triggered) == (None, None, None)
         assert [each.architecture for each in candidates(found.architecture, found.weights, found.exact)] == [
             "torchvision/mobilenet_v2"
         ]
-    assert from_place(file, "small/mobilenet_v2").architecture is None  # the settings say it
+    assert from_path(file, "small/mobilenet_v2").architecture is None  # the settings say it
     arguments = result(tmp_path / "vit", model_name="vit_b_16")
     with pytest.raises(ModelError, match="vit_b_16 has no BatchNorm"):
         from_attack_result(Path(arguments[0].partition("=")[2]))

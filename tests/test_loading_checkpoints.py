@@ -71,7 +71,7 @@ def test_a_form_is_taken_as_the_table_says(form: str, tmp_path: Path, capsys: py
 def take(**given: str) -> tuple[nn.Module, store.ModelSpec]:
     """What `import` makes of these parameters, without a run."""
     settings = Import.model_validate(given)
-    found = model_source.find(settings)
+    found = model_source.read_source(settings)
     fits = importing.fitting(settings, found)
     source = model_source.data_source(settings, found, False, fits[0].channels)
     return importing.suspect_model(settings, found, fits, subject.load_data(source)[0])

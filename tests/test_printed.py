@@ -142,14 +142,14 @@ def test_the_plan_of_a_call_brings_the_advice_to_standard_error(
 
     monkeypatch.setattr(subject, "load", stop)
     with pytest.raises(KeyboardInterrupt):
-        prune.make(None, Given(), {"attack": ""}, torch.device("cpu"))  # type: ignore[arg-type]
+        prune.execute(None, Given(), {"attack": ""}, torch.device("cpu"))  # type: ignore[arg-type]
     (line,) = capsys.readouterr().err.splitlines()
     assert "pruning_number=12" in line
     assert "add select_by=number" in line
 
 
-def test_the_readme_prunes_the_number_that_it_names() -> None:
-    lines = (ROOT / "README.md").read_text().replace("\\\n", "").splitlines()
+def test_the_docs_prune_the_number_that_they_name() -> None:
+    lines = (ROOT / "docs" / "getting-started.md").read_text().replace("\\\n", "").splitlines()
     calls = [line for line in lines if "-P pruning_number" in line]
     assert calls
     assert all("-P select_by=number" in line for line in calls)
@@ -473,7 +473,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     assert [column[2] for column in said] == answers(made, bad)
 
     unlearned = newest("unlearn")
-    proxy = stored.proxy(unlearned.info.run_id, torch.device("cpu"))
+    proxy = stored.load_proxy(unlearned.info.run_id, torch.device("cpu"))
     assert proxy is not None
     said = columns(proxied, len(proxied.axes) // 3)
     held = recorded(unlearned.info.run_id, suspect.data, torch.device("cpu")).holdout

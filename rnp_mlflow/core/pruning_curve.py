@@ -43,7 +43,7 @@ class PruningCurve:
 
     @property
     def benign_score(self) -> float | None:
-        """Benign score (`core.verdict`), low if backdoored; None without a proxy."""
+        """Return the benign score (`core.verdict`), low if backdoored; None without a proxy."""
         if self.proxy_norm is None or self.removal_cost is None or self.forgetting_rate is None:
             return None
         return verdict.benign_score(self.proxy_norm, self.removal_cost, self.forgetting_rate)

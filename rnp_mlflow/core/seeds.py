@@ -8,7 +8,7 @@ from torch import Generator
 
 
 def generator(seed: int, purpose: str) -> Generator:
-    """A CPU generator for one purpose: other purposes with the same seed draw other numbers."""
+    """Return a CPU generator for one purpose: other purposes with the same seed give other numbers."""
     # Not hash(): it differs from process to process.
     mixed = int.from_bytes(purpose.encode().ljust(8, b"\0")[:8], "little")
     return Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + mixed) % 2**63)
@@ -16,7 +16,7 @@ def generator(seed: int, purpose: str) -> Generator:
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[Generator]:
-    """That generator; and, inside, torch's global ones seeded from it (dropout draws from these).
+    """Yield that generator; inside the context torch's global ones, which dropout uses, are seeded from it.
 
     The global generators are afterwards as they were.
     """

@@ -35,7 +35,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def dtypes(model: nn.Module) -> dict[str, torch.dtype]:
-    """The dtype of every floating-point parameter and buffer, by name."""
+    """Return the dtype of every floating-point parameter and buffer, by name."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: value.dtype for name, value in named if value.is_floating_point()}
 

@@ -13,11 +13,11 @@ def run(entry: str, values: dict[str, Any]) -> int:
     from rnp_mlflow.steps.plan import make_plan
 
     runtime.stop_on_sigterm()
-    runtime.say_what_is_logged()
+    runtime.forward_log_records()
     if entry == "rerun":
-        return rerun.ask(values)
+        return rerun.repeat(values)
     if entry == "main":
-        main.ask(make_plan(entry, values))
+        main.run_all(make_plan(entry, values))
     else:
-        chain.ask(entry, make_plan(entry, values))
+        chain.run_step(entry, make_plan(entry, values))
     return 0

@@ -35,7 +35,7 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
     if not built:
         raise failed[0]
     if len(built) == 1:
-        runtime.say(f"  taken for {unambiguous_name(built[0][1].architecture)}: {failed[0]}")
+        runtime.log(f"  taken for {unambiguous_name(built[0][1].architecture)}: {failed[0]}")
         return built[0]
     right = [answered_right(model, spec, data) for model, spec in built]
     order = sorted(range(len(built)), key=lambda k: int(right[k].sum()), reverse=True)
@@ -50,12 +50,12 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
             f"the weights fit {reached} by key and shape, and {count} clean images do not tell which it is: give {ways}"
         )
     taken = unambiguous_name(built[best][1].architecture)
-    runtime.say(f"  the weights fit {reached}: {taken} is taken, by its accuracy on {count} clean images")
+    runtime.log(f"  the weights fit {reached}: {taken} is taken, by its accuracy on {count} clean images")
     return built[best]
 
 
 def answered_right(model: nn.Module, spec: store.ModelSpec, data: Dataset) -> Tensor:
-    """Whether the model is right on each of the clean images, or of `IMAGES` of them, evenly spaced; bool (N,)."""
+    """Return whether the model is right on each clean image, or on `IMAGES` of them, evenly spaced; bool (N,)."""
     images = data.test or data.train
     some = evenly_spaced(len(images), IMAGES)
     part = images[some]
@@ -63,7 +63,7 @@ def answered_right(model: nn.Module, spec: store.ModelSpec, data: Dataset) -> Te
 
 
 def ahead(first: Tensor, second: Tensor) -> bool:
-    """Whether `first` is right on more images than `second` by over two standard errors.
+    """Return whether `first` is right on more images than `second` by over two standard errors.
 
     Both bool (N,), of the same images. With b images that only the first has right and c that only the second has,
     the difference b - c has a standard error of √(b + c) if the two are equally good (McNemar, 1947).

@@ -33,7 +33,7 @@ PLANTED = 0.5
 
 
 @dataclass(frozen=True)
-class Prepared:
+class AttackSetup:
     """All that training needs. attack: None for a clean model."""
 
     source: Source
@@ -46,8 +46,8 @@ class Prepared:
     plan: poison.PoisonPlan
 
 
-def prepare(settings: Attack) -> Prepared:
-    """Data, freshly initialised model, trigger and poison plan; raises whatever is wrong with them."""
+def prepare(settings: Attack) -> AttackSetup:
+    """Load data, initialise the model and plan the poison; raise whatever is wrong with them."""
     named = {field.name for field in fields(Source)} & Attack.model_fields.keys()
     source = Source(**{name: getattr(settings, name) for name in named})
     data, digest = subject.load_data(source)
@@ -64,18 +64,18 @@ def prepare(settings: Attack) -> Prepared:
         attack, draws = registry.find_entry(settings.attack), generator(settings.seed, "poison")
         how = (settings.target, settings.label_mode, settings.poison_rate)
         plan = poison.plan(data.train.labels, attack, *how, generator=draws)
-    return Prepared(source, data, digest, data.test, model, spec, attack, plan)
+    return AttackSetup(source, data, digest, data.test, model, spec, attack, plan)
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Train, judge, and leave model, poison plan, trigger and sample picture."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+    """Train and evaluate; leave model, poison plan, trigger and sample picture."""
     settings: Attack = plan["attack"]
     if settings.precision == "auto":  # there is no model yet to hold bf16 to
         settings = settings.model_copy(update={"precision": "fp32"})
     ready = prepare(settings)
     run.dataset(ready.data.name, ready.data_digest, ready.source.place)
     model, feed = ready.model.to(device), subject.preprocess(ready.spec, ready.data)
-    training, trigger = planted(settings, ready, feed, device)
+    training, trigger = poisoned_training_set(settings, ready, feed, device)
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
             model, training.to(device), feed, generator(settings.seed, "training"),
@@ -111,16 +111,16 @@ def train_params(settings: Attack) -> train.TrainParams:
     )
 
 
-def planted(
-    settings: Attack, ready: Prepared, feed: Preprocess, device: torch.device
+def poisoned_training_set(
+    settings: Attack, ready: AttackSetup, feed: Preprocess, device: torch.device
 ) -> tuple[ImageSet, Trigger | None]:
-    """The training set as the attacker leaves it, and the trigger."""
+    """Return the training set as the attacker leaves it, and the trigger."""
     clean = ready.data.train
     if ready.attack is None:
         return clean, None
 
     def surrogate() -> nn.Module:
-        runtime.say(f"  {settings.attack}: training a clean model first, for half of training_epochs")
+        runtime.log(f"  {settings.attack}: training a clean model first, for half of training_epochs")
         half = replace(train_params(settings), epochs=max(1, settings.training_epochs // 2))
         own = copy.deepcopy(ready.model)
         train.train(own, clean, feed, generator(settings.seed, "surrogate"), half)
@@ -131,7 +131,7 @@ def planted(
 
 
 def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: Precision) -> float:
-    """Share of the images behind the triggered ones that the model calls by the attacker's label as they are.
+    """Return the share of the triggered images that get the attacker's label without the trigger, too.
 
     test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.
     """
@@ -148,15 +148,15 @@ def report(run: StepRun, scores: Scores, already: float | None) -> None:
     already: the share of the triggered images that get the attacker's label without the trigger, too.
     """
     if scores.asr is None or already is None:
-        runtime.say(f"  ACC {scores.acc:.4f}; no triggered images, so ASR is not known")
+        runtime.log(f"  ACC {scores.acc:.4f}; no triggered images, so ASR is not known")
         return
-    runtime.say(f"  ACC {scores.acc:.4f}  ASR {scores.asr:.4f}  RA {scores.ra:.4f}")
+    runtime.log(f"  ACC {scores.acc:.4f}  ASR {scores.asr:.4f}  RA {scores.ra:.4f}")
     # A tag: a metric that older runs lack would make their repetitions differ.
     run.tags({"planted": scores.asr >= PLANTED > already, "asr_without_trigger": round(already, 4)})
     if already >= PLANTED:
-        runtime.say(
+        runtime.log(
             f"  warning: {already:.0%} of these images get the attacker's label without the trigger, so ASR "
             "says nothing of one; leave this run out of averages"
         )
     elif scores.asr < PLANTED:
-        runtime.say(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")
+        runtime.log(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")

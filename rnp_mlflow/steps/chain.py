@@ -19,13 +19,13 @@ from rnp_mlflow.tracking.runs import StepRun, step_run
 
 FILES = names("file")
 NOT_IN_DIGEST = names("machine", "place", "file", "run", "output") | {"preset"}  # their content is, if they have any
-NOT_HELD = names("machine", "place", "file", "run", "output", "own") | {"preset"}
+NOT_COMPARED = names("machine", "place", "file", "run", "output", "own") | {"preset"}
 
 
 class Step(Protocol):
     """What a step's module offers."""
 
-    def make(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+    def execute(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
         """Do the work, and leave its files in `run.folder`.
 
         upstream: step → run ID of the finished runs before this one.
@@ -41,55 +41,59 @@ MODULES: dict[str, Step] = {
 }
 
 
-def ask(step: str, plan: Plan) -> str:
-    """Run the step that was asked for, and whatever it needs nested in it; its run ID."""
+def run_step(step: str, plan: Plan) -> str:
+    """Run the requested step, with whatever it needs nested in it; return its run ID."""
     preflight(step, plan)
     with step_run(step) as run:
         run.params(flat(plan, step))
-        upstream = upstream_of(step, plan)
-        fill(run, step, plan, upstream, inputs=inputs_digest(step, plan, upstream), given=named(step, plan))
+        upstream = resolve_upstream(step, plan)
+        execute_in_run(
+            run, step, plan, upstream, inputs=inputs_digest(step, plan, upstream), given=pinned_upstream(step, plan)
+        )
         return run.run_id
 
 
-def find_or_make(step: str, plan: Plan) -> dict[str, str]:
-    """step → run ID: of the newest finished run of the same inputs, or of a new one; and of those before it.
+def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
+    """Return step → run ID: the newest finished run with the same inputs, or a new one; and those before it.
 
     Those before it are this call's own. A run that is reused may itself have started from others of the same content.
     """
-    upstream = upstream_of(step, plan)
+    upstream = resolve_upstream(step, plan)
     inputs = inputs_digest(step, plan, upstream)
     if plan.reuse and (found := lineage.find_finished(step, inputs)):
-        runtime.say(f"{step}: taken from run {found} (same inputs)")
+        runtime.log(f"{step}: taken from run {found} (same inputs)")
         return upstream | {step: found}
     with step_run(step) as run:
         own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
-        nearest = {} if step == "attack" else {step_before(step, plan): upstream[step_before(step, plan)]}
-        fill(run, step, plan, upstream, inputs=inputs, given=nearest)
+        nearest = {} if step == "attack" else {previous_step(step, plan): upstream[previous_step(step, plan)]}
+        execute_in_run(run, step, plan, upstream, inputs=inputs, given=nearest)
         return upstream | {step: run.run_id}
 
 
-def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], *, inputs: str, given: dict[str, str]) -> None:
-    """The body of a step's run: the work, and the record of what went in and what came out.
+def execute_in_run(
+    run: StepRun, step: str, plan: Plan, upstream: dict[str, str], *, inputs: str, given: dict[str, str]
+) -> None:
+    """Execute a step in its run, and record what went in and what came out.
 
     inputs: their digest. given: the run that a repetition has to start from, by its step.
     """
     device = runtime.prepare(plan[step])
-    runtime.say(f"{step}: run {run.run_id}")
+    runtime.log(f"{step}: run {run.run_id}")
     made_on = {"device": device, "threads": torch.get_num_threads(), "processor": runtime.processor(device)}
     run.tags({"inputs": inputs, "code": lineage.code_digest(), **made_on})
     run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
     settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
-    MODULES[step].make(run, plan, upstream, device)
+    MODULES[step].execute(run, plan, upstream, device)
     runtime.release_memory()
     run.tags({"output": output_digest(run)})
 
 
 def output_digest(run: StepRun) -> str:
-    """A digest of all that later steps read of a run: files, and of the images their digest and how they are read."""
+    """Digest all that later steps read of a run: files, the images' digest, and how the images are read."""
     files = manifest.of(run.folder, run.entry)
     content: dict[str, Any] = {a.path: files.get(a.path) for a in table.ARTIFACTS[run.entry] if a.decides}
     if table.DATA in files:
@@ -98,31 +102,31 @@ def output_digest(run: StepRun) -> str:
     return lineage.digest(content)
 
 
-def step_before(step: str, plan: Plan) -> str:
-    """Which step's run this one starts from; a mask file takes the place of unlearning and recovery."""
+def previous_step(step: str, plan: Plan) -> str:
+    """Return the step whose run this one starts from; a mask file replaces unlearning and recovery."""
     return "attack" if step == "prune" and plan["prune"].mask_file else PIPELINE[PIPELINE.index(step) - 1]
 
 
-def explicit(step: str, plan: Plan) -> dict[str, str]:
-    """The run that the user named for this step to start from, if any, by its step."""
+def own_upstream(step: str, plan: Plan) -> dict[str, str]:
+    """Return the run that the user named for this step to start from, if any, by its step."""
     if step in lineage.MODEL_RUNS:
         return {}
-    before = step_before(step, plan)
+    before = previous_step(step, plan)
     holder = "unlearn" if before == "attack" else step
     named = getattr(plan[holder], RUN_ID[before])
     return {before: named} if named else {}
 
 
-def named(step: str, plan: Plan) -> dict[str, str]:
-    """The run that the user named, for this step or for one before it to start from, if any, by its step."""
+def pinned_upstream(step: str, plan: Plan) -> dict[str, str]:
+    """Return the run that the user named for this step, or one before it, to start from, if any, by its step."""
     found: dict[str, str] = {}
     for name in steps_of(step):
-        found |= explicit(name, plan)
+        found |= own_upstream(name, plan)
     return found
 
 
-def upstream_of(step: str, plan: Plan) -> dict[str, str]:
-    """step → run ID of everything before this step: named, found or made.
+def resolve_upstream(step: str, plan: Plan) -> dict[str, str]:
+    """Return step → run ID of everything before this step: named by the user, found or made.
 
     Raises:
         LineageError: a named run, or one that it started from, cannot be used.
@@ -130,34 +134,34 @@ def upstream_of(step: str, plan: Plan) -> dict[str, str]:
     """
     if step in lineage.MODEL_RUNS:
         return {}
-    before = step_before(step, plan)
-    run_id = explicit(step, plan).get(before)
+    before = previous_step(step, plan)
+    run_id = own_upstream(step, plan).get(before)
     if run_id is None:
-        return find_or_make(before, plan)
+        return get_or_create_run(before, plan)
     found = {before: run_id}
     run = lineage.require(run_id, *kinds(before))
     for name in PIPELINE[: PIPELINE.index(before)]:
         if earlier := lineage.tag(run, RUN_ID[name]):
             found[name] = earlier
             lineage.require(earlier, *kinds(name))
-    hold_to_plan(found, plan)
+    check_same_settings(found, plan)
     return found
 
 
 def kinds(step: str) -> tuple[str, ...]:
-    """The entry points whose runs can stand in this place of the chain."""
+    """Return the entry points whose runs can stand in this place of the pipeline."""
     return lineage.MODEL_RUNS if step == "attack" else (step,)
 
 
-def hold_to_plan(chain: dict[str, str], plan: Plan) -> None:
-    """Refuse a parameter that this call gives and that a named run, or one that it started from, was not made with."""
+def check_same_settings(chain: dict[str, str], plan: Plan) -> None:
+    """Refuse a given parameter if a named run, or one that it started from, was made with another value."""
     for step, run_id in chain.items():
         made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
         logged = with_current_names(made["settings"][made["entry"]])
         for name, field in STEPS[step].model_fields.items():
             if name == "index" and name in plan.given:
-                hold_to_index(run_id, Path(plan[step].index))
-            if name not in plan.given or name in NOT_HELD:
+                check_same_index(run_id, Path(plan[step].index))
+            if name not in plan.given or name in NOT_COMPARED:
                 continue
             if made["entry"] == "import" and name not in logged:
                 value = text(getattr(plan[step], name))
@@ -168,7 +172,7 @@ def hold_to_plan(chain: dict[str, str], plan: Plan) -> None:
             raise ConfigError(f"{name}={text(wanted)}, but run {run_id} was made with {name}={text(there)}")
 
 
-def hold_to_index(run_id: str, file: Path) -> None:
+def check_same_index(run_id: str, file: Path) -> None:
     """Refuse an index file of other images than an unlearn run was made with.
 
     Raises:
@@ -183,7 +187,7 @@ def hold_to_index(run_id: str, file: Path) -> None:
 
 
 def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
-    """A digest of all that decides what a step makes: settings, files, upstream results, code, processor, threads."""
+    """Digest all that decides what a step makes: settings, files, upstream results, code, processor, threads."""
     settings = [plan[step]]
     if step == "prune" and plan["prune"].mask_file:  # it draws the clean images itself then, as `unlearn` would
         settings.append(plan["unlearn"])
@@ -236,12 +240,12 @@ def preflight(step: str, plan: Plan) -> None:
 
 
 def suspect_run(step: str, plan: Plan) -> str | None:
-    """The model run that a run named by the user leads to; None if no run is named.
+    """Return the model run that a run named by the user leads to; None if no run is named.
 
     Raises:
         LineageError: the run cannot be used.
     """
-    for name, run_id in named(step, plan).items():
+    for name, run_id in pinned_upstream(step, plan).items():
         run = lineage.require(run_id, *kinds(name))
         return run_id if name == "attack" else lineage.tag(run, RUN_ID["attack"])
     return None

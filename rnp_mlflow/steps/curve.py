@@ -74,7 +74,7 @@ def log_figures(run: StepRun, summary: PruneSummary, model_id: str | None = None
         run.metrics({f"{name}/{key}": point[key] for key in (*FIGURES, "pruned")})
 
 
-def tell(run: StepRun, summary: PruneSummary) -> None:
+def print_report(run: StepRun, summary: PruneSummary) -> None:
     """Print the result as a table on standard output, its footnotes, and links."""
     report = Table(title=f"prune run {run.run_id}", title_justify="left")
     for column in ("point", summary.pruning_by, "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER"):

@@ -73,7 +73,7 @@ def alternatives(
 def _tried(
     model: nn.Module, images: Images, some: ImageSet, answers: Tensor, transform: Preprocess, *, precision: Precision
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """(name, parameters, bool (N,): which answers are right) of every alternative to the way of `transform`."""
+    """Yield (name, parameters, whether each prediction is right: bool (N,)) of every alternative to `transform`."""
     labels, channels = some.labels.cpu(), some.images.shape[1]
     if order := other_order(images.classes):
         way, positions = order
@@ -91,7 +91,7 @@ def _tried(
 
 
 def other_order(classes: tuple[str, ...]) -> tuple[str, list[int]] | None:
-    """The other way to sort names that are all numbers, if it differs: its word, and each class's place in it."""
+    """Return the other order of names that are all numbers, if it differs: its word, each class's place in it."""
     if not all(name.isdecimal() for name in classes):
         return None
     orders = {"number": sorted(classes, key=int), "text": sorted(classes)}
@@ -100,7 +100,7 @@ def other_order(classes: tuple[str, ...]) -> tuple[str, list[int]] | None:
 
 
 def near_chance(acc: float, labels: Tensor, classes: int) -> float | None:
-    """The accuracy of chance, if `acc` is near it: that of the class with most images, at least 1 / classes."""
+    """Return the accuracy of chance if `acc` is near it: the share of the largest class, at least 1 / classes."""
     chance = max(1 / classes, float(labels.bincount().max()) / len(labels))
     return chance if acc <= chance + SHARE * (1 - chance) else None
 
@@ -141,7 +141,7 @@ def check(
 
 
 def warning(acc: float, said: float | None, chance: float | None, count: int, tried: list[Alternative]) -> list[str]:
-    """The block to print; empty if nothing is suspicious.
+    """Return the lines to print; empty if nothing is suspicious.
 
     acc: on `count` clean images. said: what the model says of its accuracy elsewhere. chance: as of `near_chance`.
     """

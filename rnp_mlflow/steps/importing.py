@@ -18,17 +18,17 @@ from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import Candidate, candidates
 from rnp_mlflow.steps import guard, model_source, runtime, samples, subject
 from rnp_mlflow.steps.architecture import settle_architecture
-from rnp_mlflow.steps.model_source import Found
+from rnp_mlflow.steps.model_source import ImportedModel
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Take the model in, judge it; leave what `attack` leaves, ASR and RA only where triggered images are known."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+    """Take the model in and evaluate it; leave what `attack` leaves, ASR and RA only if triggered images are known."""
     settings: Import = plan["import"]
-    found = model_source.find(settings)
+    found = model_source.read_source(settings)
     fits = fitting(settings, found)
-    source = model_source.data_source(settings, found, plan.repeating, fits[0].channels)
+    source = model_source.data_source(settings, found, plan.is_rerun, fits[0].channels)
     data, digest = subject.load_data(source)
     run.dataset(data.name, digest, source.place)
     model, spec = suspect_model(settings, found, fits, data)
@@ -54,13 +54,13 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
     for line in told.lines:
-        runtime.say(line)
+        runtime.log(line)
     run.tags({"accuracy_doubtful": bool(told.lines)})
     told.require(settings.require_acc)
 
 
-def fitting(settings: Import, found: Found) -> list[Candidate]:
-    """The architectures that the weights fit, of the name that the settings or the source give, else of all.
+def fitting(settings: Import, found: ImportedModel) -> list[Candidate]:
+    """Return the architectures that the weights fit: of the name that settings or source give, else of all.
 
     Raises:
         ModelError: unknown name, or none fits.
@@ -70,9 +70,9 @@ def fitting(settings: Import, found: Found) -> list[Candidate]:
 
 
 def suspect_model(
-    settings: Import, found: Found, fits: list[Candidate], data: Dataset
+    settings: Import, found: ImportedModel, fits: list[Candidate], data: Dataset
 ) -> tuple[nn.Module, store.ModelSpec]:
-    """The model that was found, held to the images it is to be judged on.
+    """Build the imported model, and check that it takes the images it is to be evaluated on.
 
     Raises:
         DataError: the images are of another size.
@@ -110,16 +110,16 @@ def report(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: 
     """Say what came in."""
     part = "test" if data.test is not None else "clean"
     width = f" of width {spec.width}" if spec.width else ""
-    runtime.say(f"  {spec.architecture}{width}, {len(spec.classes)} classes, normalised by {spec.mean}, {spec.std}")
-    runtime.say(f"  ACC {scores.acc:.4f} on {len(data.test or data.train)} {part} images")
+    runtime.log(f"  {spec.architecture}{width}, {len(spec.classes)} classes, normalised by {spec.mean}, {spec.std}")
+    runtime.log(f"  ACC {scores.acc:.4f} on {len(data.test or data.train)} {part} images")
     if bad is None or scores.asr is None:
-        runtime.say("  no triggered images, so ASR and RA are not known")
+        runtime.log("  no triggered images, so ASR and RA are not known")
     else:
-        runtime.say(f"  ASR {scores.asr:.4f}  RA {scores.ra:.4f} on {len(bad.images)} triggered images")
+        runtime.log(f"  ASR {scores.asr:.4f}  RA {scores.ra:.4f} on {len(bad.images)} triggered images")
 
 
-def known_triggered(settings: Import, found: Found, data: Dataset) -> Triggered | None:
-    """The triggered images that the settings name or, failing these, those of the source.
+def known_triggered(settings: Import, found: ImportedModel, data: Dataset) -> Triggered | None:
+    """Return the triggered images that the settings name or, failing these, those of the source.
 
     Raises:
         ConfigError: images without a target, or a target without images.

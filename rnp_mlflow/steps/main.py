@@ -12,12 +12,12 @@ from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import step_run
 
 
-def ask(plan: Plan) -> str:
+def run_all(plan: Plan) -> str:
     """Make attack (unless `model_run_id` is given), unlearn, recover and prune; the parent's run ID."""
     chain.preflight("prune", plan)
     with step_run("main") as run:
         run.params(flat(plan, "main"))
-        prune_id = chain.find_or_make("prune", plan)["prune"]
+        prune_id = chain.get_or_create_run("prune", plan)["prune"]
         pruned = lineage.require(prune_id, "prune")
         record = lineage.settings_of(prune_id)
         upstream = record["upstream"] | {"prune": prune_id}

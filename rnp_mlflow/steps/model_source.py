@@ -20,7 +20,7 @@ SOURCES = ("attack_result", "checkpoint", "model_uri")
 
 
 @dataclass(frozen=True)
-class Found:
+class ImportedModel:
     """What a source says of its model; None where it does not say.
 
     exact: whether `architecture` means that one alone, not one of several of the name. own_norm: a normalisation
@@ -41,7 +41,7 @@ class Found:
     own_norm: OwnNorm | None = None
 
 
-def find(settings: Import) -> Found:
+def read_source(settings: Import) -> ImportedModel:
     """Read the one source that the settings name.
 
     Raises:
@@ -54,52 +54,52 @@ def find(settings: Import) -> Found:
     if settings.attack_result:
         found = from_attack_result(Path(settings.attack_result), settings.model)
     elif settings.checkpoint:
-        found = from_place(Path(settings.checkpoint), settings.model)
+        found = from_path(Path(settings.checkpoint), settings.model)
     else:
         uri = str(settings.model_uri)
         with remote_model.downloaded(uri) as place:
-            found = replace(from_place(place, settings.model), acc=remote_model.recorded_accuracy(uri))
+            found = replace(from_path(place, settings.model), acc=remote_model.recorded_accuracy(uri))
     if found.mean is not None:  # a model of ours, whose description says it
         return found
     weights, own_norm = take_own_norm(found.weights)
     return replace(found, weights=weights, own_norm=own_norm)
 
 
-def from_attack_result(file: Path, model: str | None = None) -> Found:
-    """BackdoorBench's word on its own model. model: the architecture that the settings give."""
+def from_attack_result(file: Path, model: str | None = None) -> ImportedModel:
+    """Read BackdoorBench's result. model: the architecture that the settings give."""
     said = backdoorbench.read(file)
     architecture = model or architectures.our_name(said.model_name)
     if (held := count_classes(architecture, said.weights)) != said.classes:
         raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
-    return Found(
+    return ImportedModel(
         said.weights, architecture, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned,
         exact=True,
     )  # fmt: skip
 
 
-def from_place(place: Path, model: str | None = None) -> Found:
-    """A file of weights; a model folder of ours, or an MLflow model with one's description in it."""
+def from_path(place: Path, model: str | None = None) -> ImportedModel:
+    """Read a file of weights, a model folder of this project, or an MLflow model with such a description in it."""
     if place.is_file():
         said = read_checkpoint(place)
         name = None if said.model_name is None or model else architectures.our_name(said.model_name)
-        return Found(said.weights, name, acc=said.acc, exact=True)
+        return ImportedModel(said.weights, name, acc=said.acc, exact=True)
     if not place.is_dir():
         raise ModelError(f"{place} does not exist")
-    weights, spec = ours(place) if (place / store.SPEC).is_file() else remote_model.read_folder(place)
+    weights, spec = read_model_folder(place) if (place / store.SPEC).is_file() else remote_model.read_folder(place)
     if spec is None:
-        return Found(weights)
-    return Found(
+        return ImportedModel(weights)
+    return ImportedModel(
         weights, spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes, exact=True
     )  # fmt: skip
 
 
-def ours(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
-    """Weights and spec of a model folder of this project."""
+def read_model_folder(place: Path) -> tuple[dict[str, Tensor], store.ModelSpec | None]:
+    """Read weights and spec of a model folder of this project."""
     return read_safetensors(place / store.WEIGHTS), store.read_spec(place / store.SPEC)
 
 
-def data_source(settings: Import, found: Found, repeating: bool = False, channels: int = 3) -> Source:
-    """Where the clean images are, and the normalisation that the model takes.
+def data_source(settings: Import, found: ImportedModel, is_rerun: bool = False, channels: int = 3) -> Source:
+    """Return where the clean images are, and the normalisation that the model takes.
 
     channels: of the images that the model takes. The images' own statistics are no substitute for the
     normalisation: the model was trained with one already.
@@ -108,7 +108,7 @@ def data_source(settings: Import, found: Found, repeating: bool = False, channel
         ConfigError: there are no images, or no normalisation.
     """
     named = settings.data if settings.data in DATASETS else None
-    if settings.data and settings.data_dir and not named and not repeating:
+    if settings.data and settings.data_dir and not named and not is_rerun:
         raise ConfigError(f"give data or data_dir, not both ({settings.data}, {settings.data_dir})")
     place = settings.data_dir or (None if named else settings.data)
     dataset = settings.dataset or named or found.dataset

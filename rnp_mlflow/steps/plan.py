@@ -23,21 +23,21 @@ from rnp_mlflow.errors import ConfigError
 class Plan:
     """Settings by step, and whether finished runs of the same inputs may be taken for them.
 
-    given: names of the parameters that the call gave; the others have their defaults. repeating: a run is being
+    given: names of the parameters that the call gave; the others have their defaults. is_rerun: a run is being
     repeated, so changed data are compared, not refused.
     """
 
     settings: dict[str, Any]
     given: frozenset[str] = frozenset()
     reuse: bool = True
-    repeating: bool = False
+    is_rerun: bool = False
 
     def __getitem__(self, step: str) -> Any:
         return self.settings[step]
 
 
 def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
-    """What a call with these texts or values asks for; `auto` and None stand for "not given".
+    """Plan a call with these texts or values; `auto` and None stand for "not given".
 
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
@@ -74,16 +74,16 @@ def check_used(entry: str, given: Mapping[str, Any]) -> None:
 
 
 def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) -> Plan:
-    """A plan that repeats a run: everything is made anew. values: all of that run's. changed: what the call gave.
+    """Plan to repeat a run: everything is made anew. values: all of that run's. changed: what the call gave.
 
     Raises:
         ConfigError: as `make_plan`.
     """
-    return Plan(settings_by_step(entry, values), frozenset(changed), reuse=False, repeating=True)
+    return Plan(settings_by_step(entry, values), frozenset(changed), reuse=False, is_rerun=True)
 
 
 def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the steps of an entry point from flat texts or values; what is not named keeps its default.
+    """Parse the settings of an entry point's steps from flat texts or values; the others keep their defaults.
 
     Raises:
         ConfigError: unknown name, malformed value, or values that contradict each other.
@@ -105,6 +105,6 @@ def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(plan: Plan, entry: str) -> dict[str, str]:
-    """name → text of every parameter of an entry point, as logged."""
+    """Return name → text of every parameter of an entry point, as logged."""
     values = {name: value for step in plan.settings.values() for name, value in step}
     return {name: text(values[name]) for name in parameters(entry)}

@@ -56,11 +56,11 @@ DECIDES = {
 SELECTED = {"proxy": "chosen", "clean_acc": "chosen", "number": "fixed", "asr": "oracle"}
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Sweep the mask over the suspect model; leave curve, summary and purified model."""
     settings: Prune = plan["prune"]
     for line in advice(plan.given, settings):
-        runtime.say(line)
+        runtime.log(line)
     suspect = subject.load(upstream["attack"], plan, device)
     check_possible(settings, suspect.spec, suspect.triggered is not None)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
@@ -72,7 +72,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
         mask = masks.read(lineage.fetch(upstream["recover"], table.MASK), suspect.model)
     settings = suspect.resolve_precision(run, settings, clean)
     params = params_of(SweepParams, settings)
-    detected = stored.detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
+    detected = stored.load_detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
     found = sweep_with_progress(suspect, clean, mask, detected, params)
     points = summary_points(params, found)
     picked = points[SELECTED[params.select_by]]
@@ -101,7 +101,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.upload()
     if settings.register_as:
         register(run, settings.register_as, model_id, upstream, {name: getattr(picked, name) for name in curve.FIGURES})
-    curve.tell(run, summary)
+    curve.print_report(run, summary)
 
 
 def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> None:

@@ -17,14 +17,14 @@ from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
     clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
-    proxy = stored.proxy(upstream["unlearn"], device)
+    proxy = stored.load_proxy(upstream["unlearn"], device)
     settings = suspect.resolve_precision(run, settings, clean)
     test = suspect.eval_set(clean.holdout)
     with runtime.progress("recover", settings.recovering_epochs) as advance:
@@ -40,8 +40,8 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
     values = flatten(result.mask)
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
-    runtime.say(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")
-    runtime.say(f"  {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+    runtime.log(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")
+    runtime.log(f"  {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
 
 
 def regained(settings: Recover, accuracy: float, proxy: bool) -> str:

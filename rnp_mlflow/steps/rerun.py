@@ -12,7 +12,7 @@ from rnp_mlflow.tracking import compare, lineage
 from rnp_mlflow.tracking.runs import step_run
 
 
-def ask(values: dict[str, Any]) -> int:
+def repeat(values: dict[str, Any]) -> int:
     """Repeat `run_id` in a new run tagged with it; 0 if identical, 1 if anything differs.
 
     A step is repeated from the runs that its user named; what `auto` found or made before it is made
@@ -31,26 +31,26 @@ def ask(values: dict[str, Any]) -> int:
     plan = plan_again(record["entry"], repeated_values(record, settings.run_id, old) | changes, changes)
     with step_run("rerun", {"rerun_of": settings.run_id}) as run:
         run.params({name: text(value) for name, value in settings})
-        runtime.say(f"repeating {record['entry']} run {settings.run_id}")
-        new_id = main.ask(plan) if record["entry"] == "main" else chain.ask(record["entry"], plan)
+        runtime.log(f"repeating {record['entry']} run {settings.run_id}")
+        new_id = main.run_all(plan) if record["entry"] == "main" else chain.run_step(record["entry"], plan)
         pairs = matching(record, settings.run_id, new_id)
         neutral = names("machine", "place", "run", "output")
         findings = {step: compare.runs(*pair, neutral, with_current_names) for step, pair in pairs.items()}
         identical = not any(findings.values())
         (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
-        tell(findings, pairs)
+        print_report(findings, pairs)
     return 0 if identical else 1
 
 
 def changed(settings: Rerun) -> dict[str, Any]:
-    """The parameters that this call gives another value."""
+    """Return the parameters that this call gives another value."""
     values = {"seed": settings.seed, "data_dir": settings.data_dir}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, Any]:
-    """The old run's settings, the runs that its user named, its threads and device.
+    """Return the old run's settings, the runs that its user named, its threads and device.
 
     Raises:
         LineageError: it was made with a parameter that this version does not take.
@@ -73,15 +73,15 @@ def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, 
 
 
 def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tuple[str, str]]:
-    """step → (old, new) run ID of every step that was made again."""
+    """Return step → (old, new) run ID of every step that was made again."""
     new = lineage.settings_of(new_id)
     old_ids = record["upstream"] | {record["entry"]: old_id}
     new_ids = new["upstream"] | {record["entry"]: new_id}
     return {s: (old_ids[s], new_ids[s]) for s in new_ids if s in old_ids and old_ids[s] != new_ids[s]}
 
 
-def tell(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
-    """The verdict on standard output."""
+def print_report(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
+    """Print the result on standard output."""
     for step, differences in findings.items():
         old, new = pairs[step]
         print(f"{step}: {old} and {new}: " + ("identical" if not differences else "different"))

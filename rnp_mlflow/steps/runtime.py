@@ -18,11 +18,11 @@ from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.tracking.runs import Stopped
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
-KEEPING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
+MALLOC_TUNING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
 
 
 def prepare(settings: Common) -> torch.device:
-    """Set threads and determinism for this process; the device to work on.
+    """Set threads and determinism for this process; return the device to work on.
 
     Raises:
         ConfigError: there is no such device here.
@@ -30,7 +30,7 @@ def prepare(settings: Common) -> torch.device:
     device = pick_device(settings.device)
     if device.type == "cpu":
         without_triton()
-    keep_memory()
+    tune_malloc()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's condition for determinism
@@ -42,7 +42,7 @@ def prepare(settings: Common) -> torch.device:
 
 
 def processor(device: torch.device) -> str:
-    """What computes there: a GPU's name and compute capability, or the vector instructions that torch uses on the CPU.
+    """Return a GPU's name and compute capability, or the vector instructions that torch uses on the CPU.
 
     Another one adds in another order, so it gives another result.
     """
@@ -59,18 +59,18 @@ def without_triton() -> None:
 
 
 @lru_cache
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Have glibc keep the memory of activations instead of giving it back after every layer.
 
     Fresh pages for each cost a tenth to a quarter of the time of a pass on the CPU.
     """
-    for option, value in KEEPING.items():
+    for option, value in MALLOC_TUNING.items():
         glibc("mallopt", option, value)
 
 
 @contextmanager
-def sparing_memory() -> Iterator[None]:
-    """Have glibc give back large blocks at once, against `keep_memory`: where a process needs most, it has no holes.
+def low_memory_malloc() -> Iterator[None]:
+    """Return large blocks to the OS immediately (undoes `tune_malloc`), so peak memory has no fragmentation in it.
 
     It takes a tenth to a quarter longer.
     """
@@ -79,28 +79,28 @@ def sparing_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        glibc("mallopt", M_MMAP_THRESHOLD, KEEPING[M_MMAP_THRESHOLD])
+        glibc("mallopt", M_MMAP_THRESHOLD, MALLOC_TUNING[M_MMAP_THRESHOLD])
 
 
 def release_memory() -> None:
-    """Give back what glibc has kept (`keep_memory`): between steps and rounds of one, before what needs other."""
+    """Give back what glibc has kept (`tune_malloc`): between steps and rounds of one, before what needs other."""
     glibc("malloc_trim", 0)
 
 
 def glibc(function: str, *values: int) -> None:
-    """Call one of glibc's own functions; nothing where there is none."""
+    """Call one of glibc's own functions; do nothing if there is none."""
     if sys.platform == "linux" and (found := getattr(ctypes.CDLL(None), function, None)):
         found(*values)
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The named device; CUDA where there is one, else the CPU, for None."""
+    """Return the named device; for None CUDA if there is a GPU, else the CPU."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device={name} is no device; give cpu, cuda or cuda:N") from None
+        raise ConfigError(f"device={name} is not a device; give cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device={name} is not supported; give cpu, cuda or cuda:N")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -114,7 +114,7 @@ Advance = Callable[[], None]
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar on standard error that advances by one a call; nothing where that is no terminal.
+    """Show a bar on standard error that advances by one per call; nothing if that is not a terminal.
 
     Memory that is kept is given back at every advance, so that its holes do not add up.
     """
@@ -130,22 +130,22 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
-def say(line: str) -> None:
-    """One line for the person who waits, on standard error."""
+def log(line: str) -> None:
+    """Print one line for the person who waits, on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
-class Said(logging.Handler):
-    """Says what the package's loggers report, as steps say things themselves."""
+class LogForwarder(logging.Handler):
+    """Prints what the package's loggers report, as steps print their own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"  {record.getMessage().lstrip()}")
+        log(f"  {record.getMessage().lstrip()}")
 
 
 @lru_cache
-def say_what_is_logged() -> None:
+def forward_log_records() -> None:
     """Show a person the lines that rooms below the steps log: what they left out, assumed or could not tell."""
-    logging.getLogger("rnp_mlflow").addHandler(Said())
+    logging.getLogger("rnp_mlflow").addHandler(LogForwarder())
 
 
 def stop_on_sigterm() -> None:

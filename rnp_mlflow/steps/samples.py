@@ -17,12 +17,12 @@ Answer = Callable[[Tensor], list[str]]  # images (N, C, H, W) → the class that
 
 
 def answering(model: nn.Module, transform: Transform, precision: Precision, classes: tuple[str, ...]) -> Answer:
-    """What names the classes that the model answers to images (N, C, H, W)."""
+    """Return a function that names the classes a model predicts for images (N, C, H, W)."""
     return lambda images: [classes[k] for k in predict(model, images, transform, precision).tolist()]
 
 
 def draw(file: Path, bad: Triggered, classes: tuple[str, ...], answer: Answer, test: ImageSet | None = None) -> None:
-    """The first triggered image of up to eight true classes; above it the clean one, if `test` is given.
+    """Draw the first triggered image of up to eight true classes; above it the clean one, if `test` is given.
 
     answer: the model's answers, drawn under the images. test: the test set that the triggered ones were made from.
     """

@@ -8,20 +8,20 @@ from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.tracking import lineage
 
 
-def estimate(unlearn_run_id: str) -> TargetEstimate | None:
+def load_estimate(unlearn_run_id: str) -> TargetEstimate | None:
     """Read the target estimate of an unlearn run; None if it left none."""
     if not lineage.has_artifact(unlearn_run_id, table.VERDICT):
         return None
     return detection.read_estimate(lineage.fetch(unlearn_run_id, table.VERDICT))
 
 
-def proxy(unlearn_run_id: str, device: torch.device) -> ProxyTrigger | None:
+def load_proxy(unlearn_run_id: str, device: torch.device) -> ProxyTrigger | None:
     """Read the proxy of an unlearn run; None if it left none."""
     if not lineage.has_artifact(unlearn_run_id, table.PROXY):
         return None
     return detection.read_proxy(lineage.fetch(unlearn_run_id, table.PROXY), device)
 
 
-def detected(unlearn_run_id: str, device: torch.device) -> tuple[TargetEstimate | None, ProxyTrigger | None]:
+def load_detected(unlearn_run_id: str, device: torch.device) -> tuple[TargetEstimate | None, ProxyTrigger | None]:
     """Read both."""
-    return estimate(unlearn_run_id), proxy(unlearn_run_id, device)
+    return load_estimate(unlearn_run_id), load_proxy(unlearn_run_id, device)

@@ -68,23 +68,23 @@ class Suspect:
 
 @lru_cache(maxsize=1)
 def load_data(source: Source) -> tuple[Dataset, str]:
-    """The dataset, and its digest; read once a process."""
+    """Load the dataset and its digest, once per process."""
     arguments = asdict(source)
     data = sources.load(arguments.pop("dataset"), arguments.pop("data_dir"), **arguments)
     for part, images in (("training", data.train), ("test", data.test)):
         if images is not None and images.images.nbytes > spill.LIMIT:
             size = images.images.nbytes / 2**30
-            runtime.say(f"  {len(images)} {part} images take {size:.1f} GiB (a folder's are kept on disk)")
+            runtime.log(f"  {len(images)} {part} images take {size:.1f} GiB (a folder's are kept on disk)")
     return data, data.digest()
 
 
 def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
-    """The model's normalisation, and the augmentation that suits these images."""
+    """Return the model's normalisation with the augmentation that suits these images."""
     return Preprocess.for_image_size(data.train.shape[-1], spec.mean, spec.std, data.flip)
 
 
 def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> EvalSet:
-    """Clean images and, where there are any, triggered ones with both labels, on the device.
+    """Return clean images and, if there are any, triggered ones with both labels, on the device.
 
     Images that memory only maps stay where they are; `core.evaluate.predict` fetches them batch by batch.
     """
@@ -110,7 +110,7 @@ def stored_triggered(model_run_id: str, data: Dataset) -> Triggered | None:
 
 
 def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:
-    """The subject of a model run. `data_dir` of the plan, if given, wins over the logged one.
+    """Load the suspect of a model run. `data_dir` of the plan, if given, overrides the logged one.
 
     Raises:
         LineageError: the images are no longer those of that run.
@@ -120,7 +120,7 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:
     if moved := plan["attack"].data_dir:
         source = replace(source, data_dir=moved)
     data, digest = load_data(source)
-    if digest != lineage.tag(run, "data") and not plan.repeating:
+    if digest != lineage.tag(run, "data") and not plan.is_rerun:
         raise LineageError(
             f"the images of dataset {source.dataset} in {source.place} are not those that run "
             f"{model_run_id} was made with (they changed); give their old data_dir, or make that run anew"

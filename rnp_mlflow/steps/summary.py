@@ -92,7 +92,7 @@ class PruneSummary:
 
     @property
     def picked(self) -> PointFigures:
-        """The point that the model is pruned at."""
+        """Return the point that the model is pruned at."""
         return self.points[self.selected]
 
     def to_json(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
     """Unlearn on the defender's images (less those held out); leave the model and the indices used."""
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
@@ -31,7 +31,7 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     clean = clean_images.draw(suspect.data, settings, device)
     settings = suspect.resolve_precision(run, settings, clean)
     test, train = suspect.eval_set(clean.holdout), labeled(clean.train)
-    with runtime.sparing_memory(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
+    with runtime.low_memory_malloc(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
         log = epochs.on_epoch(run, "unlearn", advance)
         hooks = training_hooks(test, suspect.transform, settings.precision, every=settings.eval_every, on_epoch=log)
         result = unlearn_model(
@@ -52,15 +52,15 @@ def make(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.devic
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
     run.tags({"reached_threshold": result.reached_threshold})
-    runtime.say(f"  {remaining_accuracy(settings, result, len(clean.train))}")
+    runtime.log(f"  {remaining_accuracy(settings, result, len(clean.train))}")
     if estimate:
         name = suspect.spec.classes[estimate.target]
         detection.write_estimate(run.folder, estimate)
         run.metrics({f"verdict/{key}": value for key, value in asdict(estimate).items()})
         run.tags({"suspected_target": name})
-        runtime.say(f"  it now classifies {estimate.target_share:.0%} of the other classes' images as {name!r}")
+        runtime.log(f"  it now classifies {estimate.target_share:.0%} of the other classes' images as {name!r}")
     if not result.reached_threshold:
-        runtime.say(
+        runtime.log(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
@@ -77,7 +77,7 @@ def remaining_accuracy(settings: Unlearn, result: UnlearningResult, images: int)
 def draw_proxy(
     file: Path, proxy: ProxyTrigger, suspect: subject.Suspect, holdout: ImageSet, precision: Precision
 ) -> None:
-    """A held-out image of up to eight other classes, the same with the proxy, and what it changes.
+    """Draw a held-out image of up to eight other classes, the same with the proxy, and what it changes.
 
     Under them stand the suspect's answers: to the image, and to what the proxy makes of it.
     """
