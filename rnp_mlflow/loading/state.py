@@ -68,7 +68,9 @@ def _accuracy(content: Any) -> float | None:
     for name in ACCURACIES:
         value = content.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
-            return float(value if value <= 1 else value / 100)
+            if value == 1:  # all, or one per cent
+                continue
+            return float(value if value < 1 else value / 100)
     return None
 
 

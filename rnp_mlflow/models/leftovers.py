@@ -1,4 +1,4 @@
-"""Keys that a training script keeps beside the net in one state dict: Lightning's `criterion.weight`, a metric's state."""
+"""Keys that a training script keeps beside the net in one state dict: Lightning's `criterion.weight`, a metric."""
 
 from collections import Counter
 from collections.abc import Mapping
