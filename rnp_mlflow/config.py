@@ -53,7 +53,17 @@ def _absolute(value: Any) -> Any:
     return value if value is None else str(Path(value).expanduser().absolute())
 
 
+def _spelled(value: Any) -> Any:
+    """A dataset's name; one that differs from a known name only in case or hyphens is refused."""
+    plain = "".join(each for each in value.lower() if each.isalnum()) if isinstance(value, str) else value
+    if plain in DATASETS and value not in DATASETS:
+        raise ValueError(f"did you mean {plain}?")
+    return value
+
+
 def _name_or_absolute(value: Any) -> Any:
+    if isinstance(value, str) and not Path(value).expanduser().exists():
+        value = _spelled(value)
     return value if value in DATASETS else _absolute(value)
 
 
@@ -61,6 +71,9 @@ Text = Annotated[str | None, BeforeValidator(_not_given)]
 AbsPath = Annotated[str | None, BeforeValidator(_absolute)]
 NameOrPath = Annotated[str | None, BeforeValidator(_name_or_absolute)]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_not_given)]
+Side = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, BeforeValidator(_not_given)]
+Name = Annotated[str, BeforeValidator(_spelled)]
+MaybeName = Annotated[Text, BeforeValidator(_spelled)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
 Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
 
@@ -114,7 +127,7 @@ class Data(Common):
     data_dir: AbsPath = Field(
         None, json_schema_extra=PLACE, description="where the images are: a folder or an npz file; auto only for digits"
     )
-    image_size: Count = Field(
+    image_size: Side = Field(
         None,
         json_schema_extra=COMMON,
         description="scale every image to this many pixels a side (images that are not square are squeezed); auto "
@@ -154,7 +167,7 @@ class Data(Common):
 class Attack(Data):
     """Train a backdoored model: the test subject."""
 
-    dataset: str = Field("digits", json_schema_extra=COMMON, description=", ".join(DATASETS))
+    dataset: Name = Field("digits", json_schema_extra=COMMON, description=", ".join(DATASETS))
     model: str = Field(
         "resnet18_narrow", json_schema_extra=COMMON, description="an architecture of ours or any torchvision classifier"
     )
@@ -203,7 +216,7 @@ class Import(Data):
         json_schema_extra=PLACE,
         description="the clean images: a folder, an npz file, or a dataset's name (its files in data_dir)",
     )
-    dataset: Text = Field(
+    dataset: MaybeName = Field(
         None,
         json_schema_extra=COMMON,
         description="whose normalisation the model takes, cifar10 say; auto asks the source",

@@ -73,6 +73,34 @@ def _(root: Path) -> Made:
     return lambda: sources.load("npz", place), "must be uint8"
 
 
+@layout("npz: `x_train`, `y_train`, `x_val`, `y_val`")
+def _(root: Path) -> Made:
+    place = archive(root, x_train=pixels(), y_train=LABELS, x_val=pixels(), y_val=LABELS)
+
+    def check(data: Any, log: str) -> None:
+        assert data.test is not None
+        assert "x_val is the test part" in log
+
+    return lambda: sources.load("npz", place), check
+
+
+@layout("npz with other arrays beside (`x_test` beside `x`)")
+def _(root: Path) -> Made:
+    place = archive(root, x=pixels(), y=LABELS, x_test=pixels(), y_test=LABELS)
+
+    def check(data: Any, log: str) -> None:
+        assert data.test is None
+        assert "left out x_test, y_test" in log
+
+    return lambda: sources.load("npz", place), check
+
+
+@layout("npz with one-hot, floating-point or negative labels")
+def _(root: Path) -> Made:
+    place = archive(root, x=pixels(), y=np.eye(4)[LABELS])
+    return lambda: sources.load("npz", place), "must be integers from 0, one per image"
+
+
 def single(root: Path, image: Image.Image | bytes, name: str = "0.png", **save_settings: Any) -> Path:
     """A folder of one class with one image in it."""
     place = root / "a" / name

@@ -112,7 +112,9 @@ def test_subsets_are_even_over_the_classes() -> None:
     held = subset.holdout_indices(labels[given], 0.25, seeded())
     assert len(held.unique()) == len(held) == round(0.25 * len(given))
     assert held.max() < len(given)
-    assert len(subset.holdout_indices(labels[:2], 0.99, seeded())) == 1
+    assert len(subset.holdout_indices(labels[:3], 0.01, seeded())) == 1
+    with pytest.raises(DataError, match="leaves 0 to train with"):
+        subset.holdout_indices(labels[:2], 0.99, seeded())
     with pytest.raises(DataError, match="fewer than two"):
         subset.defence_indices(labels, 0.05, seeded())
 

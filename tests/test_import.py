@@ -254,7 +254,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
             ["--checkpoint=suspect.pt", *known, f"--triggered={hostile['npz']}", "--target=0"],
             "pickle",
         ),
-        "hostile MLflow model": ([f"--model_uri=runs:/{run.info.run_id}/evil", *known], "save its weights alone"),
+        "hostile MLflow model": ([f"--model_uri=runs:/{run.info.run_id}/evil", *known], "save only its weights"),
         "hostile pt2": ([f"--checkpoint={hostile['pt2']}", *known], "pickled"),
         "no weights": ([f"--model_uri=runs:/{run.info.run_id}/empty", *known], "no file of weights"),
         "no such model": (["--model_uri=models:/absent/1", *known], "models:/absent/1 cannot be fetched"),

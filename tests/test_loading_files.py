@@ -101,7 +101,7 @@ def test_hostile_files_are_refused_and_do_nothing(tmp_path: Path) -> None:
     made = tmp_path / "made"
     found = files.hostile(tmp_path, made)
     for name in ("attack_result", "checkpoint", "legacy"):
-        with pytest.raises(ModelError, match=r"refused: it would have to run posix\.mkdir.*save its weights alone"):
+        with pytest.raises(ModelError, match=r"refused: it would have to run posix\.mkdir.*save only its weights"):
             loading.read_weights(found[name])
     with pytest.raises(ModelError, match="pickled"):
         loading.read_weights(found["pt2"])

@@ -21,7 +21,7 @@ SAID = {
     "HDF5 or Keras": r"Keras.*only PyTorch models are taken",
     "gzip, tar, zip": r"unpack it.* and give the file inside",
     "npz": r"numpy archive \(\.npz\), which holds images, not weights",
-    "TorchScript": r"is a TorchScript archive.*save the weights of the model it was made from",
+    "TorchScript": r"is a TorchScript archive.*contains code, which is never run here\. Load the original model",
     "plain pickle": r"is a plain Python pickle, which is never unpickled here",
     "whole pickled model (`torch.save(model)`)": r"would have to run \S+ to load \(a whole pickled model.*state_dict",
     "ONNX": r"is an ONNX graph",

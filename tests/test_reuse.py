@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -16,7 +17,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rnp_mlflow.artifacts import detection, table
 from rnp_mlflow.cli import main
@@ -426,23 +427,20 @@ def test_a_mask_file_is_pruned_on_images_that_are_inputs_too(runs: dict[str, mlf
 def test_a_rerun_compares_proxy_verdict_and_triggered_images(
     runs: dict[str, mlflow.entities.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_proxy, write_text = detection.write_proxy, Path.write_text
+    write_proxy, write_estimate = detection.write_proxy, detection.write_estimate
 
-    def other_proxy(folder: Path, proxy: detection.Proxy) -> None:
-        write_proxy(folder, proxy)
-        tensors = load_file(folder / "proxy.safetensors")
-        save_file({name: value + 1 if value.is_floating_point() else value for name, value in tensors.items()},
-                  folder / "proxy.safetensors")  # fmt: skip
+    def other_proxy(folder: Path, proxy: detection.ProxyTrigger) -> None:
+        write_proxy(folder, replace(proxy, delta=proxy.delta + 1))
+
+    def other_estimate(folder: Path, estimate: detection.TargetEstimate) -> None:
+        write_estimate(folder, replace(estimate, target_share=0.123))
 
     monkeypatch.setattr(detection, "write_proxy", other_proxy)
-    monkeypatch.setattr(
-        Path, "write_text", lambda own, text: write_text(own, text + "\n" * (own.name == "verdict.json") * 2 + "{}\n"
-                                                         if own.name == "verdict.json" else text)
-    )  # fmt: skip
+    monkeypatch.setattr(detection, "write_estimate", other_estimate)
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
     said = capsys.readouterr().out
-    assert "proxy.safetensors: 3 of 4 tensors differ, by up to 1" in said
-    assert "verdict.json" in said
+    assert "proxy.safetensors: 1 of 4 tensors differ, by up to 1" in said
+    assert "verdict.json: 1 of" in said
     monkeypatch.undo()
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 0
 

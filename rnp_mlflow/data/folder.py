@@ -1,4 +1,4 @@
-"""An image folder: `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*` alone; PNG, JPEG, WebP, TIFF, BMP, GIF or PPM."""
+"""Image folders: `train/CLASS/*` and `test/CLASS/*`, or only `CLASS/*`; PNG, JPEG, WebP, TIFF, BMP, GIF or PPM."""
 
 from pathlib import Path
 

@@ -74,6 +74,13 @@ def load(  # noqa: PLR0913 (the fields of artifacts.source.Source)
     train = _subset_and_convert(train, train_size, image_size, grey, name)
     test = _subset_and_convert(test, test_size, image_size, grey, name) if test is not None else None
     default_mean, default_std = NORMALISATION.get(name) or statistics(train)
+    channels = train.images.shape[1]
+    if len(default_mean) != channels and not (mean and std):
+        raise DataError(
+            f"the normalisation of dataset={name} is mean {default_mean} and std {default_std}, for images of "
+            f"{len(default_mean)} channel{'s' * (len(default_mean) > 1)}, but these have {channels}: give mean and "
+            f"std with {channels} value{'s' * (channels > 1)} each, those that the model was trained with"
+        )
     mean, std = tuple(mean or default_mean), tuple(std or default_std)
     check_normalisation(mean, std, train.images.shape[1])
     mirrored = name in FLIP_SAFE if flip == "auto" else flip == "yes"

@@ -1,5 +1,7 @@
 """Class-balanced subsets: of training images, the defender's images, and their holdout."""
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -47,6 +49,17 @@ def holdout_indices(labels: Tensor, share: float, generator: Generator) -> Tenso
     """Return the sorted positions of the holdout among the defender's images, balanced over the classes.
 
     The holdout selects the operating point and is never trained on. labels: of the defender's images. At least one
-    image is held out, and at least one is not.
+    image is held out.
+
+    Raises:
+        DataError: fewer than two images are left, and BatchNorm cannot be trained with one.
     """
-    return stratified_indices(labels, min(max(1, round(share * len(labels))), len(labels) - 1), generator)
+    count = max(1, round(share * len(labels)))
+    if len(labels) - count < 2:
+        most = math.floor(100 * (len(labels) - 2) / max(1, len(labels))) / 100
+        hint = f"a holdout of at most {most:g}, or " if most > 0 else ""
+        raise DataError(
+            f"holdout={share:g} of {len(labels)} clean images leaves {max(0, len(labels) - count)} to train with, and "
+            f"at least two are needed: give {hint}more images"
+        )
+    return stratified_indices(labels, count, generator)

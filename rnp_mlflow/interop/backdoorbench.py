@@ -71,15 +71,31 @@ def _image_size(stored: Any) -> tuple[int | None, bool]:
     if stored is None:
         return None, False
     values = [int(value) for value in np.atleast_1d(_to_array(stored)).tolist()]
+    if len(values) > 1 and values[0] != values[1]:
+        raise ValueError(f"img_size {tuple(values[:3])} is not square, and only square images are taken")
     return values[0], len(values) > 2 and values[2] == 1
 
 
 def _poisoned(part: Any) -> Tensor:
-    """Return the indices of the training images that `poison_indicator` (numbers, or absent) marks as poisoned."""
+    """Return the indices of the training images that `poison_indicator` (0 or 1 per image, or absent) marks.
+
+    Any other content is logged and means that they are unknown, as if it was absent: no figure depends on them.
+    """
     indicator = part.get("poison_indicator") if part else None
     if indicator is None:
         return torch.empty(0).long()
-    return torch.from_numpy(np.flatnonzero(_to_array(indicator)))
+    marks = _to_array(indicator)
+    if marks.ndim != 1 or not np.isin(marks, (0, 1)).all() or len(marks) <= max(_train_keys(part), default=-1):
+        log.warning("  poison_indicator is not one 0 or 1 per training image: which are poisoned is taken as unknown")
+        return torch.empty(0).long()
+    return torch.from_numpy(np.flatnonzero(marks))
+
+
+def _train_keys(part: Mapping[str, Any]) -> list[int]:
+    """Return the indices of the training images that the part lists, if it does."""
+    container = part.get("bd_data_container")
+    data = container.get("data_dict") if isinstance(container, Mapping) else None
+    return [key for key in data if isinstance(key, int)] if isinstance(data, Mapping) else []
 
 
 def _to_array(values: Any) -> np.ndarray:
@@ -96,8 +112,16 @@ def _entry(file: Path, item: Mapping[str, Any]) -> tuple[Path, int, int]:
         raise TypeError("an image's path is not text")
     labels = item["other_info"]
     labels = labels.decode() if isinstance(labels, SafeNdarray) else labels
-    target, truth = (int(each.decode() if isinstance(each, SafeNdarray) else each) for each in list(labels)[:2])
+    target, truth = (_whole(each) for each in list(labels)[:2])
     return _image_path(file, item["path"]), target, truth
+
+
+def _whole(label: Any) -> int:
+    """Return a label of `other_info` as an int."""
+    value = label.decode() if isinstance(label, SafeNdarray) else label
+    if isinstance(value, str | bytes) or not float(value).is_integer():
+        raise ValueError(f"a label in other_info is {str(value)[:20]!r}, not a whole number")
+    return int(value)
 
 
 def _items(part: Any) -> list[Mapping[str, Any]]:

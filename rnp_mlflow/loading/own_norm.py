@@ -54,6 +54,11 @@ def take_own_norm(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Own
     mean, std = (tuple(float(v) for v in weights[key].flatten()[:16]) for key in pair)
     if len(mean) != len(std) or weights[pair[0]].numel() > 16:
         raise ModelError(f"{pair[0]} and {pair[1]} do not match: {len(mean)} and {len(std)} values")
+    if (max(mean) > 1) != (max(std) > 1) and not (max(mean) == 0 and min(std) > 16):  # 0 is 0 on either scale
+        raise ModelError(
+            f"{pair[0]} {_rounded(mean)} and {pair[1]} {_rounded(std)} contradict each other: both must be for pixels "
+            "from 0 to 1, or both for 0 to 255; std must not be stored as its inverse; correct them in the file"
+        )
     if max(std) > 1:
         mean, std = tuple(v / 255 for v in mean), tuple(v / 255 for v in std)
     mean, std = tuple(round(v, 6) for v in mean), tuple(round(v, 6) for v in std)
@@ -67,3 +72,7 @@ def _std_key(key: str) -> str | None:
     """Return the key of the std that belongs to the key of a mean; None if `key` is not a mean's."""
     path, dot, last = key.rpartition(".")
     return f"{path}{dot}{STD_NAMES[last]}" if last in STD_NAMES else None
+
+
+def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(v, 4) for v in values)

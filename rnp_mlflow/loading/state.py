@@ -68,7 +68,9 @@ def _accuracy(content: Any) -> float | None:
     for name in ACCURACIES:
         value = content.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
-            return float(value if value <= 1 else value / 100)
+            if value == 1:  # all, or one per cent
+                continue
+            return float(value if value < 1 else value / 100)
     return None
 
 
@@ -97,6 +99,8 @@ def state_dict(content: Any, file: Path) -> dict[str, Tensor]:
             content = content[names[0]]
     if not isinstance(content, Mapping) or not content:
         raise ModelError(f"{file} holds no state dict; {SAVE_HINT}")
+    if not _is_weights(content) and (inside := _weights_inside(content)):
+        raise ModelError(f"{file} {_what_to_save(inside)}")
     wrong = [key for key, value in content.items() if not isinstance(key, str) or not _is_plain(value)]
     if wrong:
         raise ModelError(
@@ -107,6 +111,31 @@ def state_dict(content: Any, file: Path) -> dict[str, Tensor]:
 
 def _is_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values())
+
+
+def _weights_inside(content: Mapping[Any, Any], depth: int = 3) -> list[tuple[str, ...]]:
+    """Return the keys that lead to each state dict below `content`, to this depth."""
+    found: list[tuple[str, ...]] = []
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping):
+            continue
+        if _is_weights(value):
+            found.append((key,))
+        elif depth > 1:
+            found += [(key, *rest) for rest in _weights_inside(value, depth - 1)]
+    return found
+
+
+def _what_to_save(inside: list[tuple[str, ...]]) -> str:
+    """Say which state dicts a file holds under other names, and how to save one of them."""
+    paths = ["".join(f"[{key[:40]!r}]" for key in path) for path in inside]
+    listed = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    if len(paths) == 1:
+        return f"holds a state dict under {listed}: save it alone, torch.save(content{paths[0]}, FILE), and give that"
+    return (
+        f"holds {len(paths)} state dicts, under {listed}: save the one to look at alone, "
+        f"torch.save(content{paths[-1]}, FILE) for example, and give that"
+    )
 
 
 def _log_choice(content: Mapping[Any, Any], names: list[str], file: Path) -> None:

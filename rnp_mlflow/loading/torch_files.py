@@ -1,7 +1,6 @@
 """Torch and safetensors files, read without executing anything in them."""
 
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rnp_mlflow.loading import foreign
 from rnp_mlflow.loading.archives import check_zip
 from rnp_mlflow.loading.stand_ins import safe_globals
 
-SAVE_HINT = "save its weights alone, torch.save(model.state_dict(), FILE) or safetensors, and give that"
+SAVE_HINT = "save only its weights, with torch.save(model.state_dict(), FILE) or safetensors, and give that file"
 
 
 def read_torch(file: Path) -> Any:
@@ -31,6 +30,11 @@ def read_torch(file: Path) -> Any:
         is_zip = stream.read(4) == b"PK\3\4"  # torch's own rule
     if is_zip:
         check_zip(file, stored=True, error=ModelError)
+    elif foreign.kind_of(file) != "legacy":  # torch would take any other file for a pickle
+        raise ModelError(
+            f"{file} is not a file of weights: its first bytes are not those of a torch, safetensors or pt2 file; "
+            f"fetch it again or, where it was made, {SAVE_HINT}"
+        )
     try:
         # Pass a stream: if it gets a path, torch also considers its extension.
         with torch.serialization.safe_globals(safe_globals()), file.open("rb") as stream:
@@ -40,18 +44,19 @@ def read_torch(file: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Say why torch did not read a file, without torch's advice to read it unsafely."""
+    """Say why torch did not read a file, without any of torch's words: they speak of unpicklers and advise to read it
+    unsafely.
+    """
     words = " ".join(str(error).split())
     if found := re.search(r"GLOBAL ([\w.]+)", words):
         return (
             f"is refused: it would have to run {found[1]} to load "
-            f"(a whole pickled model, or an object beside the weights); {SAVE_HINT}"
+            f"(a whole pickled model, or an object in addition to the weights); {SAVE_HINT}"
         )
-    if "Weights only load failed" in words:  # torch's reason comes last, between two pieces of advice
-        words = re.split(r"WeightsUnpickler error: |trusted source\. ?", words)[-1]
-        words = re.split(r" ?Check the documentation|Please file an issue", words)[0]
-        words = words or "it contains more than weights"
-    return f"cannot be read as weights: {textwrap.shorten(words, 160, placeholder=' …') or type(error).__name__}"
+    return (
+        f"cannot be read as weights: it is damaged, or holds more than tensors and plain values; fetch it again or, "
+        f"where it was made, {SAVE_HINT}"
+    )
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

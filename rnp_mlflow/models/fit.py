@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models import nearest
+from rnp_mlflow.models import leftovers, nearest
 from rnp_mlflow.models.registry import REGISTRY, SMALL, find_entry
 from rnp_mlflow.models.skeleton import (
     channels_in,
@@ -97,6 +97,8 @@ def candidate(name: str, weights: Mapping[str, Tensor]) -> Candidate | None:
 
 def describe_mismatch(name: str | None, names: list[str], weights: Mapping[str, Tensor]) -> str:
     """Say in one line why the weights do not match, and which architecture is nearest."""
+    if words := leftovers.describe(weights):
+        return words
     best, wrong = nearest.nearest(weights)
     words = f"nearest is {unambiguous_name(best)} ({'; '.join(wrong[:3])})"
     if not wrong:
@@ -122,12 +124,14 @@ def count_classes(name: str, weights: Mapping[str, Tensor]) -> int:
     """Return the number of classes: the rows of the classifier's weight.
 
     Raises:
-        ModelError: unknown name, or the weights have no classifier or one without rows.
+        ModelError: unknown name, or the weights have no classifier or one without rows; the message has what
+            `candidates` says of a failed match.
     """
-    for each in architectures_named(name):
+    names = architectures_named(name)
+    for each in names:
         if (found := classes_in(each, weights)) is not None:
             return found
-    raise ModelError(_no_classifier(name, name))
+    raise ModelError(describe_mismatch(name, names, weights))
 
 
 def count_channels(name: str, weights: Mapping[str, Tensor]) -> int:
