@@ -46,7 +46,7 @@ def show_all(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 def command(entry: str) -> click.Command:
-    """Build the command of one entry point; its options are config.py's fields."""
+    """Build the command of one entry point; its options are the fields of `config`."""
     options: list[click.Parameter] = []
     for name, field in parameters(entry).items():
         words = "|".join(choices(field)) or "TEXT"

@@ -37,7 +37,7 @@ from rnp_mlflow.pipeline import CurveImages, draw_curve, holdout_split, recover_
 
 
 class DefenseSettings(TypedDict, total=False):
-    """What `defend` takes by name; defaults are those of `core/params.py`, bounds and meanings those of `config.py`."""
+    """What `defend` takes by name; defaults are those of `core/params.py`, bounds and meanings those of `config`."""
 
     preset: str  # "default", or "reference": behave as BackdoorBench's rnp.py
     seed: int

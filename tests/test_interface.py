@@ -1,4 +1,4 @@
-"""config.py is the one source of parameters: MLproject and CLI follow it. Rooms import one way."""
+"""config/ is the one source of parameters: MLproject and CLI follow it. Rooms import one way."""
 
 import ast
 import re
@@ -200,7 +200,8 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 
 def test_the_parameters_know_no_torch_and_config_knows_nothing_else_of_core() -> None:
     assert {name.split(".")[0] for name in imports(ROOT / "rnp_mlflow/core/params.py")} == {"dataclasses", "typing"}
-    of_core = [name for name in imports(ROOT / "rnp_mlflow/config.py") if name.startswith("rnp_mlflow.core")]
+    names = set().union(*(imports(file) for file in (ROOT / "rnp_mlflow/config").glob("*.py")))
+    of_core = [name for name in names if name.startswith("rnp_mlflow.core")]
     assert of_core
     assert all(name.startswith("rnp_mlflow.core.params.") for name in of_core)
 

@@ -41,7 +41,7 @@ def test_configs_defaults_and_words_are_those_of_the_parameter_objects(
 
 def test_no_default_of_the_method_is_a_literal_in_config() -> None:
     """A field of these objects takes its default from them in the source, too."""
-    source = (ROOT / "rnp_mlflow" / "config.py").read_text()
+    source = "".join(file.read_text() for file in (ROOT / "rnp_mlflow/config").glob("*.py"))
     for kind, _ in HOLDERS:
         for field in dataclasses.fields(kind):
             owner = "CommonParams" if field.name in ("seed", "precision") else kind.__name__

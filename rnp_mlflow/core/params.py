@@ -1,6 +1,6 @@
 """Every hyper-parameter of the method, and its default: the only place that states them.
 
-The names are those of the command line. Bounds and descriptions are in `rnp_mlflow/config.py`, which takes the defaults
+The names are those of the command line. Bounds and descriptions are in `rnp_mlflow/config/`, which takes the defaults
 from here. Imports no torch, because `--help` reads it.
 """
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rnp_mlflow.models import nearest
 
-FEW, SHARE = 3, 0.05  # so many keys may be beside the net, or such a share of all
+FEW, SHARE = 3, 0.05  # at most so many keys, or this fraction of all, may stand beside the net
 
 
 def describe(weights: Mapping[str, Tensor]) -> str | None:

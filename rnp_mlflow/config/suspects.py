@@ -1,0 +1,159 @@
+"""Parameters of the steps that make a suspect model: its data, its training, or where it comes from."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rnp_mlflow.config.values import (
+    ATTACKS,
+    COMMON,
+    DATASETS,
+    FILE,
+    MACHINE,
+    OWN,
+    OWN_COMMON,
+    PLACE,
+    AbsPath,
+    Channels,
+    Count,
+    MaybeName,
+    Name,
+    NameOrPath,
+    Settings,
+    Side,
+    Text,
+)
+from rnp_mlflow.core.params import CommonParams, Precision
+
+
+class Common(Settings):
+    """What every step takes."""
+
+    seed: int = Field(
+        CommonParams.seed, ge=0, lt=2**63, json_schema_extra=OWN_COMMON, description="source of every random choice"
+    )
+    device: Text = Field(
+        None, json_schema_extra=MACHINE, description="cpu, cuda or cuda:N; auto takes CUDA where it is"
+    )
+    threads: Count = Field(
+        None, json_schema_extra=MACHINE, description="CPU threads of torch; auto leaves torch's own choice"
+    )
+    precision: Precision = Field(
+        CommonParams.precision,
+        json_schema_extra=OWN,
+        description="number format: fp32, or bf16, two to six times as fast on processors that have it; auto takes "
+        "bf16 there for a model that predicts the same with it (and trains one in fp32)",
+    )
+
+
+class Data(Common):
+    """Which images, and how they are fed."""
+
+    data_dir: AbsPath = Field(
+        None, json_schema_extra=PLACE, description="where the images are: a folder or an npz file; auto only for digits"
+    )
+    image_size: Side = Field(
+        None,
+        json_schema_extra=COMMON,
+        description="scale every image to this many pixels a side (images that are not square are squeezed); auto "
+        "keeps their size, which must then be the same for all (GTSRB through torchvision: 32)",
+    )
+    train_size: Count = Field(
+        None, json_schema_extra=COMMON, description="use so many training images, drawn class by class; auto takes all"
+    )
+    test_size: Count = Field(
+        None, json_schema_extra=COMMON, description="use so many test images, drawn class by class; auto takes all"
+    )
+    mean: Channels = Field(
+        None,
+        json_schema_extra=COMMON,
+        description="mean of each channel, separated by commas, for pixels scaled to 0 to 1 (not 0 to 255); auto takes "
+        "the dataset's",
+    )
+    std: Channels = Field(
+        None,
+        json_schema_extra=COMMON,
+        description="standard deviation of each channel, on the same scale as mean; auto takes the dataset's",
+    )
+    class_order: Literal["number", "text"] = Field(
+        "number",
+        json_schema_extra=COMMON,
+        description="order of class folders whose names are all numbers: as numbers (BackdoorBench), or as text, as "
+        "torchvision's ImageFolder sorts them (0, 1, 10, 11, 2)",
+    )
+    flip: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        json_schema_extra=COMMON,
+        description="whether a mirrored image keeps its label, so that mirrored images may be used; auto: yes for "
+        "cifar10, cifar100, tiny and celeba, no for all others",
+    )
+
+
+class Attack(Data):
+    """Train a backdoored model: the test subject."""
+
+    dataset: Name = Field("digits", json_schema_extra=COMMON, description=", ".join(DATASETS))
+    model: str = Field(
+        "resnet18_narrow", json_schema_extra=COMMON, description="an architecture of ours or any torchvision classifier"
+    )
+    width: Count = Field(
+        None, json_schema_extra=COMMON, description="channels of the first stage; auto takes the architecture's own"
+    )
+    attack: str = Field(
+        "badnets", json_schema_extra=COMMON, description=", ".join(ATTACKS) + ", or none for a clean model"
+    )
+    poison_rate: float = Field(
+        0.1, gt=0, lt=1, json_schema_extra=COMMON, description="share of training images that get the trigger"
+    )
+    target: int = Field(0, ge=0, json_schema_extra=COMMON, description="class that the trigger leads to")
+    label_mode: Literal["all_to_one", "all_to_all"] = Field(
+        "all_to_one",
+        json_schema_extra=COMMON,
+        description="the trigger leads to target, or from each class to the next",
+    )
+    training_epochs: int = Field(5, ge=1, json_schema_extra=COMMON, description="epochs of training")
+    training_batch_size: int = Field(128, ge=2, description="images per batch of training, at most")
+    training_lr: float = Field(0.1, gt=0, description="peak learning rate of training (SGD, one cycle)")
+    weight_decay: float = Field(0.0005, ge=0, description="weight decay of training")
+
+
+class Import(Data):
+    """Take in a model that we did not train; nothing in its files is executed."""
+
+    attack_result: AbsPath = Field(
+        None, json_schema_extra=FILE, description="BackdoorBench's attack_result.pt, its triggered images beside it"
+    )
+    checkpoint: AbsPath = Field(
+        None,
+        json_schema_extra=FILE,
+        description="weights: safetensors, a torch state dict, pt2, the authors' .tar, or a model folder of ours",
+    )
+    model_uri: Text = Field(
+        None, json_schema_extra=COMMON, description="an MLflow model or artifact: models:/NAME@ALIAS, runs:/RUN_ID/PATH"
+    )
+    model: Text = Field(
+        None,
+        json_schema_extra=COMMON,
+        description="its architecture, ours or torchvision's; auto where the source says it",
+    )
+    data: NameOrPath = Field(
+        None,
+        json_schema_extra=PLACE,
+        description="the clean images: a folder, an npz file, or a dataset's name (its files in data_dir)",
+    )
+    dataset: MaybeName = Field(
+        None,
+        json_schema_extra=COMMON,
+        description="whose normalisation the model takes, cifar10 say; auto asks the source",
+    )
+    triggered: AbsPath = Field(
+        None, json_schema_extra=FILE, description="triggered images for ASR and RA: folder of true classes, or npz"
+    )
+    target: Text = Field(None, json_schema_extra=COMMON, description="their target class, by name or number")
+    require_acc: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        json_schema_extra=COMMON,
+        description="refuse the model if its accuracy on the clean images is lower",
+    )
