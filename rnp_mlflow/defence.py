@@ -1,15 +1,16 @@
 """All three steps in one call: tensors in, tensors out, no files, no MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from rnp_mlflow import inputs
 from rnp_mlflow.config import PRESETS, Prune, Recover, Unlearn, params_of, parse, rename_hint
 from rnp_mlflow.core.curve import CurvePoint
-from rnp_mlflow.core.detect import count_classes, detect_target
+from rnp_mlflow.core.detect import detect_target
 from rnp_mlflow.core.evaluate import EvalSet, resolve_precision
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask, norm_layers
@@ -30,9 +31,9 @@ from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.core.pruning_curve import select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
-from rnp_mlflow.core.wrapped import as_given, working_copy
+from rnp_mlflow.core.wrapped import as_given
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.errors import ConfigError, DataError, ModelError
+from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.pipeline import CurveImages, draw_curve, holdout_split, recover_mask, unlearn_model
 
 
@@ -109,8 +110,8 @@ def defend(
     images: Tensor,
     labels: Tensor,
     *,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: Iterable[float] | float | None = None,
+    std: Iterable[float] | float | None = None,
     flip: bool = False,
     test: EvalSet | None = None,
     **settings: Unpack[DefenseSettings],
@@ -125,8 +126,8 @@ def defend(
     float32 copy; the purified model has the given dtypes again. DataParallel is removed and put back; a compiled or
     DistributedDataParallel model comes back as the plain module.
     images, labels: clean images (N, C, H, W) with labels int64 (N,), tensors or arrays; some hundred images of all
-    classes. mean, std: the model's normalisation, one value per channel, for pixels scaled to 0 to 1. uint8 images need
-    them; float images are taken as the model's own input, without them.
+    classes. mean, std: the model's normalisation, one value per channel or one for all, for pixels scaled to 0 to 1.
+    uint8 images need them; float images are taken as the model's own input, without them.
     flip: whether a mirrored image keeps its label, so that mirrored images may be used. test: the images that the curve
     is measured on, of the same kind; without it ACC is measured on the held-out images, and ASR is None.
 
@@ -147,18 +148,25 @@ def defend(
     Raises:
         ConfigError: a setting is unknown or out of range, uint8 images come without mean and std, floats come with
             them, or they are not for pixels scaled to [0, 1].
-        DataError: images and labels do not match.
-        ModelError: the model has no BatchNorm layer with a scale, does not take the images, or returns no logits; or
-            unlearning diverged.
+        DataError: images and labels do not match, or `test` does not match the images.
+        ModelError: the model has no BatchNorm layer with a scale, cannot be copied, does not take the images, or
+            returns no logits; or unlearning diverged.
+
+    Warns:
+        UserWarning: the model's accuracy on the images is near chance, so they are probably fed in the wrong way.
     """
     params = _Params.from_settings(settings)
-    given, model = model, working_copy(model)
+    given, model = model, inputs.copied(model)
     device = next(iter(norm_layers(model).values())).weight.device
-    clean = _checked(torch.as_tensor(images), torch.as_tensor(labels), mean, std)
+    images, labels = inputs.as_tensor(images, "images"), inputs.as_tensor(labels, "labels")
+    mean, std = inputs.per_channel(mean, "mean", images), inputs.per_channel(std, "std", images)
+    clean = inputs.checked(images, labels, mean, std)
     clean = LabeledImages(clean.images.to(device), clean.labels.to(device))
     transform = Preprocess.for_image_size(clean.images.shape[-1], mean or (), std or (), flip)
-    test = _as_float32(test)
-    _check_labels(clean.labels, _count_classes(model, clean.images, transform))
+    classes = inputs.classes_of(model, clean.images, transform)
+    inputs.check_labels(clean.labels, classes)
+    test = inputs.checked_test(test, clean.images, classes)
+    inputs.warn_near_chance(model, *clean, transform, classes)
     holdout_idx = holdout_split(clean.labels.cpu(), params.unlearn.holdout, params.unlearn.seed)
     train_mask = torch.ones(len(clean.labels), dtype=torch.bool)
     train_mask[holdout_idx] = False
@@ -208,47 +216,3 @@ class _Params:
             replace(self.recover, precision=precision),
             replace(self.sweep, precision=precision),
         )
-
-
-def _checked(images: Tensor, labels: Tensor, mean: Any, std: Any) -> LabeledImages:
-    """Check images, labels and normalisation; return floats as float32 and labels as int64."""
-    if images.ndim != 4 or labels.shape != images.shape[:1] or len(images) < 4 or labels.is_floating_point():
-        raise DataError(
-            f"images must be (N, C, H, W) with as many whole labels, N ≥ 4; not {tuple(images.shape)} and "
-            f"{labels.dtype} {tuple(labels.shape)}"
-        )
-    if not images.is_floating_point() and images.dtype != torch.uint8:
-        raise DataError(f"images must be uint8 pixels or floats as the model takes them, not {images.dtype}")
-    if images.is_floating_point() and (mean is not None or std is not None):
-        raise ConfigError("float images are taken as the model wants them: give uint8 pixels, or no mean and std")
-    if mean and std and not (all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
-        raise ConfigError(f"mean and std are for pixels scaled to [0, 1], not 0 to 255: {tuple(mean)}, {tuple(std)}")
-    if images.dtype == torch.uint8 and not (mean and std and len(mean) == len(std) == images.shape[1]):
-        raise ConfigError(f"uint8 images need the model's mean and std, {images.shape[1]} values each")
-    return LabeledImages(images.float() if images.is_floating_point() else images, labels.long())
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"labels must be from 0 to {classes - 1}, as the model has {classes} classes")
-
-
-def _as_float32(test: EvalSet | None) -> EvalSet | None:
-    """Return the same with float images in float32, as the working copy takes them."""
-    if test is None or not test.images.is_floating_point():
-        return test
-    bad = test.triggered.float() if test.triggered is not None else None
-    return replace(test, images=test.images.float(), triggered=bad)
-
-
-def _count_classes(model: nn.Module, images: Tensor, transform: Preprocess) -> int:
-    """Return how many classes the model has.
-
-    Raises:
-        ModelError: it does not take these images, or returns no logits.
-    """
-    try:
-        return count_classes(model, images, transform)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"the model cannot take images of {tuple(images.shape[1:])}: {reason}") from None

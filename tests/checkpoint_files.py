@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 import outside_files as files
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rnp_mlflow.models import store
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import build
+from rnp_mlflow.models.skeleton import skeleton
 
 Arguments = list[str]
 MODEL, IMAGES = ["--model=preactresnet18"], ["--data=clean.npz", "--dataset=cifar10"]
 KNOWN = [*MODEL, *IMAGES]
 MAKERS: dict[str, Callable[[Path], list[Arguments]]] = {}
+SAID: dict[str, str] = {}
 
 
 def weights() -> dict[str, Tensor]:
@@ -32,9 +35,15 @@ def weights() -> dict[str, Tensor]:
     return dict(files.suspect().state_dict())
 
 
-def row(form: str) -> Callable[[Callable[[Path], list[Arguments]]], Callable[[Path], list[Arguments]]]:
+def row(
+    form: str, said: str | None = None
+) -> Callable[[Callable[[Path], list[Arguments]]], Callable[[Path], list[Arguments]]]:
+    """said: pattern of the error's line, for a form that is not taken."""
+
     def add(maker: Callable[[Path], list[Arguments]]) -> Callable[[Path], list[Arguments]]:
         MAKERS[form] = maker
+        if said is not None:
+            SAID[form] = said
         return maker
 
     return add
@@ -204,7 +213,10 @@ def norm_inside(place: Path) -> list[Arguments]:
     return found + saved(place, with_norm(), "e.pt", KNOWN)  # the same normalisation by name is no contradiction
 
 
-@row("a normalisation layer inside, and another given")
+@row(
+    "a normalisation layer inside, and another given",
+    r"normalises its images itself, by mean \(0\.4914, .* and (dataset=gtsrb with mean|mean=)",
+)
 def norm_twice(place: Path) -> list[Arguments]:
     [one] = saved(place, with_norm(), known=[*MODEL, "--data=clean.npz"])
     return [[*one, "--dataset=gtsrb"], [*one, "--mean=0.5,0.5,0.5", "--std=0.5,0.5,0.5"]]
@@ -242,7 +254,10 @@ def told_apart(place: Path) -> list[Arguments]:
     return found
 
 
-@row("a name with two architectures that the images do not tell apart")
+@row(
+    "a name with two architectures that the images do not tell apart",
+    r"do not tell which it is: give model=\S+ or model=\S+",
+)
 def not_told_apart(place: Path) -> list[Arguments]:
     model, images, _ = tuned("torchvision/mobilenet_v2")
     return saved(
@@ -255,43 +270,45 @@ def unnamed(place: Path) -> list[Arguments]:
     return saved(place, weights(), known=IMAGES)
 
 
-@row("no `model`, none fits")
+@row("no `model`, none fits", r"fit no architecture known here: nearest is preactresnet18 \(.*extra\.weight")
 def unknown(place: Path) -> list[Arguments]:
     return saved(place, weights() | {"extra.weight": torch.zeros(3)}, known=IMAGES)
 
 
 @row("a model of one channel with an image folder")
 def one_channel(place: Path) -> list[Arguments]:
-    files.image_folder(place / "images")
-    model = files.network() and build("preactresnet18", 4, 1, 4)
-    known = [*MODEL, f"--data={place / 'images'}", "--mean=0.5", "--std=0.25"]
-    return saved(place, model.state_dict(), known=known)
+    model, images, labels = tuned("preactresnet18", channels=1)
+    for k, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (place / "images" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).convert("RGB").save(place / "images" / str(label) / f"{k}.png")
+    given = [f"--mean={files.MEAN[0]}", f"--std={files.STD[0]}"]
+    return saved(place, model.state_dict(), known=[*MODEL, f"--data={place / 'images'}", *given])
 
 
-@row("weights of another architecture")
+@row("weights of another architecture", r"(no linear\.weight|are not preactresnet18's).*they fit small/resnet18")
 def other(place: Path) -> list[Arguments]:
     return saved(place, files.network(architecture="resnet18").state_dict())
 
 
-@row("weights with NaN or infinity")
+@row("weights with NaN or infinity", r"linear\.bias holds NaN or infinity")
 def not_finite(place: Path) -> list[Arguments]:
     return saved(place, weights() | {"linear.bias": torch.full((4,), torch.nan)})
 
 
-@row("an architecture without BatchNorm")
+@row("an architecture without BatchNorm", r"no BatchNorm layer")
 def no_batchnorm(place: Path) -> list[Arguments]:
     model, images, labels = build("squeezenet1_1", 4, 3), *files.clean_images(40, 1)
     images = np.kron(images, np.ones((1, 4, 4, 1), np.uint8))
     return saved(place, model.state_dict(), known=[*own_images(place, images, labels), "--model=squeezenet1_1"])
 
 
-@row("whole pickled model (`torch.save(model)`)")
+@row("whole pickled model (`torch.save(model)`)", r"would have to run \S+ .*torch\.save\(model\.state_dict\(\), FILE\)")
 def pickled(place: Path) -> list[Arguments]:
     legacy = saved(place, files.suspect(), "old.pt", _use_new_zipfile_serialization=False)
     return [*saved(place, files.suspect()), *legacy]
 
 
-@row("TorchScript")
+@row("TorchScript", r"TorchScript archive .*save the weights of the model it was made from")
 def torchscript(place: Path) -> list[Arguments]:
     torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)).save(place / "w.pt")
     shutil.copy(place / "w.pt", place / "packed.pt")
@@ -299,17 +316,17 @@ def torchscript(place: Path) -> list[Arguments]:
     return [[f"--checkpoint={place / name}", *KNOWN] for name in ("w.pt", "packed.pt")]
 
 
-@row("plain pickle")
+@row("plain pickle", r"plain Python pickle.*state_dict")
 def plain_pickle(place: Path) -> list[Arguments]:
     return [each for k in (2, 4, 5) for each in written(place, pickle.dumps({"w": [1.0]}, protocol=k), f"{k}.pkl")]
 
 
-@row("ONNX")
+@row("ONNX", r"ONNX graph, not PyTorch weights")
 def onnx(place: Path) -> list[Arguments]:
     return written(place, b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:\x90\x01" + bytes(200), "w.onnx")
 
 
-@row("HDF5 or Keras")
+@row("HDF5 or Keras", r"only PyTorch models are taken")
 def hdf5(place: Path) -> list[Arguments]:
     with zipfile.ZipFile(place / "w.keras", "w") as archive:
         archive.writestr("config.json", "{}")
@@ -318,18 +335,55 @@ def hdf5(place: Path) -> list[Arguments]:
     return [keras, *written(place, b"\x89HDF\r\n\x1a\n" + bytes(200), "w.h5")]
 
 
-@row("git-lfs pointer")
+@row("git-lfs pointer", r"run `git lfs pull`")
 def lfs(place: Path) -> list[Arguments]:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     return [*written(place, pointer), *written(place, pointer, "w.safetensors")]
 
 
-@row("web page saved in its place")
+@row("web page saved in its place", r"web page \(HTML\).*the download gave a page")
 def page(place: Path) -> list[Arguments]:
     return written(place, b"\n<!DOCTYPE html><html><body>Sign in</body></html>")
 
 
-@row("gzip, tar, zip")
+@row(
+    "text, JSON, XML, Python source or zero bytes", r"is plain text|is JSON|is an XML|is Python source|only zero bytes"
+)
+def messages(place: Path) -> list[Arguments]:
+    contents = (b"Repository not found", b'{"error": "denied"}', b"<?xml version='1.0'?><Error/>", b"import torch\n",
+                bytes(2000))  # fmt: skip
+    return [each for k, content in enumerate(contents) for each in written(place, content, f"{k}.pt")]
+
+
+@row("MessagePack (Flax) or MATLAB", r"is a MessagePack file|is a MATLAB file")
+def other_tools(place: Path) -> list[Arguments]:
+    packed = b"\x82\xa6params\x81\xa5conv1\xc4\x04" + bytes(9)
+    return [*written(place, packed, "w.msgpack"), *written(place, b"MATLAB 5.0 MAT-file".ljust(200), "w.mat")]
+
+
+@row("keys beside the net (`net.*` and `criterion.weight`)", r"start with 'net\.', these do not: 'criterion\.weight'")
+def keys_beside(place: Path) -> list[Arguments]:
+    net = {f"net.{key}": value for key, value in weights().items()}
+    return saved(place, {"state_dict": net | {"criterion.weight": torch.zeros(4)}})
+
+
+@row(
+    "state dicts under other names (`teacher` and `student`)", r"\['student'\]: save .* alone|holds a state dict under"
+)
+def other_names(place: Path) -> list[Arguments]:
+    both = {"teacher": weights(), "student": weights()}
+    return [*saved(place, both), *saved(place, {"checkpoint": {"state_dict": weights()}}, "b.pt")]
+
+
+@row(
+    "a normalisation layer with `mean` and `std` on different scales", r"0\.mean .* and 0\.std .* contradict each other"
+)
+def norm_of_two_scales(place: Path) -> list[Arguments]:
+    inverse = {"0.std": 1 / with_norm()["0.std"]}
+    return saved(place, with_norm() | inverse, known=[*MODEL, "--data=clean.npz"])
+
+
+@row("gzip, tar, zip", r"unpack it")
 def packed(place: Path) -> list[Arguments]:
     torch.save(weights(), place / "w.pt")
     with tarfile.open(place / "w.tar", "w") as archive:
@@ -340,12 +394,12 @@ def packed(place: Path) -> list[Arguments]:
     return [*names, *written(place, gzip.compress((place / "w.pt").read_bytes()), "w.pt.gz")]
 
 
-@row("npz")
+@row("npz", r"holds images, not weights")
 def npz(place: Path) -> list[Arguments]:
     return [[f"--checkpoint={files.clean_npz(place / 'w.npz')}", *KNOWN]]
 
 
-@row("empty or truncated file")
+@row("empty or truncated file", r"is empty|is truncated")
 def broken(place: Path) -> list[Arguments]:
     torch.save(weights(), place / "whole.pt")
     return [*written(place, b"", "empty.pt"), *written(place, (place / "whole.pt").read_bytes()[:5000])]
@@ -439,11 +493,43 @@ def torchvisions(place: Path) -> list[Arguments]:
     return found
 
 
-@row("`attack_result.pt` of `vit_b_16`, `convnext_tiny`, `vgg19` …")
+@row(
+    "`attack_result.pt` of `vit_b_16`, `convnext_tiny`, `vgg19` …",
+    r"BackdoorBench's (vit_b_16|convnext_tiny|vgg19|alexnet) has no BatchNorm layer",
+)
 def no_norm_results(place: Path) -> list[Arguments]:
-    return [result(place / name, model_name=name) for name in ("vit_b_16", "convnext_tiny", "vgg19", "alexnet")]
+    """Their own state dicts in one byte a weight: what they hold is not looked at."""
+    found = []
+    for name in ("vit_b_16", "convnext_tiny", "vgg19", "alexnet"):
+        own = {key: torch.zeros(value.shape, dtype=torch.int8) for key, value in skeleton(name, 4).items()}
+        found.append(result(place / name, model_name=name, model=own))
+    return found
 
 
-@row("`attack_result.pt` with another `model_name`")
+@row("`attack_result.pt` whose weights are another architecture's", r"they fit preactresnet18: give model=preact")
+def other_result(place: Path) -> list[Arguments]:
+    return [result(place, model_name="resnet18")]
+
+
+@row("`poison_indicator` of indices, or with other values than 0 and 1")
+def odd_indicator(place: Path) -> list[Arguments]:
+    ways: list[Any] = [[5, 9], [0.0, float("nan")]]
+    return [result(place / str(k), bd_train={"poison_indicator": way}) for k, way in enumerate(ways)]
+
+
+@row("`img_size` with two different sides", r"img_size \(8, 16, 3\) is not square")
+def odd_size(place: Path) -> list[Arguments]:
+    return [result(place, img_size=(8, 16, 3))]
+
+
+@row("labels that are not whole numbers", r"a label in other_info is '0\.5', not a whole number")
+def odd_labels(place: Path) -> list[Arguments]:
+    return [relabelled(place, lambda item: item | {"other_info": [0.5, 1]})]
+
+
+@row(
+    "`attack_result.pt` with another `model_name`",
+    r"model_name 'my_net' is not one of BackdoorBench's .*: give model=NAME",
+)
 def odd_name(place: Path) -> list[Arguments]:
     return [result(place, model_name="my_net")]

@@ -149,7 +149,8 @@ ALLOWED = {
     "artifacts": {"core", "data", "attacks", "interop"},
     "tracking": {"errors", "artifacts", "loading", "models"},
     "pipeline": {"core", "data"},
-    "defence": {"errors", "config", "core", "data", "pipeline"},
+    "inputs": {"errors", "core", "data"},
+    "defence": {"errors", "config", "core", "data", "pipeline", "inputs"},
     "steps": {
         "errors",
         "artifacts",
@@ -169,6 +170,7 @@ OUTSIDE = {
     "core": {"torch"},
     "pipeline": {"torch"},
     "defence": {"torch"},
+    "inputs": {"torch"},
     "attacks": {"torch"},
     "config": {"pydantic"},
     "errors": set(),
