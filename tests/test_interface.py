@@ -208,6 +208,21 @@ def test_the_parameters_know_no_torch_and_config_knows_nothing_else_of_core() ->
     assert all(name.startswith("rnp_mlflow.core.params.") for name in of_core)
 
 
+def test_artifacts_are_named_in_their_table_alone() -> None:
+    names = {
+        value
+        for node in ast.parse((ROOT / "rnp_mlflow/artifacts/table.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        for value in (part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant))
+        if isinstance(value, str)
+    } - {"model", "attack", "import", "unlearn", "recover", "prune", "main"}  # words of their own, too
+    assert len(names) > 25
+    for file in (ROOT / "rnp_mlflow").rglob("*.py"):
+        if file.name != "table.py":
+            said = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+            assert not said & names, file
+
+
 def test_no_step_imports_another_step() -> None:
     steps = {"attack", "importing", "unlearn", "recover", "prune", "main", "rerun"}
     for step in steps - {"main", "rerun"}:

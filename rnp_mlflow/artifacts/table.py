@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-SETTINGS = "settings.json"
-HISTORY = "history.csv"
+SETTINGS, HISTORY, COMPARISON = "settings.json", "history.csv", "comparison.json"
+MODEL_FOLDER, UNLEARNED_FOLDER, PURIFIED_FOLDER = "model", "unlearned_model", "purified_model"
 MODEL, MODEL_SPEC = "model/model.safetensors", "model/model.json"
 DATA, POISON_PLAN = "data.json", "poison_plan.json"
 TRIGGER, TRIGGERED = "trigger.safetensors", "triggered.safetensors"
 UNLEARNED, UNLEARNED_SPEC = "unlearned_model/model.safetensors", "unlearned_model/model.json"
 DEFENCE_INDEX, HOLDOUT_INDEX = "defence_index.txt", "holdout_index.txt"
 VERDICT, PROXY = "verdict.json", "proxy.safetensors"
-MASK = "mask_values.csv"
+MASK, MASK_TEXT, MASK_PNG = "mask_values.csv", "mask_values.txt", "mask_histograms.png"
+SAMPLES_PNG, PROXY_PNG = "samples.png", "proxy.png"
 CURVE, CURVE_PNG, CURVE_HTML = "pruning_curve.csv", "pruning_curve.png", "pruning_curve.html"
 PURIFIED, PURIFIED_SPEC = "purified_model/model.safetensors", "purified_model/model.json"
 PRUNED_NEURONS, SUMMARY = "pruned_neurons.csv", "summary.json"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rnp_mlflow.artifacts import history as history_file
-from rnp_mlflow.artifacts import poisoning
+from rnp_mlflow.artifacts import poisoning, table
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison, registry, train
@@ -85,14 +85,14 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     bad = poison.with_trigger(ready.test, *how, trigger) if trigger else None
     scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
     history_file.write(run.folder, history)
-    store.save(run.folder / "model", model, ready.spec)
+    store.save(run.folder / table.MODEL_FOLDER, model, ready.spec)
     source_file.write(run.folder, ready.source)
     said = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
     chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
     poisoning.write(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
         answer = samples.answering(model, feed, settings.precision, ready.data.classes)
-        samples.draw(run.folder / "samples.png", bad, ready.data.classes, answer, ready.test)
+        samples.draw(run.folder / table.SAMPLES_PNG, bad, ready.data.classes, answer, ready.test)
     already = without_trigger(model, ready.test, bad, feed, settings.precision) if bad is not None else None
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rnp_mlflow.artifacts import poisoning
+from rnp_mlflow.artifacts import poisoning, table
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.config import Import
 from rnp_mlflow.core.evaluate import Scores, evaluate, resolve_precision
@@ -40,7 +40,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     folders = source.place != "embedded" and Path(source.place).is_dir()
     judged = guard.Images(clean, data.classes, folders, found.mean is None and found.own_norm is None)
     told = guard.check(model, judged, feed, precision, acc=scores.acc, said=found.acc)
-    store.save(run.folder / "model", model, spec)
+    store.save(run.folder / table.MODEL_FOLDER, model, spec)
     source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
     target = targets[0] if len(targets) == 1 else None
@@ -49,7 +49,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     poisoning.write(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
         answer = samples.answering(model, feed, precision, spec.classes)
-        samples.draw(run.folder / "samples.png", bad, spec.classes, answer)
+        samples.draw(run.folder / table.SAMPLES_PNG, bad, spec.classes, answer)
     run.tags({"precision": precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)

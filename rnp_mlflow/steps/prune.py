@@ -89,7 +89,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         views=holdout_views(params, suspect, clean),
     )
     purified = prune_at_(suspect.model, mask, picked.num_pruned, found.calibrate)  # in place: no longer needed as it is
-    store.save(run.folder / "purified_model", purified, suspect.spec)
+    store.save(run.folder / table.PURIFIED_FOLDER, purified, suspect.spec)
     masks.write_csv(run.folder / table.PRUNED_NEURONS, mask, ranking(mask)[: picked.num_pruned])
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)

@@ -22,7 +22,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
-    model, _ = store.load(lineage.fetch(upstream["unlearn"], "unlearned_model"))
+    model, _ = store.load(lineage.fetch(upstream["unlearn"], table.UNLEARNED_FOLDER))
     clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
     proxy = stored.load_proxy(upstream["unlearn"], device)
     settings = suspect.resolve_precision(run, settings, clean)
@@ -35,9 +35,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
             suspect=suspect.model, proxy=proxy, hooks=hooks,
         )  # fmt: skip
     masks.write_csv(run.folder / table.MASK, result.mask)
-    masks.write_text(run.folder / "mask_values.txt", result.mask)
+    masks.write_text(run.folder / table.MASK_TEXT, result.mask)
     history.write(run.folder, result.history)
-    figures.mask_histograms(run.folder / "mask_histograms.png", result.mask)
+    figures.mask_histograms(run.folder / table.MASK_PNG, result.mask)
     values = flatten(result.mask)
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
     runtime.log(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")

@@ -37,7 +37,7 @@ def repeat(values: dict[str, Any]) -> int:
         neutral = names("machine", "place", "run", "output")
         findings = {step: compare.runs(*pair, neutral, with_current_names) for step, pair in pairs.items()}
         identical = not any(findings.values())
-        (run.folder / "comparison.json").write_text(json.dumps(findings, indent=2) + "\n")
+        (run.folder / table.COMPARISON).write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
         print_report(findings, pairs)
     return 0 if identical else 1

@@ -125,6 +125,6 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:
             f"the images of dataset {source.dataset} in {source.place} are not those that run "
             f"{model_run_id} was made with (they changed); give their old data_dir, or make that run anew"
         )
-    model, spec = store.load(lineage.fetch(model_run_id, "model"))
+    model, spec = store.load(lineage.fetch(model_run_id, table.MODEL_FOLDER))
     triggered = stored_triggered(model_run_id, data)
     return Suspect(model_run_id, model.to(device), spec, data, digest, source.place, triggered, preprocess(spec, data))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rnp_mlflow.artifacts import detection, history, split
+from rnp_mlflow.artifacts import detection, history, split, table
 from rnp_mlflow.config import Unlearn, params_of
 from rnp_mlflow.core.detect import detect_target
 from rnp_mlflow.core.evaluate import evaluate
@@ -40,12 +40,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     params = params_of(DetectParams, settings)
     estimate, proxy = detect_target(suspect.model, result, train, suspect.transform, params)
     scores = evaluate(result.model, test, suspect.transform, settings.precision)
-    store.save(run.folder / "unlearned_model", result.model, suspect.spec)
+    store.save(run.folder / table.UNLEARNED_FOLDER, result.model, suspect.spec)
     history.write(run.folder, result.history)
     split.write(run.folder, clean.indices, clean.holdout_indices)
     if proxy:
         detection.write_proxy(run.folder, proxy)
-        draw_proxy(run.folder / "proxy.png", proxy, suspect, clean.holdout, settings.precision)
+        draw_proxy(run.folder / table.PROXY_PNG, proxy, suspect, clean.holdout, settings.precision)
         rate = proxy.success_rate(suspect.model, labeled(clean.holdout), suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.delta.norm())})
     steps = sum(record.steps for record in result.history)
