@@ -506,6 +506,7 @@ def _forget_loaded_data() -> None:
 def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
     """name → (arguments, a word the one line must hold)."""
     chain = [f"--{name}={value}" for name, value in SMALL.items()]
+    indexed = [word for word in chain if not word.startswith("--ratio=")]
     recover, attack = runs(entry="recover")[-1], runs(entry="attack")[-1]
     mask = (files(recover) / "mask_values.csv").read_text().splitlines()
 
@@ -531,9 +532,9 @@ def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
         "ratio 0": ([*["prune", *chain], "--ratio=0"], "ratio=0"),
         "ratio over 1": ([*["prune", *chain], "--ratio=1.01"], "ratio=1.01"),
         "ratio too small": ([*["prune", *chain], "--ratio=0.02"], "fewer than two"),
-        "index range": ([*["prune", *chain], f"--index={write('i1', ['1', '600'])}"], "0 to 599"),
-        "index words": ([*["prune", *chain], f"--index={write('i2', ['1', 'two'])}"], "integer"),
-        "index missing": ([*["prune", *chain], f"--index={tmp}/i3"], "i3"),
+        "index range": (["prune", *indexed, f"--index={write('i1', ['1', '600'])}"], "0 to 599"),
+        "index words": (["prune", *indexed, f"--index={write('i2', ['1', 'two'])}"], "integer"),
+        "index missing": (["prune", *indexed, f"--index={tmp}/i3"], "i3"),
         "mask missing": (["prune", f"--mask_file={tmp}/m0"], "m0"),
         "mask foreign": (masked("m1", [*mask[:-1], "other.bn,0,1.0"]), "other.bn"),
         "mask short": (masked("m2", mask[:-1]), "lacks 1"),

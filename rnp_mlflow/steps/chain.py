@@ -15,7 +15,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
-from rnp_mlflow.tracking.runs import StepRun, step_run
+from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
 
 FILES = names("file")
 NOT_IN_DIGEST = names("machine", "place", "file", "run", "output") | {"preset"}  # their content is, if they have any
@@ -218,6 +218,7 @@ def preflight(step: str, plan: Plan) -> None:
     Raises:
         RnpError: whichever the step itself would raise later.
     """
+    prepare_store()
     subject.load_data.cache_clear()  # what was read for an earlier call may have changed since
     device = runtime.prepare(plan[step])
     if step == "import":

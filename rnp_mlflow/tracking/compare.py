@@ -49,7 +49,7 @@ def settings_diff(old_id: str, new_id: str, neutral: Collection[str], renaming: 
     """Return a line for each parameter of the step itself that differs, except neutral ones."""
     old, new = lineage.settings_of(old_id), lineage.settings_of(new_id)
     lines = []
-    present = renaming(new["settings"][new["entry"]])
+    present = renaming(new["settings"].get(new["entry"], {}))
     for name, before in renaming(old["settings"].get(old["entry"], {})).items():
         now = present.get(name)
         if name not in neutral and before != now:
