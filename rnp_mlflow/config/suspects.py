@@ -33,7 +33,7 @@ class Common(Settings):
         CommonParams.seed, ge=0, lt=2**63, json_schema_extra=OWN_COMMON, description="source of every random choice"
     )
     device: Text = Field(
-        None, json_schema_extra=MACHINE, description="cpu, cuda or cuda:N; auto takes CUDA where it is"
+        None, json_schema_extra=MACHINE, description="cpu, cuda or cuda:N; auto takes CUDA if there is one"
     )
     threads: Count = Field(
         None, json_schema_extra=MACHINE, description="CPU threads of torch; auto leaves torch's own choice"

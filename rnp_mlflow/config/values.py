@@ -32,7 +32,7 @@ def _absolute(value: Any) -> Any:
 
 
 def _spelled(value: Any) -> Any:
-    """A dataset's name; one that differs from a known name only in case or hyphens is refused."""
+    """Refuse a name that differs from a known dataset's only in case or hyphens."""
     plain = "".join(each for each in value.lower() if each.isalnum()) if isinstance(value, str) else value
     if plain in DATASETS and value not in DATASETS:
         raise ValueError(f"did you mean {plain}?")

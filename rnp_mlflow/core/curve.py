@@ -158,10 +158,10 @@ def refine_by_bisection(
     for _ in range(bisections):
         if high - low < 2:
             break
-        middle = (low + high) // 2
-        accuracy_there = evaluator.holdout_acc(pruned_copy(model, mask, middle, calibrate))
+        midpoint = (low + high) // 2
+        accuracy_there = evaluator.holdout_acc(pruned_copy(model, mask, midpoint, calibrate))
         fits = rule.meets_accuracy_floor(accuracy_there, points[0].holdout_acc)
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (midpoint, high) if fits else (low, midpoint)
     if low == points[last].num_pruned:
         return points
     cutoff = low if isinstance(points[-1].cutoff, int) else float(flatten(mask)[ranking(mask)[low - 1]])

@@ -69,8 +69,8 @@ def check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     missing = [name for name in layers if name not in mask]
     foreign = [name for name in mask if name not in layers]
     if missing or foreign:
-        what = f"lacks layer {missing[0]}" if missing else f"names layer {foreign[0]}"
-        raise MaskError(f"the mask is not this model's: it {what} ({len(layers)} layers expected)")
+        fault = f"lacks layer {missing[0]}" if missing else f"names layer {foreign[0]}"
+        raise MaskError(f"the mask is not this model's: it {fault} ({len(layers)} layers expected)")
     for name, layer in layers.items():
         values = mask[name]
         if values.shape != layer.weight.shape:

@@ -141,7 +141,7 @@ def to_memory_format(model: nn.Module, layout: torch.memory_format) -> None:
 def prefer_channels_last(model: nn.Module, precision: Precision) -> bool:
     """Return whether channels-last is faster here and safe.
 
-    It is faster on CPUs, where every convolution reorders contiguous tensors anew, and for bf16 everywhere.
+    It is faster on CPUs, where every convolution reorders contiguous tensors each time, and for bf16 everywhere.
 
     torch 2.15's CPU kernels (AVX-512) write out of bounds in the backward pass of a strided 1 × 1
     convolution of under 16 input channels.

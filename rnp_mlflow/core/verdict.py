@@ -80,5 +80,5 @@ def relative_norm(delta: Tensor, inputs: Tensor) -> float:
 
     inputs: clean ones, (N, C, H, W). 1: as large as the difference between images. 0: all inputs are the same.
     """
-    spread = float((inputs - inputs.mean(0)).square().sum((1, 2, 3)).mean().sqrt())
-    return float(delta.norm()) / spread if spread else 0.0
+    typical_norm = float((inputs - inputs.mean(0)).square().sum((1, 2, 3)).mean().sqrt())
+    return float(delta.norm()) / typical_norm if typical_norm else 0.0

@@ -72,31 +72,31 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     settings: Attack = plan["attack"]
     if settings.precision == "auto":  # there is no model yet to hold bf16 to
         settings = settings.model_copy(update={"precision": "fp32"})
-    ready = prepare(settings)
-    run.dataset(ready.data.name, ready.data_digest, ready.source.place)
-    model, feed = ready.model.to(device), subject.preprocess(ready.spec, ready.data)
-    training, trigger = poisoned_training_set(settings, ready, feed, device)
+    setup = prepare(settings)
+    run.dataset(setup.data.name, setup.data_digest, setup.source.place)
+    model, transform = setup.model.to(device), subject.preprocess(setup.spec, setup.data)
+    training, trigger = poisoned_training_set(settings, setup, transform, device)
     with runtime.progress("attack", settings.training_epochs) as advance:
         history = train.train(
-            model, training.to(device), feed, generator(settings.seed, "training"),
+            model, training.to(device), transform, generator(settings.seed, "training"),
             train_params(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
         )  # fmt: skip
-    how = (len(ready.data.classes), settings.target, settings.label_mode)
-    bad = poison.with_trigger(ready.test, *how, trigger) if trigger else None
-    scores = evaluate(model, subject.test_set(ready.test, bad, device), feed, settings.precision)
+    how = (len(setup.data.classes), settings.target, settings.label_mode)
+    bad = poison.with_trigger(setup.test, *how, trigger) if trigger else None
+    scores = evaluate(model, subject.test_set(setup.test, bad, device), transform, settings.precision)
     history_file.write(run.folder, history)
-    store.save(run.folder / table.MODEL_FOLDER, model, ready.spec)
-    source_file.write(run.folder, ready.source)
-    said = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
-    chosen = {"indices": ready.plan.indices, "covers": ready.plan.covers}
-    poisoning.write(run.folder, said | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
+    store.save(run.folder / table.MODEL_FOLDER, model, setup.spec)
+    source_file.write(run.folder, setup.source)
+    described = settings.model_dump(include={"attack", "target", "label_mode", "poison_rate"})
+    chosen = {"indices": setup.plan.indices, "covers": setup.plan.covers}
+    poisoning.write(run.folder, described | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
-        answer = samples.answering(model, feed, settings.precision, ready.data.classes)
-        samples.draw(run.folder / table.SAMPLES_PNG, bad, ready.data.classes, answer, ready.test)
-    already = without_trigger(model, ready.test, bad, feed, settings.precision) if bad is not None else None
+        answer = samples.answering(model, transform, settings.precision, setup.data.classes)
+        samples.draw(run.folder / table.SAMPLES_PNG, bad, setup.data.classes, answer, setup.test)
+    already = without_trigger(model, setup.test, bad, transform, settings.precision) if bad is not None else None
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})
-    run.metrics({"attack/poisoned": len(ready.plan.indices), "attack/covers": len(ready.plan.covers)})
+    run.metrics({"attack/poisoned": len(setup.plan.indices), "attack/covers": len(setup.plan.covers)})
     report(run, scores, already)
 
 
@@ -112,25 +112,27 @@ def train_params(settings: Attack) -> train.TrainParams:
 
 
 def poisoned_training_set(
-    settings: Attack, ready: AttackSetup, feed: Preprocess, device: torch.device
+    settings: Attack, setup: AttackSetup, transform: Preprocess, device: torch.device
 ) -> tuple[ImageSet, Trigger | None]:
     """Return the training set as the attacker leaves it, and the trigger."""
-    clean = ready.data.train
-    if ready.attack is None:
+    clean = setup.data.train
+    if setup.attack is None:
         return clean, None
 
     def surrogate() -> nn.Module:
         runtime.log(f"  {settings.attack}: training a clean model first, for half of training_epochs")
         half = replace(train_params(settings), epochs=max(1, settings.training_epochs // 2))
-        own = copy.deepcopy(ready.model)
-        train.train(own, clean, feed, generator(settings.seed, "surrogate"), half)
-        return PixelInputModel(own, ready.spec).to(device).eval().requires_grad_(False)
+        own = copy.deepcopy(setup.model)
+        train.train(own, clean, transform, generator(settings.seed, "surrogate"), half)
+        return PixelInputModel(own, setup.spec).to(device).eval().requires_grad_(False)
 
-    made = ready.attack.build(AttackContext(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
-    return poison.poison_training_set(clean, ready.plan, made, generator(settings.seed, "poisoning")), made.trigger
+    made = setup.attack.build(AttackContext(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
+    return poison.poison_training_set(clean, setup.plan, made, generator(settings.seed, "poisoning")), made.trigger
 
 
-def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Preprocess, precision: Precision) -> float:
+def without_trigger(
+    model: nn.Module, test: ImageSet, bad: Triggered, transform: Preprocess, precision: Precision
+) -> float:
     """Return the share of the triggered images that get the attacker's label without the trigger, too.
 
     test: the test set that `bad` was made from, in its order; it leaves out those of the attacker's label.
@@ -139,7 +141,7 @@ def without_trigger(model: nn.Module, test: ImageSet, bad: Triggered, feed: Prep
     for label in bad.true_labels.unique():  # one target to each true class, whatever the label mode
         targets[test.labels == label] = bad.target_labels[bad.true_labels == label][0]
     behind = test[(targets >= 0).nonzero().flatten()]
-    return accuracy(predict(model, behind.images, feed, precision), targets[targets >= 0])
+    return accuracy(predict(model, behind.images, transform, precision), targets[targets >= 0])
 
 
 def report(run: StepRun, scores: Scores, already: float | None) -> None:
@@ -156,7 +158,7 @@ def report(run: StepRun, scores: Scores, already: float | None) -> None:
     if already >= PLANTED:
         runtime.log(
             f"  warning: {already:.0%} of these images get the attacker's label without the trigger, so ASR "
-            "says nothing of one; leave this run out of averages"
+            "does not show one; leave this run out of averages"
         )
     elif scores.asr < PLANTED:
         runtime.log(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")

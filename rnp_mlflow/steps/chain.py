@@ -207,8 +207,8 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
         if place and Path(place).is_file():
             content[name] = manifest.file_digest(Path(place))
     if step == "attack":
-        ready = attack.prepare(plan["attack"])
-        content |= {"images": ready.data_digest, "model": asdict(ready.spec), "flip": ready.data.flip}
+        setup = attack.prepare(plan["attack"])
+        content |= {"images": setup.data_digest, "model": asdict(setup.spec), "flip": setup.data.flip}
     return lineage.digest(content)
 
 
@@ -233,11 +233,11 @@ def preflight(step: str, plan: Plan) -> None:
             triggered = poisoning.read(lineage.fetch(run_id, table.POISON_PLAN))["triggered"]
             prune.check_possible(plan["prune"], spec, triggered is not None)
         return
-    ready = attack.prepare(plan["attack"])
+    setup = attack.prepare(plan["attack"])
     if step != "attack":
-        clean.draw(ready.data, plan["unlearn"], device)
+        clean.draw(setup.data, plan["unlearn"], device)
     if step == "prune":
-        prune.check_possible(plan["prune"], ready.spec, ready.attack is not None)
+        prune.check_possible(plan["prune"], setup.spec, setup.attack is not None)
 
 
 def suspect_run(step: str, plan: Plan) -> str | None:

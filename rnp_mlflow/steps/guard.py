@@ -14,7 +14,7 @@ from rnp_mlflow.errors import ModelError
 
 TRIED = 200  # images that each alternative is tried on, at most
 SHARE = 0.2  # of the way from chance to 1: no better counts as near chance
-BELOW = 0.1  # further below what is said elsewhere is far below
+BELOW = 0.1  # further below what is recorded elsewhere is far below
 SIGNIFICANT = 3.0  # standard errors, of paired answers (McNemar, 1947)
 CAUSES = "class order, normalisation, image size, channel order, or an architecture with the same keys"
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -128,29 +128,31 @@ class Told:
 
 
 def check(
-    model: nn.Module, images: Images, transform: Preprocess, precision: Precision, *, acc: float, said: float | None
+    model: nn.Module, images: Images, transform: Preprocess, precision: Precision, *, acc: float, recorded: float | None
 ) -> Told:
     """Compare the accuracy of an imported model with chance, with its record, and with the alternatives.
 
-    acc: on all clean images. said: what the model's record says of it elsewhere, None if there is none.
+    acc: on all clean images. recorded: what the model's record says of it elsewhere, None if there is none.
     """
     clean = images.clean
     tried = alternatives(model, images, transform, precision)
-    lines = warning(acc, said, near_chance(acc, clean.labels, len(images.classes)), len(clean), tried)
+    lines = warning(acc, recorded, near_chance(acc, clean.labels, len(images.classes)), len(clean), tried)
     return Told(acc, len(clean), lines, tried)
 
 
-def warning(acc: float, said: float | None, chance: float | None, count: int, tried: list[Alternative]) -> list[str]:
+def warning(
+    acc: float, recorded: float | None, chance: float | None, count: int, tried: list[Alternative]
+) -> list[str]:
     """Return the lines to print; empty if nothing is suspicious.
 
-    acc: on `count` clean images. said: what the model says of its accuracy elsewhere. chance: as of `near_chance`.
+    acc: on `count` clean images. recorded: what the model says of its accuracy elsewhere. chance: as of `near_chance`.
     """
     ahead = [each for each in tried if each.better]
-    far = said is not None and said - acc > BELOW
+    far = recorded is not None and recorded - acc > BELOW
     if chance is None and not far and not ahead:
         return []
     why = f"near chance ({chance:.2f})" if chance is not None else "lower than it may be"
-    why = f"far below the {said:.4f} that the model's record says" if far else why
+    why = f"far below the {recorded:.4f} that the model's record says" if far else why
     lines = [f"  warning: ACC {acc:.4f} on {count} clean images is {why}; usual causes: {CAUSES}"]
     for each in tried:
         mark = "  <- better" if each.better else ""

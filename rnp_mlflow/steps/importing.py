@@ -34,12 +34,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     model, spec = suspect_model(settings, found, fits, data)
     bad = known_triggered(settings, found, data)
     clean = data.test or data.train
-    test, feed = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
-    precision = resolve_precision(settings.precision, model.to(device), test.images, feed)
-    scores = evaluate(model, test, feed, precision)
+    test, transform = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
+    precision = resolve_precision(settings.precision, model.to(device), test.images, transform)
+    scores = evaluate(model, test, transform, precision)
     folders = source.place != "embedded" and Path(source.place).is_dir()
     judged = guard.Images(clean, data.classes, folders, found.mean is None and found.own_norm is None)
-    told = guard.check(model, judged, feed, precision, acc=scores.acc, said=found.acc)
+    judgement = guard.check(model, judged, transform, precision, acc=scores.acc, recorded=found.acc)
     store.save(run.folder / table.MODEL_FOLDER, model, spec)
     source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
@@ -48,15 +48,15 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
     poisoning.write(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
-        answer = samples.answering(model, feed, precision, spec.classes)
+        answer = samples.answering(model, transform, precision, spec.classes)
         samples.draw(run.folder / table.SAMPLES_PNG, bad, spec.classes, answer)
     run.tags({"precision": precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)
-    for line in told.lines:
+    for line in judgement.lines:
         runtime.log(line)
-    run.tags({"accuracy_doubtful": bool(told.lines)})
-    told.require(settings.require_acc)
+    run.tags({"accuracy_doubtful": bool(judgement.lines)})
+    judgement.require(settings.require_acc)
 
 
 def fitting(settings: Import, found: ImportedModel) -> list[Candidate]:

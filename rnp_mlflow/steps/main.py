@@ -1,4 +1,4 @@
-"""Entry point `main`: all steps anew as children of one run, which carries the final figures."""
+"""Entry point `main`: all steps made again as children of one run, which carries the final figures."""
 
 import json
 import shutil

@@ -67,22 +67,22 @@ def read_source(settings: Import) -> ImportedModel:
 
 def from_attack_result(file: Path, model: str | None = None) -> ImportedModel:
     """Read BackdoorBench's result. model: the architecture that the settings give."""
-    said = backdoorbench.read(file)
-    architecture = model or architectures.our_name(said.model_name)
-    if (held := count_classes(architecture, said.weights)) != said.classes:
-        raise ModelError(f"{file} says {said.classes} classes, its weights are for {held}")
+    stated = backdoorbench.read(file)
+    architecture = model or architectures.our_name(stated.model_name)
+    if (actual := count_classes(architecture, stated.weights)) != stated.classes:
+        raise ModelError(f"{file} says {stated.classes} classes, its weights are for {actual}")
     return ImportedModel(
-        said.weights, architecture, said.dataset, said.image_size, triggered=said.triggered, poisoned=said.poisoned,
-        exact=True,
+        stated.weights, architecture, stated.dataset, stated.image_size, triggered=stated.triggered,
+        poisoned=stated.poisoned, exact=True,
     )  # fmt: skip
 
 
 def from_path(place: Path, model: str | None = None) -> ImportedModel:
     """Read a file of weights, a model folder of this project, or an MLflow model with such a description in it."""
     if place.is_file():
-        said = read_checkpoint(place)
-        name = None if said.model_name is None or model else architectures.our_name(said.model_name)
-        return ImportedModel(said.weights, name, acc=said.acc, exact=True)
+        stated = read_checkpoint(place)
+        name = None if stated.model_name is None or model else architectures.our_name(stated.model_name)
+        return ImportedModel(stated.weights, name, acc=stated.acc, exact=True)
     if not place.is_dir():
         raise ModelError(f"{place} does not exist")
     weights, spec = read_model_folder(place) if (place / store.SPEC).is_file() else remote_model.read_folder(place)
@@ -143,7 +143,7 @@ def hold_to_norm(settings: Import, mean: tuple[float, ...], std: tuple[float, ..
         ConfigError: the settings name another.
     """
     named = sources.NORMALISATION.get(settings.dataset or "", (None, None))
-    for word, given, held in (("mean", settings.mean or named[0], mean), ("std", settings.std or named[1], std)):
-        if given and (len(given) != len(held) or max(abs(a - b) for a, b in zip(given, held, strict=True)) > 0.005):
+    for word, given, actual in (("mean", settings.mean or named[0], mean), ("std", settings.std or named[1], std)):
+        if given and (len(given) != len(actual) or max(abs(a - b) for a, b in zip(given, actual, strict=True)) > 0.005):
             source = f"{word}=" if getattr(settings, word) else f"dataset={settings.dataset} with {word} "
-            raise ConfigError(f"{why} {word} {held}, and {source}{given} was given: leave it out")
+            raise ConfigError(f"{why} {word} {actual}, and {source}{given} was given: leave it out")

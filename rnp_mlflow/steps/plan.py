@@ -74,7 +74,7 @@ def check_used(entry: str, given: Mapping[str, Any]) -> None:
 
 
 def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) -> Plan:
-    """Plan to repeat a run: everything is made anew. values: all of that run's. changed: what the call gave.
+    """Plan to repeat a run: everything is made again. values: all of that run's. changed: what the call gave.
 
     Raises:
         ConfigError: as `make_plan`.

@@ -68,7 +68,7 @@ def repeated_values(record: dict[str, Any], run_id: str, old: Any) -> dict[str, 
     if record["entry"] != "import":
         values |= dict.fromkeys(RUN_ID.values())
         values |= {RUN_ID[step]: run_id for step, run_id in record["given"].items()}
-        values |= {"register_as": None, "export": "none"}  # a repetition is no new version
+        values |= {"register_as": None, "export": "none"}  # a repetition makes no new version
     return values | {"threads": lineage.tag(old, "threads"), "device": lineage.tag(old, "device")}
 
 

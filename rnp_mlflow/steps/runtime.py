@@ -113,7 +113,7 @@ Advance = Callable[[], None]
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Advance]:
+def progress(phase: str, total: int) -> Iterator[Advance]:
     """Show a bar on standard error that advances by one per call; nothing if that is not a terminal.
 
     Memory that is kept is given back at every advance, so that its holes do not add up.
@@ -121,7 +121,7 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(phase, total=total)
 
         def advance() -> None:
             release_memory()

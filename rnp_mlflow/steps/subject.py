@@ -57,13 +57,13 @@ class Suspect:
         Three steps in a row ask the same of the same model: it is measured once a process.
         """
         images = tuple(clean.indices.tolist()), tuple(clean.holdout_indices.tolist())
-        asked = settings.precision, settings.device, settings.threads, self.run_id, *images
-        if asked not in RESOLVED_PRECISION:
-            RESOLVED_PRECISION[asked] = resolve_precision(
+        key = settings.precision, settings.device, settings.threads, self.run_id, *images
+        if key not in RESOLVED_PRECISION:
+            RESOLVED_PRECISION[key] = resolve_precision(
                 settings.precision, self.model, clean.train.images, self.transform
             )
-        run.tags({"precision": RESOLVED_PRECISION[asked]})
-        return settings.model_copy(update={"precision": RESOLVED_PRECISION[asked]})
+        run.tags({"precision": RESOLVED_PRECISION[key]})
+        return settings.model_copy(update={"precision": RESOLVED_PRECISION[key]})
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +86,7 @@ def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
 def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> EvalSet:
     """Return clean images and, if there are any, triggered ones with both labels, on the device.
 
-    Images that memory only maps stay where they are; `core.evaluate.predict` fetches them batch by batch.
+    Images that memory only maps stay in place; `core.evaluate.predict` fetches them batch by batch.
     """
     if clean.images.nbytes > spill.LIMIT:
         device = clean.images.device
@@ -123,7 +123,7 @@ def load(model_run_id: str, plan: Plan, device: torch.device) -> Suspect:
     if digest != lineage.tag(run, "data") and not plan.is_rerun:
         raise LineageError(
             f"the images of dataset {source.dataset} in {source.place} are not those that run "
-            f"{model_run_id} was made with (they changed); give their old data_dir, or make that run anew"
+            f"{model_run_id} was made with (they changed); give their old data_dir, or make that run again"
         )
     model, spec = store.load(lineage.fetch(model_run_id, table.MODEL_FOLDER))
     triggered = stored_triggered(model_run_id, data)

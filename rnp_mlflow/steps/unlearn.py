@@ -87,8 +87,8 @@ def draw_proxy(
     shown, classes = holdout[torch.stack([(holdout.labels == k).nonzero()[0, 0] for k in others])], suspect.spec.classes
     changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
     plain, proxied = (
-        samples.answering(suspect.model, feed, precision, classes)(shown.images)
-        for feed in (suspect.transform, proxy.composed_with(suspect.transform))
+        samples.answering(suspect.model, transform, precision, classes)(shown.images)
+        for transform in (suspect.transform, proxy.composed_with(suspect.transform))
     )
     rows = [("clean", shown.images.cpu(), plain), ("with the proxy", changed, proxied)]
     note = f"{samples.CAPTION}; the proxy was made to lead to {classes[proxy.target]}"
