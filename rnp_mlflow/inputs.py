@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rnp_mlflow.core.copyable import check_copyable
 from rnp_mlflow.core.detect import count_classes
-from rnp_mlflow.core.evaluate import EvalSet, accuracy, evenly_spaced, predict
+from rnp_mlflow.core.evaluate import EvalSet, accuracy, chance_accuracy, evenly_spaced, predict
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.wrapped import working_copy
 from rnp_mlflow.data.preprocess import Preprocess
@@ -38,9 +38,14 @@ def checked(images: Tensor, labels: Tensor, mean: Any, std: Any) -> LabeledImage
     return LabeledImages(images.float() if images.is_floating_point() else images, labels.long())
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
+def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:
+    """Check that labels are classes of the model.
+
+    Raises:
+        DataError: one is not.
+    """
     if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"labels must be from 0 to {classes - 1}, as the model has {classes} classes")
+        raise DataError(f"{name} must be from 0 to {classes - 1}, as the model has {classes} classes")
 
 
 def classes_of(model: nn.Module, images: Tensor, transform: Preprocess) -> int:
@@ -100,7 +105,7 @@ def checked_test(test: EvalSet | None, images: Tensor, classes: int) -> EvalSet 
     """Return the test set with float images in float32, as the working copy takes them.
 
     Raises:
-        ConfigError: it is not a `EvalSet`.
+        ConfigError: it is not an `EvalSet`.
         DataError: its images are not like `images`, a label is not one of the classes, or a part is missing.
     """
     if test is None:
@@ -133,8 +138,7 @@ def _test_labels(values: Any, images: Any, classes: int, name: str) -> Tensor:
     found = as_tensor(values, f"test.{name}")
     if found.shape != (len(images),) or found.is_floating_point():
         raise DataError(f"test.{name} must be {len(images)} whole labels, not {found.dtype} {tuple(found.shape)}")
-    if found.min() < 0 or found.max() >= classes:
-        raise DataError(f"test.{name} must be from 0 to {classes - 1}, as the model has {classes} classes")
+    check_labels(found, classes, f"test.{name}")
     return found.long()
 
 
@@ -142,7 +146,7 @@ def warn_near_chance(model: nn.Module, images: Tensor, labels: Tensor, transform
     """Warn if the model is not better than a constant answer by more than two standard errors."""
     some = evenly_spaced(len(labels), CHECKED).to(labels.device)
     acc = accuracy(predict(model, images[some], transform), labels[some])
-    chance = max(1 / classes, float(labels[some].bincount().max()) / len(some))
+    chance = chance_accuracy(labels[some], classes)
     if acc <= chance + 2 * math.sqrt(chance * (1 - chance) / len(some)):
         warnings.warn(
             f"the model's accuracy on the clean images is {acc:.2f}, near chance ({chance:.2f}): check the order "

@@ -1,5 +1,6 @@
 """Predictions, and the four metrics computed from them: ACC, ASR, RA, DER (all 0 to 1)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -98,6 +99,21 @@ def accuracy_with_early_exit(
         if right / len(images) > limit:
             break
     return right / len(images)
+
+
+def ahead(first: Tensor, second: Tensor, errors: float = 2.0) -> bool:
+    """Return whether `first` is right on more images than `second` by over `errors` standard errors.
+
+    Both bool (N,), of the same images. With b images that only the first has right and c that only the second has,
+    the difference b - c has a standard error of √(b + c) if the two are equally good (McNemar, 1947).
+    """
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    return b - c > errors * math.sqrt(b + c)
+
+
+def chance_accuracy(labels: Tensor, classes: int) -> float:
+    """Return the accuracy that needs no model: the share of the largest class, at least 1 / classes."""
+    return max(1 / classes, float(labels.bincount().max()) / len(labels))
 
 
 @dataclass(frozen=True)

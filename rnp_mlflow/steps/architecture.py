@@ -1,10 +1,8 @@
 """Which of several architectures that the weights fit is the model's: the clean images tell."""
 
-import math
-
 from torch import Tensor, nn
 
-from rnp_mlflow.core.evaluate import evenly_spaced, predict
+from rnp_mlflow.core.evaluate import ahead, evenly_spaced, predict
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
@@ -60,13 +58,3 @@ def answered_right(model: nn.Module, spec: store.ModelSpec, data: Dataset) -> Te
     some = evenly_spaced(len(images), IMAGES)
     part = images[some]
     return predict(model, part.images, subject.preprocess(spec, data)) == part.labels.cpu()
-
-
-def ahead(first: Tensor, second: Tensor) -> bool:
-    """Return whether `first` is right on more images than `second` by over two standard errors.
-
-    Both bool (N,), of the same images. With b images that only the first has right and c that only the second has,
-    the difference b - c has a standard error of √(b + c) if the two are equally good (McNemar, 1947).
-    """
-    b, c = int((first & ~second).sum()), int((second & ~first).sum())
-    return b - c > 2 * math.sqrt(b + c)

@@ -156,11 +156,11 @@ def kinds(step: str) -> tuple[str, ...]:
 def check_same_settings(chain: dict[str, str], plan: Plan) -> None:
     """Refuse a given parameter if a named run, or one that it started from, was made with another value."""
     for step, run_id in chain.items():
+        if step == "unlearn" and "index" in plan.given:
+            check_same_index(run_id, Path(plan[step].index))
         made = lineage.settings_of(run_id)  # of an upstream "attack", an import may have taken the place
         logged = with_current_names(made["settings"][made["entry"]])
         for name, field in STEPS[step].model_fields.items():
-            if name == "index" and name in plan.given:
-                check_same_index(run_id, Path(plan[step].index))
             if name not in plan.given or name in NOT_COMPARED:
                 continue
             if made["entry"] == "import" and name not in logged:

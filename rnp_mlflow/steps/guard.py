@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.core.evaluate import evenly_spaced, predict
+from rnp_mlflow.core.evaluate import ahead, chance_accuracy, evenly_spaced, predict
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
@@ -15,7 +15,7 @@ from rnp_mlflow.errors import ModelError
 TRIED = 200  # images that each alternative is tried on, at most
 SHARE = 0.2  # of the way from chance to 1: no better counts as near chance
 BELOW = 0.1  # further below what is recorded elsewhere is far below
-SIGNIFICANT = 3.0  # standard errors, of paired answers (McNemar, 1947)
+SIGNIFICANT = 3.0  # standard errors of paired answers (`core.evaluate.ahead`)
 CAUSES = "class order, normalisation, image size, channel order, or an architecture with the same keys"
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "no normalisation": ((0.0,) * 3, (1.0,) * 3),
@@ -64,9 +64,7 @@ def alternatives(
     before = answers == labels
     found = []
     for name, give, right in _tried(model, images, some, answers, transform, precision=precision):
-        gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
-        better = gained - lost > SIGNIFICANT * (gained + lost) ** 0.5
-        found.append(Alternative(name, give, float(right.double().mean()), better))
+        found.append(Alternative(name, give, float(right.double().mean()), ahead(right, before, SIGNIFICANT)))
     return sorted(found, key=lambda each: -each.acc)
 
 
@@ -100,14 +98,14 @@ def other_order(classes: tuple[str, ...]) -> tuple[str, list[int]] | None:
 
 
 def near_chance(acc: float, labels: Tensor, classes: int) -> float | None:
-    """Return the accuracy of chance if `acc` is near it: the share of the largest class, at least 1 / classes."""
-    chance = max(1 / classes, float(labels.bincount().max()) / len(labels))
+    """Return the accuracy of chance if `acc` is near it, else None."""
+    chance = chance_accuracy(labels, classes)
     return chance if acc <= chance + SHARE * (1 - chance) else None
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was found out. lines: the block to print, empty if nothing is suspicious. tried: the best first."""
+class Judgement:
+    """How the accuracy is judged. lines: the block to print, empty if nothing is suspicious. tried: the best first."""
 
     acc: float
     count: int
@@ -129,7 +127,7 @@ class Told:
 
 def check(
     model: nn.Module, images: Images, transform: Preprocess, precision: Precision, *, acc: float, recorded: float | None
-) -> Told:
+) -> Judgement:
     """Compare the accuracy of an imported model with chance, with its record, and with the alternatives.
 
     acc: on all clean images. recorded: what the model's record says of it elsewhere, None if there is none.
@@ -137,7 +135,7 @@ def check(
     clean = images.clean
     tried = alternatives(model, images, transform, precision)
     lines = warning(acc, recorded, near_chance(acc, clean.labels, len(images.classes)), len(clean), tried)
-    return Told(acc, len(clean), lines, tried)
+    return Judgement(acc, len(clean), lines, tried)
 
 
 def warning(
