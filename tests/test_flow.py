@@ -171,7 +171,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
 
 
 def test_defend_in_python_gives_what_the_steps_gave() -> None:
-    """Mask, curve and purified weights to the bit, from the images that the unlearn run recorded."""
+    """Mask, curve and purified weights bit for bit, from the images that the unlearn run recorded."""
     from rnp_mlflow import EvalSet, defend
 
     attack, unlearn, recover, prune = (runs(entry=name)[-1] for name in ("attack", "unlearn", "recover", "prune"))

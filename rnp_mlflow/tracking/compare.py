@@ -23,7 +23,7 @@ Renaming = Callable[[Mapping[str, Any]], dict[str, Any]]  # logged settings → 
 
 
 def runs(old_id: str, new_id: str, neutral: Collection[str] = (), renaming: Renaming = dict) -> list[str]:
-    """Return one line per difference; an empty list if metric histories and results are equal to the bit.
+    """Return one line per difference; an empty list if metric histories and results are equal bit for bit.
 
     Different parameters or data are always listed, because equal figures from other data are not a repetition. Other
     provenance (code, versions, machine) is listed only if results differ. neutral: parameters that change no figure.
