@@ -107,7 +107,8 @@ def preset_table() -> str:
 
 def own(group: type[Any]) -> list[str]:
     """The parameters that a group of settings declares itself."""
-    return [name for name in group.model_fields if name in group.__annotations__]
+    above = {name for base in group.__bases__ if issubclass(base, parameters.Settings) for name in base.model_fields}
+    return [name for name in group.model_fields if name not in above]
 
 
 def section(group: type[Any], steps: list[str]) -> str:

@@ -8,11 +8,11 @@ from rnp_mlflow import errors
 if TYPE_CHECKING:
     from rnp_mlflow.core.curve import CurvePoint
     from rnp_mlflow.core.evaluate import EvalSet, Scores
-    from rnp_mlflow.core.params import DetectParams, RecoverParams, SweepParams, UnlearnParams
+    from rnp_mlflow.core.params import DefenseSettings, DetectParams, RecoverParams, SweepParams, UnlearnParams
     from rnp_mlflow.core.proxy import ProxyTrigger
     from rnp_mlflow.core.unlearn import UnlearningResult
     from rnp_mlflow.core.verdict import TargetEstimate
-    from rnp_mlflow.defence import DefenseResult, DefenseSettings, defend
+    from rnp_mlflow.defence import DefenseResult, defend
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
 _MODULES = {
     "CurvePoint": "core.curve",
     "DefenseResult": "defence",
-    "DefenseSettings": "defence",
+    "DefenseSettings": "core.params",
     "DetectParams": "core.params",
     "EvalSet": "core.evaluate",
     "ProxyTrigger": "core.proxy",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,73 +15,22 @@ from rnp_mlflow.core.evaluate import EvalSet, resolve_precision
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask, norm_layers
 from rnp_mlflow.core.params import (
-    BatchNormStats,
+    DefenseSettings,
     DetectParams,
-    MaskAveraging,
     Precision,
-    PruningBy,
     RecoverParams,
-    SelectBy,
-    StopRule,
     SweepParams,
     UnlearnParams,
 )
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import pruned_copy
-from rnp_mlflow.core.pruning_curve import select_point
+from rnp_mlflow.core.selectors import select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.core.wrapped import as_given
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.pipeline import CurveImages, draw_curve, holdout_split, recover_mask, unlearn_model
-
-
-class DefenseSettings(TypedDict, total=False):
-    """What `defend` takes by name; defaults are those of `core/params.py`, bounds and meanings those of `config`."""
-
-    preset: str  # "default", or "reference": behave as BackdoorBench's rnp.py
-    seed: int
-    precision: Precision
-    # unlearning
-    holdout: float
-    unlearning_lr: float
-    unlearning_epochs: int
-    unlearning_batch_size: int
-    clean_threshold: float
-    schedule: tuple[int, ...]
-    unlearning_stop: StopRule
-    unlearning_augment: bool
-    grad_clip_norm: float
-    # detection
-    proxy_steps: int
-    proxy_classes: int
-    # recovery
-    alpha: float
-    recovering_lr: float
-    recovering_epochs: int
-    recovering_batch_size: int
-    recovering_augment: bool
-    mask_averaging: MaskAveraging
-    proxy_share: float
-    suspect_steps: int
-    suspect_weight: float
-    # the pruning curve and the choice of a point
-    pruning_by: PruningBy
-    pruning_max: float
-    pruning_step: float
-    pruning_stride: int
-    pruning_number: float
-    curve_eval_size: int
-    acc_ratio: float
-    refine: int
-    holdout_crops: int
-    proxy_ratio: float
-    min_acc_ratio: float
-    margin_ratio: float
-    benign_threshold: float
-    select_by: SelectBy
-    bn_stats: BatchNormStats
 
 
 @dataclass(frozen=True)
@@ -131,16 +80,7 @@ def defend(
     flip: whether a mirrored image keeps its label, so that mirrored images may be used. test: the images that the curve
     is measured on, of the same kind; without it ACC is measured on the held-out images, and ASR is None.
 
-    Any of these may be given by name, as `seed=1` (defaults: `rnp_mlflow.UnlearnParams` and so on; meanings:
-    `python -m rnp_mlflow main --help-all`):
-    general: seed, precision, preset ("reference": behave as BackdoorBench's rnp.py);
-    unlearning: holdout, unlearning_lr, unlearning_epochs, unlearning_batch_size, clean_threshold, schedule,
-    unlearning_stop, unlearning_augment, grad_clip_norm;
-    detection: proxy_steps, proxy_classes, benign_threshold;
-    recovery: alpha, recovering_lr, recovering_epochs, recovering_batch_size, recovering_augment, mask_averaging,
-    proxy_share, suspect_steps, suspect_weight;
-    pruning: pruning_by, pruning_max, pruning_step, pruning_stride, pruning_number, curve_eval_size, refine,
-    holdout_crops, select_by, acc_ratio, proxy_ratio, min_acc_ratio, margin_ratio, bn_stats.
+    Any parameter of the method may be given by name, as `seed=1` (see `help(rnp_mlflow.DefenseSettings)`).
 
     The same seed gives the same result bit for bit on the same machine and threads; on CUDA call
     `torch.use_deterministic_algorithms(True)` first.

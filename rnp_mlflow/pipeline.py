@@ -18,9 +18,10 @@ from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import Precision, RecoverParams, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration
-from rnp_mlflow.core.pruning_curve import PruningCurve, trace_curve
+from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.recover import RecoveryResult, recover
 from rnp_mlflow.core.seeds import generator, seeded
+from rnp_mlflow.core.trace import trace_curve
 from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
@@ -103,7 +104,7 @@ def draw_curve(
     detected: tuple[TargetEstimate | None, ProxyTrigger | None] = (None, None),
     on_point: Callable[[], object] = lambda: None,
 ) -> PruningCurve:
-    """Run step 3's sweep (`core.pruning_curve`).
+    """Run step 3's sweep (`core.trace`).
 
     detected: what `core.detect` found. on_point: called after each point.
     """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow import defend, pipeline
-from rnp_mlflow.core import detect, pruning_curve
+from rnp_mlflow.core import detect, trace
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
 from rnp_mlflow.core.images import LabeledImages
@@ -20,8 +20,9 @@ from rnp_mlflow.core.neurons import flatten, norm_layers
 from rnp_mlflow.core.params import DetectParams, SelectBy, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import keep_mask
-from rnp_mlflow.core.pruning_curve import PruningCurve, select_point
+from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
+from rnp_mlflow.core.selectors import select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
@@ -99,7 +100,7 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
         asked.append(bisections)
         return points
 
-    monkeypatch.setattr(pruning_curve, "refine_by_bisection", remembered)
+    monkeypatch.setattr(trace, "refine_by_bisection", remembered)
     for way, moved in (("keep", False), ("shift", True), ("reestimate", True)):
         changed = {"bn_stats": way, "select_by": "number", "refine": 0 if way == "keep" else 4}
         result = defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | changed)

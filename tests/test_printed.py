@@ -30,7 +30,8 @@ from rnp_mlflow.core.evaluate import Scores, predict
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.params import SelectBy, SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
-from rnp_mlflow.core.pruning_curve import PruningCurve, best_der_point, select_point
+from rnp_mlflow.core.pruning_curve import PruningCurve
+from rnp_mlflow.core.selectors import SELECTORS, best_der_point, select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
@@ -100,7 +101,7 @@ def test_on_a_part_of_the_test_images_the_oracle_is_still_never_below_the_chosen
             assert ratings[2] == max(0.5, *(rating for rating in ratings if rating is not None))
             assert ratings[2] == der(on_all[0], on_all[rows["oracle"].num_pruned])
             selected = {"number": "fixed", "asr": "oracle"}.get(way, "chosen")
-            assert prune.SELECTED[way] == selected
+            assert SELECTORS[way].row == selected
             assert select_point(drawn, params).num_pruned == rows[selected].num_pruned
             best.add(rows["oracle"].num_pruned)
     assert best == {0, 30, 40, 60}, "20 is neither chosen (40) nor fixed (30) nor the part's best (60)"

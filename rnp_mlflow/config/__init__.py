@@ -1,6 +1,6 @@
 """Every parameter: name, type, default, bounds and one line of meaning. The only room that has them all.
 
-The method's own defaults come from `core/params.py`. One frozen model per step, in `suspects` and `method`. The CLI's
+The method's own come from `core/params.py`. One frozen model per step, in `suspects` and `method`. The CLI's
 options and the MLproject file follow from `parameters(step)`. `auto` and `none` are the words for "not given"; no
 default needs quoting in a shell.
 """
@@ -26,7 +26,6 @@ from rnp_mlflow.config.suspects import Attack, Common, Data, Import
 from rnp_mlflow.config.values import (
     ATTACKS,
     DATASETS,
-    OWN_COMMON,
     PLACE,
     AbsPath,
     Settings,
@@ -36,7 +35,7 @@ from rnp_mlflow.config.values import (
     not_given,
     text,
 )
-from rnp_mlflow.core.params import CommonParams
+from rnp_mlflow.core.params import OWN_COMMON, CommonParams
 from rnp_mlflow.errors import ConfigError
 
 __all__ = [

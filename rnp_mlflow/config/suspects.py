@@ -6,12 +6,9 @@ from pydantic import Field
 
 from rnp_mlflow.config.values import (
     ATTACKS,
-    COMMON,
     DATASETS,
     FILE,
     MACHINE,
-    OWN,
-    OWN_COMMON,
     PLACE,
     AbsPath,
     Channels,
@@ -23,26 +20,17 @@ from rnp_mlflow.config.values import (
     Side,
     Text,
 )
-from rnp_mlflow.core.params import CommonParams, Precision
+from rnp_mlflow.core.params import COMMON, CommonParams
 
 
-class Common(Settings):
+class Common(Settings, CommonParams, frozen=True):
     """What every step takes."""
 
-    seed: int = Field(
-        CommonParams.seed, ge=0, lt=2**63, json_schema_extra=OWN_COMMON, description="source of every random choice"
-    )
     device: Text = Field(
         None, json_schema_extra=MACHINE, description="cpu, cuda or cuda:N; auto takes CUDA if there is one"
     )
     threads: Count = Field(
         None, json_schema_extra=MACHINE, description="CPU threads of torch; auto leaves torch's own choice"
-    )
-    precision: Precision = Field(
-        CommonParams.precision,
-        json_schema_extra=OWN,
-        description="number format: fp32, or bf16, two to six times as fast on processors that have it; auto takes "
-        "bf16 there for a model that predicts the same with it (and trains one in fp32)",
     )
 
 

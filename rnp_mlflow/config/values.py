@@ -1,10 +1,12 @@
 """Types of parameters, how they are read from texts and written as texts, and what their fields say of them."""
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+
+from rnp_mlflow.core.params import COMMON
 
 DATASETS = ("digits", "cifar10", "cifar100", "gtsrb", "mnist", "svhn", "tiny", "celeba", "folder", "npz")
 
@@ -17,12 +19,12 @@ def not_given(value: Any) -> Any:
     return None if value in ("auto", "none", "") else value
 
 
-def _integers(value: Any) -> Any:
+def _split(value: Any) -> Any:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
 def _floats_or_auto(value: Any) -> Any:
-    return _integers(not_given(value))
+    return _split(not_given(value))
 
 
 def _absolute(value: Any) -> Any:
@@ -52,23 +54,25 @@ Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(not_given)
 Side = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, BeforeValidator(not_given)]
 Name = Annotated[str, BeforeValidator(_spelled)]
 MaybeName = Annotated[Text, BeforeValidator(_spelled)]
-Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
 Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
 
-# Said of a field: `role`, what its value is to a run (`names`), and whether `--help` shows it (`is_common`).
-COMMON: dict[str, JsonValue] = {"common": True}
+# Said of a field beside `core.params.COMMON` and `OWN`: `role`, what its value is to a run (`names`).
 MACHINE = COMMON | {"role": "machine"}  # what computes
 PLACE = COMMON | {"role": "place"}  # where the images lie; their digest decides
 FILE = COMMON | {"role": "file"}  # a file whose content decides, not its name
 RUN = COMMON | {"role": "run"}  # the run to start from
 OUTPUT = COMMON | {"role": "output"}  # where a result goes besides; it changes no figure
-# of the step asked for; the runs before it may have another value
-OWN: dict[str, JsonValue] = {"role": "own"}
-OWN_COMMON = COMMON | OWN
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """Base of all settings: immutable, unknown names refused."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def split_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Split a text at its commas if the field takes several numbers."""
+        takes_several = get_origin(cls.model_fields[str(info.field_name)].annotation) is tuple
+        return _split(value) if takes_several else value
 
     def check(self) -> None:
         """Hold values to each other.

@@ -13,14 +13,9 @@ from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import keep_mask, prune_at_, ranking
-from rnp_mlflow.core.pruning_curve import (
-    PruningCurve,
-    backdoor_suspected,
-    best_der_point,
-    planned_points,
-    select_point,
-    trigger_free,
-)
+from rnp_mlflow.core.pruning_curve import PruningCurve
+from rnp_mlflow.core.selectors import SELECTORS, backdoor_suspected, best_der_point, select_point, trigger_free
+from rnp_mlflow.core.trace import planned_points
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
@@ -36,24 +31,6 @@ from rnp_mlflow.tracking import lineage, models
 from rnp_mlflow.tracking.runs import StepRun
 
 Detected = tuple[TargetEstimate | None, ProxyTrigger | None]
-
-# select_by → where it prunes
-PRUNES_AT = {
-    "proxy": "by the proxy (by acc_ratio if there is none)",
-    "clean_acc": "as far as acc_ratio allows",
-    "number": "at pruning_number",
-    "asr": "at the oracle (best DER in hindsight, sees the trigger)",
-}
-# parameter → the value of select_by for which it decides where to prune
-DECIDES = {
-    "pruning_number": "number",
-    "acc_ratio": "clean_acc",
-    "proxy_ratio": "proxy",
-    "min_acc_ratio": "proxy",
-    "margin_ratio": "proxy",
-}
-# select_by → the row of the summary that it prunes at
-SELECTED = {"proxy": "chosen", "clean_acc": "chosen", "number": "fixed", "asr": "oracle"}
 
 
 def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
@@ -75,11 +52,11 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     detected = stored.load_detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
     found = sweep_with_progress(suspect, clean, mask, detected, params)
     points = summary_points(params, found)
-    picked = points[SELECTED[params.select_by]]
+    picked = points[SELECTORS[params.select_by].row]
     summary = PruneSummary(
         before=PointFigures.of(found.on_full_test_set(found.points[0])),
         select_by=params.select_by,
-        selected=SELECTED[params.select_by],
+        selected=SELECTORS[params.select_by].row,
         pruning_by=params.pruning_by,
         curve_eval_size=params.curve_eval_size,
         points=points,
@@ -121,11 +98,13 @@ def advice(given: Collection[str], settings: Prune) -> list[str]:
 
     given: the names of the parameters that the call gave.
     """
-    idle = [name for name, way in DECIDES.items() if name in given and way != settings.select_by]
+    used = SELECTORS[settings.select_by]
+    decides = {name: word for word, selector in SELECTORS.items() for name in selector.decided_by}
     return [
         f"  warning: {name}={getattr(settings, name):g} does not decide where to prune: select_by={settings.select_by} "
-        f"prunes {PRUNES_AT[settings.select_by]}; add select_by={DECIDES[name]} to prune by it"
-        for name in idle
+        f"prunes {used.prunes_at}; add select_by={word} to prune by it"
+        for name, word in decides.items()
+        if name in given and name not in used.decided_by
     ]
 
 
