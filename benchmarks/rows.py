@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from rnp_mlflow.attacks import NAMES
 from rnp_mlflow.attacks.registry import NONE
-from rnp_mlflow.config import ATTACKS
 
 ARCHITECTURES = {"preactresnet18": 12, "vgg19_bn": 20}  # epochs in which most are planted, on 10,000 images
 SLOW = {  # (attack, poison rate) that take LONGER times as many
@@ -59,7 +59,7 @@ class Row:
 
 def rows(full: bool = False) -> Iterator[Row]:
     """Yield all rows, 10 % first and seed by seed, so that a matrix cut short is a smaller one."""
-    first = [(NONE, 0.0), *((name, 0.1) for name in ATTACKS if name not in LAST)]
+    first = [(NONE, 0.0), *((name, 0.1) for name in NAMES if name not in LAST)]
     rare, last = [(name, 0.01) for name in RARE], [(name, 0.1) for name in LAST]
     for kinds, seeds in ((first, SEEDS), (rare, SEEDS), (last, SEEDS), (first, (UNSEEN,))):
         for seed, (attack, rate), architecture in product(seeds, kinds, ARCHITECTURES):

@@ -140,7 +140,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(words: list[str], capsys: p
 ALLOWED = {
     "errors": set(),
     "core": {"errors"},
-    "config": {"errors", "core"},  # of core, `params` alone, which imports no torch
+    "config": {"errors", "core", "attacks"},  # `core.params` and `attacks.NAMES` alone, which import no torch
     "loading": {"errors"},
     "data": {"errors", "loading"},
     "attacks": {"errors", "data", "core"},
@@ -201,7 +201,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         assert others <= known, file
 
 
-def test_the_parameters_know_no_torch_and_config_knows_nothing_else_of_core() -> None:
+def test_config_knows_of_core_the_parameters_and_of_attacks_the_names_which_need_no_torch() -> None:
     assert {name.split(".")[0] for name in imports(ROOT / "rnp_mlflow/core/params.py")} == {
         "dataclasses", "typing", "pydantic",
     }  # fmt: skip
@@ -209,6 +209,8 @@ def test_the_parameters_know_no_torch_and_config_knows_nothing_else_of_core() ->
     of_core = [name for name in names if name.startswith("rnp_mlflow.core")]
     assert of_core
     assert all(name.startswith("rnp_mlflow.core.params.") for name in of_core)
+    assert [name for name in names if name.startswith("rnp_mlflow.attacks")] == ["rnp_mlflow.attacks.NAMES"]
+    assert not imports(ROOT / "rnp_mlflow/attacks/__init__.py")
 
 
 def test_artifacts_are_named_in_their_table_alone() -> None:

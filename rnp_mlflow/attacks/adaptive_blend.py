@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from rnp_mlflow.attacks import blended
-from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack, blend
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, BlendTrigger, PoisoningAttack, blend
 
 PIECES, KEPT_SHARE = 4, 0.5  # the pattern is cut into 4 × 4 pieces; each training image gets half of them
 TRAINED_ALPHA = 0.15  # opacity in training; at test time it is blended.ALPHA
@@ -32,3 +32,6 @@ def random_pieces(images: Tensor, generator: Generator) -> Tensor:
     pieces = (order < int(KEPT_SHARE * PIECES * PIECES)).float().view(count, 1, PIECES, PIECES)
     rows, columns = (torch.arange(side) * PIECES // side for side in (height, width))
     return pieces[:, :, rows[:, None], columns]
+
+
+ENTRY = AttackEntry(build, covers=1.0)

@@ -2,7 +2,7 @@
 
 import torch
 
-from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack, corner_mask
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, BlendTrigger, PoisoningAttack, corner_mask
 
 SIDE = 3
 
@@ -11,3 +11,6 @@ def build(context: AttackContext) -> PoisoningAttack:
     """Build the attack: a white patch one pixel off the border, with no random part."""
     shape = context.clean.shape
     return PoisoningAttack(BlendTrigger(torch.full(shape, 255, dtype=torch.uint8), corner_mask(shape, SIDE)))
+
+
+ENTRY = AttackEntry(build)

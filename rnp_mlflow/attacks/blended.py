@@ -2,7 +2,7 @@
 
 import torch
 
-from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, BlendTrigger, PoisoningAttack
 
 ALPHA = 0.2
 
@@ -12,3 +12,6 @@ def build(context: AttackContext) -> PoisoningAttack:
     shape = context.clean.shape
     pattern = torch.randint(256, shape, generator=context.generator, dtype=torch.uint8)
     return PoisoningAttack(BlendTrigger(pattern, torch.full((1, *shape[1:]), ALPHA)))
+
+
+ENTRY = AttackEntry(build)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from rnp_mlflow.attacks.trigger import AttackContext, PoisoningAttack, to_pixels
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, PoisoningAttack, to_pixels
 
 LEVELS = 8  # values a channel keeps (the paper's d = 3 bits)
 
@@ -53,3 +53,6 @@ def build(context: AttackContext) -> PoisoningAttack:
     """Build the attack; only the covers are random."""
     trigger = QuantiseTrigger(torch.tensor(LEVELS))
     return PoisoningAttack(trigger, cover=trigger.negative_samples)
+
+
+ENTRY = AttackEntry(build, QuantiseTrigger, covers=2.0)

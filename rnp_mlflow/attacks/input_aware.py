@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Adam
 
-from rnp_mlflow.attacks.trigger import AttackContext, PoisoningAttack, to_pixels
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, PoisoningAttack, to_pixels
 from rnp_mlflow.core.batches import batches
 from rnp_mlflow.core.precision import logits_of
 
@@ -143,3 +143,6 @@ def loss_of(
     wanted = torch.cat([torch.full_like(labels[:part], target), labels[part:]])
     output = model(torch.cat([own, crossed, images[2 * part :]]))
     return cross_entropy(logits_of(output), wanted) + diversity(scaled, patterns.sigmoid())
+
+
+ENTRY = AttackEntry(build, GeneratedTrigger, covers=1.0, one_target=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack, to_pixels
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, BlendTrigger, PoisoningAttack, to_pixels
 
 EPSILON, STEPS = 16.0, 10  # bound of the perturbation in pixel values (ℓ∞), steps of PGD
 SIDE = 3
@@ -55,3 +55,6 @@ def build(context: AttackContext) -> PoisoningAttack:
         return trigger(perturb(context.surrogate(), images, context.target, generator))
 
     return PoisoningAttack(trigger, poison)
+
+
+ENTRY = AttackEntry(build, clean_label=True)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from rnp_mlflow.attacks.registry import AttackEntry
-from rnp_mlflow.attacks.trigger import PoisoningAttack, Trigger
+from rnp_mlflow.attacks.trigger import AttackEntry, PoisoningAttack, Trigger
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.triggered import Triggered, exclude_target_class
 from rnp_mlflow.errors import ConfigError

@@ -1,54 +1,15 @@
-"""Attacks by name. To add one, write a file with `build(context)` and add one line to `REGISTRY`."""
+"""Attacks by name."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from importlib import import_module
 
 from torch import Tensor
 
-from rnp_mlflow.attacks import (
-    adaptive_blend,
-    badnets,
-    blended,
-    bpp,
-    input_aware,
-    label_consistent,
-    sig,
-    trojannn,
-    wanet,
-)  # fmt: skip
-from rnp_mlflow.attacks.trigger import AttackFactory, BlendTrigger, Trigger
+from rnp_mlflow.attacks import NAMES
+from rnp_mlflow.attacks.trigger import AttackEntry, Trigger
 from rnp_mlflow.errors import ConfigError
 
 NONE = "none"
-
-
-@dataclass(frozen=True)
-class AttackEntry:
-    """How to build an attack and how to restore its trigger.
-
-    build: builds the attack. restore: rebuilds its trigger from stored tensors. clean_label: poison only images of the
-    target class, and keep their label. covers: number of cover images for each poisoned image. one_target: the trigger
-    is made for a single class.
-    """
-
-    build: AttackFactory
-    restore: Callable[..., Trigger] = BlendTrigger
-    clean_label: bool = False
-    covers: float = 0.0
-    one_target: bool = False
-
-
-REGISTRY: dict[str, AttackEntry] = {
-    "badnets": AttackEntry(badnets.build),
-    "blended": AttackEntry(blended.build),
-    "sig": AttackEntry(sig.build, sig.AdditiveTrigger, clean_label=True),
-    "wanet": AttackEntry(wanet.build, wanet.WarpTrigger, covers=2.0),
-    "bpp": AttackEntry(bpp.build, bpp.QuantiseTrigger, covers=2.0),
-    "label_consistent": AttackEntry(label_consistent.build, clean_label=True),
-    "input_aware": AttackEntry(input_aware.build, input_aware.GeneratedTrigger, covers=1.0, one_target=True),
-    "trojannn": AttackEntry(trojannn.build),
-    "adaptive_blend": AttackEntry(adaptive_blend.build, covers=1.0),
-}
 
 
 def find_entry(name: str) -> AttackEntry:
@@ -57,9 +18,10 @@ def find_entry(name: str) -> AttackEntry:
     Raises:
         ConfigError: the name is unknown.
     """
-    if name not in REGISTRY:
-        raise ConfigError(f"unknown attack {name!r}; give one of {', '.join(REGISTRY)}, or {NONE}")
-    return REGISTRY[name]
+    if name not in NAMES:
+        raise ConfigError(f"unknown attack {name!r}; give one of {', '.join(NAMES)}, or {NONE}")
+    entry: AttackEntry = import_module(f"rnp_mlflow.attacks.{name}").ENTRY
+    return entry
 
 
 def restore(name: str, stored: Mapping[str, Tensor]) -> Trigger:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnp_mlflow.attacks.trigger import AttackContext, PoisoningAttack, to_pixels
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, PoisoningAttack, to_pixels
 
 DELTA, FREQUENCY = 40.0, 6  # amplitude in pixel values, periods across the image (BackdoorBench's values)
 
@@ -26,3 +26,6 @@ def build(context: AttackContext) -> PoisoningAttack:
     _, height, width = context.clean.shape
     wave = DELTA * torch.sin(2 * math.pi * FREQUENCY * torch.arange(width) / width)
     return PoisoningAttack(AdditiveTrigger(wave.expand(1, height, width).clone()))
+
+
+ENTRY = AttackEntry(build, AdditiveTrigger, clean_label=True)

@@ -68,6 +68,22 @@ class BlendTrigger:
         return blend(images, self.pattern.to(images.device), self.opacity.to(images.device))
 
 
+@dataclass(frozen=True)
+class AttackEntry:
+    """How to build an attack and how to restore its trigger.
+
+    build: builds the attack. restore: rebuilds its trigger from stored tensors. clean_label: poison only images of the
+    target class, and keep their label. covers: number of cover images for each poisoned image. one_target: the trigger
+    is made for a single class.
+    """
+
+    build: AttackFactory
+    restore: Callable[..., Trigger] = BlendTrigger
+    clean_label: bool = False
+    covers: float = 0.0
+    one_target: bool = False
+
+
 def corner_mask(shape: tuple[int, int, int], side: int) -> Tensor:
     """Return the opacity (1, H, W) of a square in the lower right corner, one pixel off the border."""
     _, height, width = shape

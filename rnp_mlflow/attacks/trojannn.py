@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from rnp_mlflow.attacks.trigger import AttackContext, BlendTrigger, PoisoningAttack, corner_mask, to_pixels
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, BlendTrigger, PoisoningAttack, corner_mask, to_pixels
 from rnp_mlflow.errors import ModelError
 
 SHARE = 4  # the patch's side is the image's divided by this
@@ -55,3 +55,6 @@ def last_linear(model: nn.Module) -> nn.Linear:
     if not layers:
         raise ModelError("attack=trojannn needs a model that ends in a fully connected layer; give another model")
     return layers[-1]
+
+
+ENTRY = AttackEntry(build)

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from rnp_mlflow.attacks.trigger import AttackContext, PoisoningAttack, to_pixels
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, PoisoningAttack, to_pixels
 
 CONTROL, STRENGTH = 4, 0.5  # k and s of the paper
 
@@ -45,3 +45,6 @@ def build(context: AttackContext) -> PoisoningAttack:
     identity = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], 2)  # (H, W, 2) as x, y
     warp = WarpTrigger((identity + STRENGTH * field / height).clamp(-1, 1).contiguous())
     return PoisoningAttack(warp, cover=warp.with_noise)
+
+
+ENTRY = AttackEntry(build, WarpTrigger, covers=2.0)

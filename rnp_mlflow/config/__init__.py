@@ -24,7 +24,6 @@ from rnp_mlflow.config.former import (
 from rnp_mlflow.config.method import EpochEval, Method, Prune, Recover, Unlearn
 from rnp_mlflow.config.suspects import Attack, Common, Data, Import
 from rnp_mlflow.config.values import (
-    ATTACKS,
     DATASETS,
     PLACE,
     AbsPath,
@@ -39,7 +38,6 @@ from rnp_mlflow.core.params import OWN_COMMON, CommonParams
 from rnp_mlflow.errors import ConfigError
 
 __all__ = [
-    "ATTACKS",
     "AUGMENT",
     "DATASETS",
     "LEGACY_DEFAULTS",

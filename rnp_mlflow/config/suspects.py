@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from rnp_mlflow.attacks import NAMES
 from rnp_mlflow.config.values import (
-    ATTACKS,
     DATASETS,
     FILE,
     MACHINE,
@@ -88,7 +88,7 @@ class Attack(Data):
         None, json_schema_extra=COMMON, description="channels of the first stage; auto takes the architecture's own"
     )
     attack: str = Field(
-        "badnets", json_schema_extra=COMMON, description=", ".join(ATTACKS) + ", or none for a clean model"
+        "badnets", json_schema_extra=COMMON, description=", ".join(NAMES) + ", or none for a clean model"
     )
     poison_rate: float = Field(
         0.1, gt=0, lt=1, json_schema_extra=COMMON, description="share of training images that get the trigger"

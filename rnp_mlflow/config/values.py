@@ -10,10 +10,6 @@ from rnp_mlflow.core.params import COMMON
 
 DATASETS = ("digits", "cifar10", "cifar100", "gtsrb", "mnist", "svhn", "tiny", "celeba", "folder", "npz")
 
-ATTACKS = (
-    "badnets", "blended", "sig", "wanet", "bpp", "label_consistent", "input_aware", "trojannn", "adaptive_blend",
-)  # fmt: skip
-
 
 def not_given(value: Any) -> Any:
     return None if value in ("auto", "none", "") else value

@@ -11,7 +11,7 @@ from rnp_mlflow.artifacts import poisoning, table
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.attacks import poison, registry, train
-from rnp_mlflow.attacks.trigger import AttackContext, Trigger
+from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
 from rnp_mlflow.core.neurons import norm_layers
@@ -42,7 +42,7 @@ class AttackSetup:
     test: ImageSet
     model: nn.Module
     spec: store.ModelSpec
-    attack: registry.AttackEntry | None
+    attack: AttackEntry | None
     plan: poison.PoisonPlan
 
 
