@@ -36,7 +36,7 @@ from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.pipeline import holdout_views
-from rnp_mlflow.steps import attack, curve, prune, recover, stored, subject, unlearn
+from rnp_mlflow.steps import attack, curve, printed, prune, recover, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.summary import PruneSummary
@@ -307,7 +307,7 @@ def summary(**changes: Any) -> PruneSummary:
 
 def test_held_out_accuracy_says_how_its_images_were_looked_at() -> None:
     def told(**views: int) -> str:
-        return next(line for line in curve.footnotes(summary(views=views)) if "held-out ACC:" in line)
+        return next(line for line in printed.footnotes(summary(views=views)) if "held-out ACC:" in line)
 
     assert told() == "  held-out ACC: 100 of 500 clean images, each 5 times, cropped at random"
     assert told(mirrored=1).endswith("100 of 500 clean images, each 5 times, cropped and mirrored at random")
@@ -347,24 +347,24 @@ def test_accuracy_says_on_which_images_and_the_curve_on_how_many() -> None:
         ({"images": none | {"held_out": 2000}}, "  ACC: all 2000, there is no test part", "1000 held-out images"),
     ):
         found = summary(**changes)
-        (line,) = (line for line in curve.footnotes(found) if line.startswith("  ACC:"))
+        (line,) = (line for line in printed.footnotes(found) if line.startswith("  ACC:"))
         assert table in line
         assert ("at most" in line) is ("at most" in table or title.startswith("1000"))
         assert curve.measured_on(found) == title
 
 
 def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
-    lines = curve.footnotes(summary())
+    lines = printed.footnotes(summary())
     assert (
         "  proxy: share of the other classes' held-out images that a stand-in for the trigger turns to 'cat'" in lines
     )
     assert "relative norm of the proxy 0.100 × removal cost 0.01 × (0.1 + forgetting rate 0.20) = 0.0003" in lines[0]
     nothing = {"backdoor_suspected": False, "relative_norm": 1.0, "removal_cost": 1.0, "benign_score": 0.3}
-    turned = curve.footnotes(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
+    turned = printed.footnotes(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
     assert "the proxy flips no held-out image" in turned
     assert "norm of the proxy" not in turned, "a norm of 1 is what counts then, not what was measured"
     without = summary(before={"proxy_asr": None}, verdict={"benign_score": None, "backdoor_suspected": None})
-    assert not [line for line in curve.footnotes(without) if line.startswith("  proxy:")]
+    assert not [line for line in printed.footnotes(without) if line.startswith("  proxy:")]
 
 
 def test_the_chosen_point_says_what_chose_it() -> None:
@@ -376,7 +376,7 @@ def test_the_chosen_point_says_what_chose_it() -> None:
         ({"verdict": None, "before": {"proxy_asr": None}},
          "without trigger, as far as held-out accuracy allows: there is no proxy"),
     ):  # fmt: skip
-        assert curve.rule(summary(**changes)) == words
+        assert printed.rule(summary(**changes)) == words
 
 
 def test_accuracy_while_training_is_said_to_be_that() -> None:

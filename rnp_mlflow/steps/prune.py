@@ -23,7 +23,7 @@ from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import curve, runtime, stored, subject
+from rnp_mlflow.steps import curve, printed, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.steps.summary import DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
@@ -78,7 +78,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     run.upload()
     if settings.register_as:
         register(run, settings.register_as, model_id, upstream, {name: getattr(picked, name) for name in curve.FIGURES})
-    curve.print_report(run, summary)
+    printed.print_report(run, summary)
 
 
 def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> None:
