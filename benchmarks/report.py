@@ -30,7 +30,7 @@ MEANING = (
     "oracle: the same, best DER in hindsight. NWC: neurons ranked by the change of their weights in our unlearned "
     "model, chosen by accuracy. random: as many neurons as ours, at random. fine-tuning: on the same clean images. All "
     "with `precision=auto`, but fine-tuning in fp32. "
-    f"Models with an ASR below {PLANTED} before the defence are marked \"not planted\" and left out of the means."
+    f'Models with an ASR below {PLANTED} before the defence are marked "not planted" and left out of the means.'
 )
 
 
