@@ -203,7 +203,8 @@ class Prune(Method):
         gt=0,
         le=1,
         json_schema_extra=COMMON,
-        description="minimum held-out accuracy without a proxy, as a fraction of the unpruned model's",
+        description="minimum held-out accuracy by select_by=clean_acc or without a proxy, as a fraction of the "
+        "unpruned model's",
     )
     refine: int = Field(
         SweepParams.refine,
@@ -231,7 +232,8 @@ class Prune(Method):
         SweepParams.margin_ratio,
         gt=0,
         le=1,
-        description="pruning goes on past that point while this fraction of its held-out accuracy is kept",
+        description="pruning goes on past the point where the proxy fails while this fraction of that point's held-out "
+        "accuracy is kept",
     )
     benign_threshold: float = Field(
         SweepParams.benign_threshold,
@@ -243,8 +245,8 @@ class Prune(Method):
     select_by: SelectBy = Field(
         SweepParams.select_by,
         json_schema_extra=COMMON,
-        description="without trigger: where the proxy fails, or as far as accuracy allows; at pruning_number; or the "
-        "oracle, which sees test ASR",
+        description="where to prune. proxy: where the proxy fails; clean_acc: as far as held-out accuracy allows; "
+        "number: at pruning_number; asr: the oracle, which sees test ASR",
     )
     bn_stats: BatchNormStats = Field(
         SweepParams.bn_stats,

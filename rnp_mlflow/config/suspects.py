@@ -59,10 +59,12 @@ class Data(Common):
         "keeps their size, which must then be the same for all (GTSRB through torchvision: 32)",
     )
     train_size: Count = Field(
-        None, json_schema_extra=COMMON, description="use so many training images, drawn class by class; auto takes all"
+        None,
+        json_schema_extra=COMMON,
+        description="number of training images to use, drawn class by class; auto takes all",
     )
     test_size: Count = Field(
-        None, json_schema_extra=COMMON, description="use so many test images, drawn class by class; auto takes all"
+        None, json_schema_extra=COMMON, description="number of test images to use, drawn class by class; auto takes all"
     )
     mean: Channels = Field(
         None,
