@@ -47,7 +47,7 @@ class Common(Settings):
 
 
 class Data(Common):
-    """Which images, and how they are fed."""
+    """Which images, and how they are prepared."""
 
     data_dir: AbsPath = Field(
         None, json_schema_extra=PLACE, description="where the images are: a folder or an npz file; auto only for digits"
@@ -120,7 +120,7 @@ class Attack(Data):
 
 
 class Import(Data):
-    """Take in a model that we did not train; nothing in its files is executed."""
+    """Import a model that was trained elsewhere; nothing in its files is executed."""
 
     attack_result: AbsPath = Field(
         None, json_schema_extra=FILE, description="BackdoorBench's attack_result.pt, its triggered images beside it"
@@ -136,7 +136,7 @@ class Import(Data):
     model: Text = Field(
         None,
         json_schema_extra=COMMON,
-        description="its architecture, ours or torchvision's; auto where the source says it",
+        description="its architecture, ours or torchvision's; auto takes the one that the source names or the weights fit",
     )
     data: NameOrPath = Field(
         None,
@@ -146,7 +146,7 @@ class Import(Data):
     dataset: MaybeName = Field(
         None,
         json_schema_extra=COMMON,
-        description="whose normalisation the model takes, cifar10 say; auto asks the source",
+        description="dataset whose normalisation the model expects (cifar10, for example); auto takes the source's",
     )
     triggered: AbsPath = Field(
         None, json_schema_extra=FILE, description="triggered images for ASR and RA: folder of true classes, or npz"
