@@ -136,7 +136,7 @@ class Import(Data):
     model: Text = Field(
         None,
         json_schema_extra=COMMON,
-        description="its architecture, ours or torchvision's; auto takes the one that the source names or the weights fit",
+        description="its architecture, ours or torchvision's; auto takes what the source names or the weights fit",
     )
     data: NameOrPath = Field(
         None,
