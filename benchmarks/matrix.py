@@ -78,7 +78,7 @@ def write(row: Row, run_id: str, found: dict[str, Any]) -> None:
 @click.option("--only", default="", help="rows whose name contains this")
 @click.option("--full", is_flag=True, help="all images, full width, 100 epochs: for a GPU")
 @click.option("--stage", type=click.Choice(["attack", "all"]), default="all", help="train the models, or all")
-@click.option("--again", default="", help="variants to make anew, comma between")
+@click.option("--again", default="", help="variants to make again, separated by commas")
 @click.option("--threads", default=1, help="CPU threads of a process")
 def main(*, data_dir: str, part: str, only: str, full: bool, stage: str, again: str, threads: int) -> None:
     """Make what is missing of the matrix."""

@@ -1,7 +1,7 @@
 """RESULTS.md from the rows' files: `python -m benchmarks.report`. It only reads; no figure is typed by hand."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,10 +26,11 @@ COLUMNS = {
 
 MEANING = (
     "ours: chosen without the trigger. oracle: best DER in hindsight, sees the trigger. fixed 0.70: the same mask "
-    "at BackdoorBench's threshold. reference: its steps and its fixed 0.70. NWC: neuron weight change of our unlearned "
-    "model, chosen by accuracy. random: as many neurons as ours. All in `precision=auto`, but fine-tuning in fp32. "
-    "Attacks with an ASR before of less than "
-    f"{PLANTED} are flagged and left out of the means."
+    "at BackdoorBench's threshold. reference: the settings of BackdoorBench's `rnp.py`, at its fixed 0.70. reference's "
+    "oracle: the same, best DER in hindsight. NWC: neurons ranked by the change of their weights in our unlearned "
+    "model, chosen by accuracy. random: as many neurons as ours, at random. fine-tuning: on the same clean images. All "
+    "with `precision=auto`, but fine-tuning in fp32. "
+    f'Models with an ASR below {PLANTED} before the defence are marked "not planted" and left out of the means.'
 )
 
 
@@ -124,7 +125,7 @@ def lowest(pairs: list[tuple[Found, Found]]) -> str:
 
 
 def verdicts(found: list[Found]) -> list[str]:
-    """Return how often the target was named, and how often a clean model was accused."""
+    """Return how often the target was named, and how often a backdoor was suspected in a clean model."""
     bad = [row for row in found if planted(row)]
     clean = [row for row in found if row["row"]["attack"] == NONE]
     said: Callable[[Found], Found] = lambda row: row["variants"]["ours"]["conclusion"]  # noqa: E731
@@ -134,10 +135,10 @@ def verdicts(found: list[Found]) -> list[str]:
     false = [row for row in clean if said(row)["backdoor_suspected"]]
     lost = spread(row["before"]["acc"] - (point(row, "ours") or {})["acc"] for row in clean)
     return [
-        f"* the right target was named in {len(named)} of {len(bad)} backdoored models, and an alarm given in "
-        f"{len(alarm)} (benign score {scores(bad)}; of the {len(named)} {scores(named)}; limit "
-        f"{Prune().benign_threshold});",
-        f"* a clean model was accused in {len(false)} of {len(clean)} (benign score {scores(clean)});",
+        f"* The right target was named in {len(named)} of {len(bad)} backdoored models, and a backdoor was suspected "
+        f"in {len(alarm)} (benign score {scores(bad)}; of the {len(named)}, {scores(named)}; `benign_threshold` "
+        f"{Prune().benign_threshold}).",
+        f"* A backdoor was suspected in {len(false)} of {len(clean)} clean models (benign score {scores(clean)}).",
         f"* ACC lost on clean models: {lost}.",
     ]
 
@@ -159,6 +160,11 @@ def section(title: str, found: list[Found]) -> list[str]:
     ]
 
 
+def words(values: Mapping[str, object]) -> str:
+    """Return names and values in one line."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
 def bounds(values: Iterable[float]) -> str:
     found = sorted(values)
     return f"{found[0]:.4f} to {found[-1]:.4f}" if found else "none"
@@ -167,26 +173,26 @@ def bounds(values: Iterable[float]) -> str:
 def write(full: bool = False) -> None:
     """Write RESULTS.md, or RESULTS-full.md."""
     found = read(full)
-    size = f"training settings {FULL}" if full else (
-        f"{COMMON['train_size']} training and {COMMON['test_size']} test images, width {COMMON['width']}, epochs "
-        f"{ARCHITECTURES} ({LONGER} times as many for the attacks that are slow to plant)"
+    size = f"training settings: {words(FULL)}" if full else (
+        f"{COMMON['train_size']:,} training and {COMMON['test_size']:,} test images, width {COMMON['width']}, epochs: "
+        f"{words(ARCHITECTURES)} ({LONGER} times as many for the attacks that are slow to plant)"
     )  # fmt: skip
     text = [
         "# The matrix", "",
         f"{len(found)} of {len(list(rows(full)))} models. CIFAR-10, {size}; {CLEAN} clean images, of which 100 are "
         "held out; target 0. Made by `python -m benchmarks.matrix`, written by `python -m benchmarks.report` from "
-        "`results/`. Settings of ours: MLproject's defaults, and the ratio that makes so many images.", "",
-        *(f"Machine: {machine}" for machine in sorted({json.dumps(row["machine"]) for row in found})), "",
+        "`results/`. Settings of ours: the defaults, and the `ratio` that gives this number of clean images.", "",
+        *(f"Made on: {machine}." for machine in sorted({words(row["machine"]) for row in found})), "",
         f"{MEANING} DER can reach (ASR before + 1) / 2 at most.", "",
         *(part for rate in (0.1, 0.01) for part in section(f"{rate:.0%} of the training images poisoned", [
             row for row in found if row["row"]["seed"] != UNSEEN and row["row"]["rate"] in (0.0, rate)
         ])),
-        *section(f"Seed {UNSEEN}, 10 %: the others settled the method (TRIALS.md), this one nothing", [
+        *section(f"Seed {UNSEEN}, 10%: nothing was tuned on it (on the others: see TRIALS.md)", [
             row for row in found if row["row"]["seed"] == UNSEEN
         ]),
         "## Every model", "", *by_row(found), "",
-        "Any line again: `python -m rnp_mlflow rerun --run_id RUN` on the store it was made in (the whole IDs are in "
-        "`results/`), or `python -m benchmarks.matrix --only ROW`.", "",
+        "To repeat a line: `python -m rnp_mlflow rerun --run_id RUN_ID` in the store where it was made (the whole IDs "
+        "are in `results/`), or `python -m benchmarks.matrix --only ROW`.", "",
     ]  # fmt: skip
     (HERE / ("RESULTS-full.md" if full else "RESULTS.md")).write_text("\n".join(text))
 

@@ -132,7 +132,7 @@ def values(field: FieldInfo) -> str:
     if words := parameters.choices(field):
         return ", ".join(f"`{word}`" for word in words)
     annotation = str(field.annotation)
-    kinds = {"tuple[int": "whole numbers, comma between", "tuple[float": "numbers, comma between"}
+    kinds = {"tuple[int": "whole numbers, separated by commas", "tuple[float": "numbers, separated by commas"}
     kinds |= {"int": "whole number", "float": "number", "bool": "true or false", "str": "text"}
     kind = next((words for key, words in kinds.items() if key in annotation), annotation)
     if kind == "text" and "_absolute" in str(field.metadata):
@@ -183,19 +183,20 @@ def rooms() -> dict[str, set[str]]:
     raise PluginError("docs/hooks.py: tests/test_interface.py has no table ALLOWED")
 
 
-def room_picture() -> str:
-    """The arrows of ALLOWED as a mermaid diagram, without those that others imply."""
+def room_arrows() -> str:
+    """One line per room of ALLOWED: what it may import, without what that implies."""
     allowed = rooms()
-    lines = ["```mermaid", "flowchart TD"]
+    width = max(map(len, allowed))
+    lines = []
     for room, needs in allowed.items():
         implied = {far for near in needs for far in allowed[near]}
-        lines += [f"    {room} --> {near}" for near in sorted(needs - implied)] or [f"    {room}"]
-    return "\n".join([*lines, "```"])
+        lines.append(f"{room:{width}} → {', '.join(sorted(needs - implied)) or 'nothing'}")
+    return "\n".join(["```text", *lines, "```"])
 
 
 GENERATED = {
     "parameters": parameter_tables,
     "presets": preset_table,
     "artifacts": artifact_tables,
-    "rooms": room_picture,
+    "rooms": room_arrows,
 }

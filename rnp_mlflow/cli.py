@@ -10,12 +10,12 @@ from rnp_mlflow.errors import RnpError
 
 ENTRIES = {
     "attack": "Train a backdoored model, the suspect of the other steps.",
-    "import": "Import a model that was trained elsewhere; nothing in its files is executed.",
-    "unlearn": "Ascend the loss on a few clean images until clean accuracy collapses.",
+    "import": "Import a model that was trained elsewhere. Nothing in its files is executed.",
+    "unlearn": "Raise the loss until clean accuracy collapses. Name the suspected class.",
     "recover": "Learn the mask that restores clean accuracy.",
-    "prune": "Prune by the mask, draw the curve, select the operating point, store the purified model.",
+    "prune": "Prune by the mask, store the purified model. Draw the curve and select the operating point.",
     "main": "Run all four steps again as children of one run.",
-    "rerun": "Repeat a finished run from its logged settings, and compare bit by bit.",
+    "rerun": "Repeat a finished run and compare. It uses the logged settings, and compares bit by bit.",
 }
 
 

@@ -70,8 +70,8 @@ def test_the_report_leaves_out_what_was_not_planted(tmp_path: Path, monkeypatch:
     report.write()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| ours | 2 | 0.800 ± 0.141 | 0.020 ± 0.000 | 0.000 ± 0.000 | 0.700 (" in text
-    assert "named in 2 of 2 backdoored models, and an alarm given in 2 (benign score 0.0100 to 0.0100;" in text
-    assert "accused in 1 of 2 (benign score 0.0200 to 0.2000)" in text
+    assert "named in 2 of 2 backdoored models, and a backdoor was suspected in 2 (benign score 0.0100 to" in text
+    assert "suspected in 1 of 2 clean models (benign score 0.0200 to 0.2000)" in text
     assert text.count("(not planted)") == 1
     assert "Regret against the oracle: 0.050 ± 0.000." in text
     assert "Ahead of the reference on 1 of 2 models, of its oracle on 2 of 2 models." in text

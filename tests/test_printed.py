@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
 import matplotlib.text
 import mlflow
@@ -40,7 +41,7 @@ from rnp_mlflow.steps import attack, curve, printed, prune, recover, stored, sub
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.summary import PruneSummary
-from rnp_mlflow.tracking import figures, runs
+from rnp_mlflow.tracking import figures, runs, ui
 
 pytestmark = pytest.mark.slow
 
@@ -342,9 +343,17 @@ def test_accuracy_says_on_which_images_and_the_curve_on_how_many() -> None:
         ({}, "  ACC: 400 test images; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
         ({"curve_eval_size": 350}, "; the curve: at most 350 of each", "350 test images, 300 triggered"),
         ({"curve_eval_size": 0}, "; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
-        ({"images": none}, "  ACC: the same 100, there is no test part (as they are)", "100 held-out images"),
-        ({"images": none, "curve_eval_size": 30}, "(as they are); the curve: at most 30 of each", "30 held-out images"),
-        ({"images": none | {"held_out": 2000}}, "  ACC: all 2000, there is no test part", "1000 held-out images"),
+        ({"images": none}, "  ACC: the same 100 as they are; there is no test part", "100 held-out images"),
+        (
+            {"images": none, "curve_eval_size": 30},
+            "as they are; there is no test part; the curve: at most 30 of each",
+            "30 held-out images",
+        ),
+        (
+            {"images": none | {"held_out": 2000}},
+            "  ACC: all 2000 as they are; there is no test part",
+            "1000 held-out images",
+        ),
     ):
         found = summary(**changes)
         (line,) = (line for line in printed.footnotes(found) if line.startswith("  ACC:"))
@@ -358,13 +367,41 @@ def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
     assert (
         "  proxy: share of the other classes' held-out images that a stand-in for the trigger turns to 'cat'" in lines
     )
-    assert "relative norm of the proxy 0.100 × removal cost 0.01 × (0.1 + forgetting rate 0.20) = 0.0003" in lines[0]
+    assert lines[0] == "  verdict: a backdoor to 'cat' is suspected (benign score 0.0003 ≤ benign_threshold=0.007)"
+    assert lines[1].startswith(
+        "  benign score: relative norm of the proxy 0.100 × removal cost 0.01 × (0.1 + forgetting rate 0.20); the "
+    )
     nothing = {"backdoor_suspected": False, "relative_norm": 1.0, "removal_cost": 1.0, "benign_score": 0.3}
-    turned = printed.footnotes(summary(before={"proxy_asr": 0.0}, verdict=nothing))[0]
+    said, turned = printed.footnotes(summary(before={"proxy_asr": 0.0}, verdict=nothing))[:2]
+    assert (
+        said == "  verdict: no sign of a backdoor (benign score 0.3000 > benign_threshold=0.007), so nothing is pruned"
+    )
     assert "the proxy flips no held-out image" in turned
     assert "norm of the proxy" not in turned, "a norm of 1 is what counts then, not what was measured"
     without = summary(before={"proxy_asr": None}, verdict={"benign_score": None, "backdoor_suspected": None})
     assert not [line for line in printed.footnotes(without) if line.startswith("  proxy:")]
+
+
+def test_the_link_to_the_curves_names_only_metrics_that_the_run_has() -> None:
+    for before, metrics in (
+        ({}, ["curve/asr", "curve/acc"]),
+        ({"asr": None}, ["curve/proxy_asr", "curve/acc"]),
+        ({"asr": None, "proxy_asr": None}, ["curve/acc"]),
+    ):
+        found = printed.shown(summary(before=before))
+        assert found == metrics
+        address = unquote(ui.curves_url("http://host", "0", ["a", "b"], found))
+        assert f"plot_metric_keys={json.dumps(metrics)}" in address
+        assert f'&metric="{metrics[0]}"&' in address
+        assert 'runs=["a", "b"]' in address
+
+
+def test_a_registered_version_has_no_tag_for_an_unknown_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, object] = {}
+    monkeypatch.setattr(prune.models, "register", lambda model_id, name, tags: found.update(tags) or "1")
+    run = cast(runs.StepRun, SimpleNamespace(run_id="p", tags=lambda tags: None))
+    prune.register(run, "name", "m", {"attack": "a"}, {"acc": 0.9, "asr": None, "der": None})
+    assert found == {"prune_run_id": "p", "model_run_id": "a", "acc": 0.9}
 
 
 def test_the_chosen_point_says_what_chose_it() -> None:
@@ -381,17 +418,19 @@ def test_the_chosen_point_says_what_chose_it() -> None:
 
 def test_accuracy_while_training_is_said_to_be_that() -> None:
     said = recover.regained(Recover(), 0.5, proxy=True)
-    assert said.startswith("accuracy 0.5000 of the unlearned model and the suspect in the last epoch's batches, while")
-    assert said.endswith("the proxy on 50% of the other classes' images")
+    assert said == (
+        "training accuracy in the last epoch 0.5000 (of the unlearned model and the suspect; "
+        "50% of the other classes' images carried the proxy)"
+    )
     for settings, proxy in ((Recover(), False), (Recover(proxy_share=0), True)):
         assert recover.regained(settings, 0.5, proxy) == (
-            "accuracy 0.5000 of the unlearned model in the last epoch's batches, while training"
+            "training accuracy in the last epoch 0.5000 (of the unlearned model)"
         )
     assert "suspect" not in recover.regained(Recover(suspect_steps=0), 0.5, proxy=True)
     found = UnlearningResult(nn.Identity(), 0.2, True, [])
     assert unlearn.remaining_accuracy(Unlearn(), found, 40) == "clean accuracy 0.2000 on 40 images after 0 steps"
-    assert unlearn.remaining_accuracy(Unlearn(unlearning_stop="epoch"), found, 40).startswith(
-        "accuracy 0.2000 in the last epoch's"
+    assert unlearn.remaining_accuracy(Unlearn(unlearning_stop="epoch"), found, 40) == (
+        "training accuracy in the last epoch 0.2000 after 0 steps"
     )
 
 

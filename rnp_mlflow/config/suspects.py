@@ -35,7 +35,7 @@ class Common(Settings, CommonParams, frozen=True):
 
 
 class Data(Common):
-    """Which images, and how they are fed."""
+    """Which images, and how they are prepared."""
 
     data_dir: AbsPath = Field(
         None, json_schema_extra=PLACE, description="where the images are: a folder or an npz file; auto only for digits"
@@ -47,10 +47,12 @@ class Data(Common):
         "keeps their size, which must then be the same for all (GTSRB through torchvision: 32)",
     )
     train_size: Count = Field(
-        None, json_schema_extra=COMMON, description="use so many training images, drawn class by class; auto takes all"
+        None,
+        json_schema_extra=COMMON,
+        description="number of training images to use, drawn class by class; auto takes all",
     )
     test_size: Count = Field(
-        None, json_schema_extra=COMMON, description="use so many test images, drawn class by class; auto takes all"
+        None, json_schema_extra=COMMON, description="number of test images to use, drawn class by class; auto takes all"
     )
     mean: Channels = Field(
         None,
@@ -106,7 +108,7 @@ class Attack(Data):
 
 
 class Import(Data):
-    """Take in a model that we did not train; nothing in its files is executed."""
+    """Import a model that was trained elsewhere; nothing in its files is executed."""
 
     attack_result: AbsPath = Field(
         None, json_schema_extra=FILE, description="BackdoorBench's attack_result.pt, its triggered images beside it"
@@ -122,7 +124,7 @@ class Import(Data):
     model: Text = Field(
         None,
         json_schema_extra=COMMON,
-        description="its architecture, ours or torchvision's; auto where the source says it",
+        description="its architecture, ours or torchvision's; auto takes what the source names or the weights fit",
     )
     data: NameOrPath = Field(
         None,
@@ -132,7 +134,7 @@ class Import(Data):
     dataset: MaybeName = Field(
         None,
         json_schema_extra=COMMON,
-        description="whose normalisation the model takes, cifar10 say; auto asks the source",
+        description="dataset whose normalisation the model expects (cifar10, for example); auto takes the source's",
     )
     triggered: AbsPath = Field(
         None, json_schema_extra=FILE, description="triggered images for ASR and RA: folder of true classes, or npz"

@@ -183,7 +183,8 @@ class SweepParams(CommonParams):
             gt=0,
             le=1,
             json_schema_extra=COMMON,
-            description="minimum held-out accuracy without a proxy, as a fraction of the unpruned model's",
+            description="minimum held-out accuracy by select_by=clean_acc or without a proxy, as a fraction of the "
+            "unpruned model's",
         ),
     ] = 0.95
     refine: Annotated[
@@ -214,7 +215,8 @@ class SweepParams(CommonParams):
         Field(
             gt=0,
             le=1,
-            description="pruning goes on past that point while this fraction of its held-out accuracy is kept",
+            description="pruning goes on past the point where the proxy fails while this fraction of that point's "
+            "held-out accuracy is kept",
         ),
     ] = 0.975
     benign_threshold: Annotated[
@@ -230,8 +232,8 @@ class SweepParams(CommonParams):
         SelectBy,
         Field(
             json_schema_extra=COMMON,
-            description="without trigger: where the proxy fails, or as far as accuracy allows; at pruning_number; or "
-            "the oracle, which sees test ASR",
+            description="where to prune. proxy: where the proxy fails; clean_acc: as far as held-out accuracy "
+            "allows; number: at pruning_number; asr: the oracle, which sees test ASR",
         ),
     ] = "proxy"
     bn_stats: Annotated[

@@ -32,8 +32,18 @@ def print_report(run: StepRun, summary: PruneSummary) -> None:
     console.print(report)
     for name in summary.points:
         console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
-    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
+    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id], shown(summary))):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def shown(summary: PruneSummary) -> list[str]:
+    """Return the metrics to compare in the UI: ASR or, if it is unknown, the proxy's success rate; and ACC.
+
+    The UI gives a metric that a run lacks an entry in the legend, and draws the next one in its style.
+    """
+    before = summary.before
+    attacks = [name for name in ("asr", "proxy_asr") if getattr(before, name) is not None]
+    return [f"curve/{name}" for name in (*attacks[:1], "acc")]
 
 
 def rule(summary: PruneSummary) -> str:
@@ -82,11 +92,11 @@ def test_images(summary: PruneSummary) -> str:
     if counts.test:
         return f"{counts.test} test images"
     which = "the same" if summary.views.images == counts.held_out else "all"
-    return f"{which} {counts.held_out}, there is no test part (as they are)"
+    return f"{which} {counts.held_out} as they are; there is no test part"
 
 
 def verdict_lines(summary: PruneSummary) -> list[str]:
-    """Say the verdict in one line; nothing if there is none."""
+    """Say the verdict, and how the benign score came about; nothing if there is no verdict."""
     verdict = summary.verdict
     if verdict is None:
         return []
@@ -94,12 +104,12 @@ def verdict_lines(summary: PruneSummary) -> list[str]:
     share = f"the unlearned model classifies {verdict.target_share:.0%} of other images as {target}"
     if verdict.benign_score is None:
         return [f"  verdict: none without a proxy; if there is a backdoor, its target is {target} ({share})"]
-    why = f"{statistics(verdict, bool(summary.before.proxy_asr))} = {verdict.benign_score:.4f}"
-    limit = f"benign_threshold={verdict.benign_threshold:g}"
+    score, limit = f"benign score {verdict.benign_score:.4f}", f"benign_threshold={verdict.benign_threshold:g}"
+    why = f"  benign score: {statistics(verdict, bool(summary.before.proxy_asr))}; {share}"
     if verdict.backdoor_suspected:
-        return [f"  verdict: a backdoor to {target} is suspected (benign score: {why} ≤ {limit}; {share})"]
+        return [f"  verdict: a backdoor to {target} is suspected ({score} ≤ {limit})", why]
     consequence = ", so nothing is pruned" if summary.select_by == "proxy" else ""
-    return [f"  verdict: no sign of a backdoor (benign score: {why} > {limit}){consequence}"]
+    return [f"  verdict: no sign of a backdoor ({score} > {limit}){consequence}", why]
 
 
 def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:

@@ -116,9 +116,10 @@ def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:
 
 
 def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], figures: dict[str, Any]) -> None:
-    """Register a version of the model `name`, tagged with the runs it came from and its figures."""
+    """Register a version of the model `name`, tagged with the runs it came from and its figures, if known."""
     tags = {"prune_run_id": run.run_id, **{RUN_ID[step]: run_id for step, run_id in upstream.items()}}
-    number = models.register(model_id, name, tags | figures)
+    known = {figure: value for figure, value in figures.items() if value is not None}
+    number = models.register(model_id, name, tags | known)
     run.tags({"registered": f"models:/{name}/{number}"})
 
 

@@ -48,6 +48,6 @@ def regained(settings: Recover, accuracy: float, proxy: bool) -> str:
     """Say what the last epoch's accuracy is: of batches in training, not of the mask that is kept."""
     of, how = "the unlearned model", ""
     if proxy and settings.proxy_share:
-        how = f", the proxy on {settings.proxy_share:.0%} of the other classes' images"
+        how = f"; {settings.proxy_share:.0%} of the other classes' images carried the proxy"
         of += " and the suspect" if settings.suspect_steps else ""
-    return f"accuracy {accuracy:.4f} of {of} in the last epoch's batches, while training{how}"
+    return f"training accuracy in the last epoch {accuracy:.4f} (of {of}{how})"

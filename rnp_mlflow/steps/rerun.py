@@ -9,7 +9,7 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps import chain, main, runtime
 from rnp_mlflow.steps.plan import plan_again
 from rnp_mlflow.tracking import compare, lineage
-from rnp_mlflow.tracking.runs import step_run
+from rnp_mlflow.tracking.runs import prepare_store, step_run
 
 
 def repeat(values: dict[str, Any]) -> int:
@@ -22,6 +22,7 @@ def repeat(values: dict[str, Any]) -> int:
         LineageError: the run is unknown, unfinished, or a rerun itself.
     """
     settings = parse(Rerun, values)
+    prepare_store()
     old = lineage.get(settings.run_id)
     if (origin := lineage.tag(old, "rerun_of")) and lineage.tag(old, "entry") == "rerun":
         raise LineageError(f"run {settings.run_id} is a rerun itself; repeat the run it repeats: {origin}")

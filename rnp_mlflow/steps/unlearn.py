@@ -70,7 +70,7 @@ def remaining_accuracy(settings: Unlearn, result: UnlearningResult, images: int)
     """Say what accuracy is left, and of what: of the model, or of an epoch's batches as in the reference."""
     steps = sum(record.steps for record in result.history)
     if settings.unlearning_stop == "epoch":
-        return f"accuracy {result.accuracy:.4f} in the last epoch's batches, while training; {steps} steps"
+        return f"training accuracy in the last epoch {result.accuracy:.4f} after {steps} steps"
     return f"clean accuracy {result.accuracy:.4f} on {images} images after {steps} steps"
 
 

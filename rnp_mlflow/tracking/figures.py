@@ -53,7 +53,7 @@ def curve_png(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, point: M
         min(2, int(3 * (at - left) / (right - left)))
     ]  # keep the long label above the axes
     ax.annotate(point_label(point), (at, 1.04), ha=side, fontsize=9, color=INK, annotation_clip=False)
-    ax.set(xlabel=f"pruning {axis}", ylabel="share of images", ylim=(-0.02, 1.02))
+    ax.set(xlabel=f"pruning {axis} (first point: before)", ylabel="share of images", ylim=(-0.02, 1.02))
     ax.set_title(title, fontsize=10, color=INK, pad=22, parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e6e6e6")
@@ -85,7 +85,7 @@ def curve_html(file: Path, rows: Sequence[Mapping[str, Any]], axis: str, point: 
     figure.add_vline(x=at, line_color=INK, annotation_text=point_label(point))
     figure.update_layout(
         title=title, template="plotly_white", hovermode="x unified",
-        xaxis_title=f"pruning {axis}", yaxis_title="share of images", yaxis_range=[-0.02, 1.05],
+        xaxis_title=f"pruning {axis} (first point: before)", yaxis_title="share of images", yaxis_range=[-0.02, 1.05],
     )  # fmt: skip
     figure.write_html(file, include_plotlyjs=True)
 

@@ -61,7 +61,12 @@ def get(run_id: str) -> Run:
     try:
         return MlflowClient().get_run(run_id)
     except mlflow.MlflowException as error:
-        reason = "" if "not found" in str(error).lower() else f" ({str(error).splitlines()[0][:120]})"
+        absent = "not found" in str(error).lower()
+        reason = (
+            "; if another store has it, name that in MLFLOW_TRACKING_URI"
+            if absent
+            else (f" ({str(error).splitlines()[0][:120]})")
+        )
         raise LineageError(f"there is no run {run_id} in {mlflow.get_tracking_uri()}{reason}") from None
 
 

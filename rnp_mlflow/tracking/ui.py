@@ -6,16 +6,15 @@ from urllib.parse import quote
 import mlflow
 
 LOCAL = "http://127.0.0.1:5000"
-CURVES = ("curve/asr", "curve/acc")
 
 
-def curves_url(base: str, experiment_id: str, run_ids: list[str]) -> str:
-    """Return the address of the page with the ASR and ACC curves of these runs."""
+def curves_url(base: str, experiment_id: str, run_ids: list[str], metrics: list[str]) -> str:
+    """Return the address of the page with the curves of these runs. metrics: those that the runs have."""
     fields = {
         "runs": json.dumps(run_ids),
         "experiments": json.dumps([experiment_id]),
-        "metric": json.dumps(CURVES[0]),
-        "plot_metric_keys": json.dumps(CURVES),
+        "metric": json.dumps(metrics[0]),
+        "plot_metric_keys": json.dumps(metrics),
         "plot_layout": "{}",
         "x_axis": "step",
         "y_axis_scale": "linear",
@@ -27,8 +26,8 @@ def curves_url(base: str, experiment_id: str, run_ids: list[str]) -> str:
     return f"{base}/#/metric?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
 
 
-def ui_links(experiment_id: str, run_ids: list[str]) -> list[str]:
-    """Return lines that tell the user how to open the run and its curves."""
+def ui_links(experiment_id: str, run_ids: list[str], metrics: list[str]) -> list[str]:
+    """Return lines that tell the user how to open the run and its curves. metrics: those of the curves."""
     uri = mlflow.get_tracking_uri()
     remote = uri.startswith("http")
     base = uri.rstrip("/") if remote else LOCAL
@@ -36,5 +35,5 @@ def ui_links(experiment_id: str, run_ids: list[str]) -> list[str]:
     return [
         *start,
         f"  run and artifacts: {base}/#/experiments/{experiment_id}/runs/{run_ids[0]}",
-        f"  curves: {curves_url(base, experiment_id, run_ids)}",
+        f"  curves: {curves_url(base, experiment_id, run_ids, metrics)}",
     ]
