@@ -16,7 +16,7 @@ def test_every_architecture_builds_and_has_neurons(name: str) -> None:
     width = 16 if name in REGISTRY and REGISTRY[name].width else None
     model = build(name, 7, 3, width).eval()
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-    assert len(norm_layers(model)) > 5
+    assert len(norm_layers(model)) > 1
     if name in REGISTRY:
         assert build(name, 7, 1, width).eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
 

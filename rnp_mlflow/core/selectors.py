@@ -102,7 +102,7 @@ SELECTORS: dict[SelectBy, Selector] = {
         "by the proxy (by acc_ratio if there is none)",
         ("proxy_ratio", "min_acc_ratio", "margin_ratio"),
     ),
-    "clean_acc": Selector(by_rule, "as far as acc_ratio allows", ("acc_ratio",)),
+    "clean_acc": Selector(by_rule, "as far as held-out accuracy allows", ("acc_ratio",)),
     "number": Selector(by_number, "at pruning_number", ("pruning_number",), row="fixed"),
     "asr": Selector(by_asr, "at the oracle (best DER in hindsight, sees the trigger)", row="oracle"),
 }

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from rnp_mlflow.core.selectors import SELECTORS
 from rnp_mlflow.core.verdict import FORGETTING_OFFSET
 from rnp_mlflow.steps.summary import DetectionSummary, PruneSummary
 from rnp_mlflow.tracking import ui
@@ -48,8 +49,9 @@ def shown(summary: PruneSummary) -> list[str]:
 
 def rule(summary: PruneSummary) -> str:
     """Say what chose the point `chosen`, which sees no trigger."""
-    if summary.select_by == "clean_acc":
-        return "without trigger, as far as held-out accuracy allows"
+    selector = SELECTORS[summary.select_by]
+    if summary.select_by != "proxy" and selector.trigger_free:
+        return f"without trigger, {selector.prunes_at}"
     if summary.verdict and summary.verdict.backdoor_suspected is False:
         return "without trigger, nothing: no sign of a backdoor"
     if summary.before.proxy_asr:
