@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,14 @@ def run_recover(
 def test_what_leaves_the_weights_alone_works_on_a_copy_that_shares_them(
     small_net: nn.Sequential, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    inputs, mask, conv, seen = scaled(images, None), ones_mask(small_net), small_net[3], []
-    conv.register_forward_hook(lambda own, *_: seen.append((own, own.weight.data_ptr() == conv.weight.data_ptr())))
-    ways = {
+    inputs, mask, conv = scaled(images, None), ones_mask(small_net), small_net[3]
+    seen: list[tuple[nn.Module, bool]] = []
+
+    def note(own: nn.Module, *_: object) -> None:
+        seen.append((own, own.get_parameter("weight").data_ptr() == conv.get_parameter("weight").data_ptr()))
+
+    conv.register_forward_hook(note)
+    ways: dict[str, Callable[[], object]] = {
         "recover": lambda: recover(
             small_net, LabeledImages(images, labels), scaled, seeded(), RecoverParams(recovering_epochs=1)
         ),
@@ -181,7 +187,7 @@ def test_a_step_check_stops_in_the_middle_of_an_epoch_and_moves_no_statistics(
     model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded())))
     with forward_fn(model, "fp32") as forward:
         forward(scaled(images[first], None))
-    assert torch.equal(result.model[1].running_mean, model[1].running_mean)
+    assert torch.equal(result.model.get_buffer("1.running_mean"), model.get_buffer("1.running_mean"))
 
 
 def test_a_threshold_out_of_reach_is_said(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -329,17 +335,18 @@ def test_recovery_equals_projected_descent_written_out(
     mean = run_recover(small_net, images, labels, **settings).mask
 
     model, generator = copy.deepcopy(small_net).train(), seeded()
-    scales = [model[1].weight.detach().clone(), model[4].weight.detach().clone()]
+    weights = [model.get_parameter("1.weight"), model.get_parameter("4.weight")]
+    scales = [weight.detach().clone() for weight in weights]
     mask = [torch.ones(4), torch.ones(6)]
     speed = [torch.zeros(4), torch.zeros(6)]
     passed = []
     for _ in range(4):
         for index in batches(40, 16, generator):
             with torch.no_grad():
-                for layer, scale, m in zip((model[1], model[4]), scales, mask, strict=True):
-                    layer.weight.copy_(scale * m)
+                for weight, scale, m in zip(weights, scales, mask, strict=True):
+                    weight.copy_(scale * m)
             loss = 0.5 * cross_entropy(model(scaled(images[index], None)), labels[index])
-            grads = torch.autograd.grad(loss, [model[1].weight, model[4].weight])
+            grads = torch.autograd.grad(loss, weights)
             for k in range(2):  # chain rule: dL/dm = dL/dγ' · γ
                 speed[k] = 0.9 * speed[k] + grads[k] * scales[k]
                 mask[k] = (mask[k] - 0.7 * speed[k]).clamp(0, 1)

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import image_files
+import layouts
 import mlflow
 import numpy as np
+import outside_files as files
 import pytest
 import torch
 from PIL import Image
@@ -15,8 +18,6 @@ from rnp_mlflow.cli import main
 from rnp_mlflow.data import npz, pixels, sources, triggered
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.models import store
-from tests import image_files, layouts
-from tests import outside_files as files
 
 NUMBERS = ("1", "2", "3", "4")
 

@@ -17,11 +17,12 @@ from torch import nn
 from rnp_mlflow import loading
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import Import
+from rnp_mlflow.core.evaluate import ahead
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import candidates, count_channels
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.steps import architecture, importing, model_source, subject
+from rnp_mlflow.steps import importing, model_source, subject
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +139,7 @@ def test_ahead_is_two_standard_errors_of_the_paired_difference() -> None:
 
     for b, c in ((5, 0), (4, 0), (20, 9), (20, 8), (0, 0), (0, 9)):
         # (b - c)² > 4 (b + c), as whole numbers
-        assert architecture.ahead(*answers(b, c)) is (b > c and (b - c) ** 2 > 4 * (b + c)), (b, c)
+        assert ahead(*answers(b, c)) is (b > c and (b - c) ** 2 > 4 * (b + c)), (b, c)
 
 
 def test_the_stem_of_a_cifar_resnet_is_found_with_and_without_max_pool(tmp_path: Path) -> None:
@@ -173,8 +174,8 @@ def test_resnet20_has_the_papers_sizes_and_shortcuts_without_weights() -> None:
         assert count / 1e6 == pytest.approx(millions, rel=0.03)
         assert sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules()) == depth
         assert not any("shortcut" in key for key in model.state_dict())
-    block = build("resnet20", 10, 3).layer2[0].eval()
-    nn.init.zeros_(block.bn2.weight)  # the shortcut alone is left
+    block = build("resnet20", 10, 3).get_submodule("layer2.0").eval()
+    nn.init.zeros_(block.get_parameter("bn2.weight"))  # the shortcut alone is left
     image = torch.rand(1, 16, 4, 4)
     out = block(image)
     assert torch.equal(out[:, 8:24], image[:, :, ::2, ::2])

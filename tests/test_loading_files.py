@@ -7,6 +7,7 @@ import numpy as np
 import outside_files as files
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def test_an_image_path_of_a_result_leads_nowhere_else(tmp_path: Path, monkeypatc
     """Not out of its folder, not to an absolute place; below the working folder it may."""
     secret = tmp_path / "secret" / "1" / "0.png"
     secret.parent.mkdir(parents=True)
-    files.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
     record = tmp_path / "record"
     record.mkdir()
 

@@ -34,6 +34,8 @@ from rnp_mlflow.core.pruning_curve import PruningCurve, best_der_point, select_p
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.models.store import ModelSpec, load
 from rnp_mlflow.pipeline import holdout_views
 from rnp_mlflow.steps import attack, curve, prune, recover, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
@@ -158,8 +160,14 @@ def test_the_docs_prune_the_number_that_they_name() -> None:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved while the test runs."""
-    found, savefig = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda own, *to, **how: (found.append(own), savefig(own, *to, **how))[1])
+    found: list[Figure] = []
+    savefig = Figure.savefig
+
+    def noted(own: Figure, *to: Any, **how: Any) -> None:
+        found.append(own)
+        savefig(own, *to, **how)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
     return found
 
 
@@ -233,7 +241,7 @@ def test_under_every_sample_stands_what_the_model_answers_to_it(tmp_path: Path, 
     bad[:, 0, 0, 0] = 255
     bad[test.labels == 4, 0, 0, 0] = 0  # to this one it answers as without
     kept = test.labels != 0
-    triggered = subject.Triggered(bad[kept], test.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.int64))
+    triggered = Triggered(bad[kept], test.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.int64))
     answer = samples.answering(model, feed, "fp32", CLASSES)
     samples.draw(tmp_path / "s.png", triggered, CLASSES, answer, test)
     name = [figures.short(word).replace("\n", " ") for word in CLASSES]
@@ -254,7 +262,7 @@ def test_under_an_image_with_the_proxy_stands_what_the_suspect_answers_to_that(
     held, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
     change = torch.full((1, 8, 8), 0.2)
     proxy = ProxyTrigger(4, change, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
-    spec = subject.store.ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
+    spec = ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
     suspect = subject.Suspect("", model, spec, None, "", "", None, feed)  # type: ignore[arg-type]
     unlearn.draw_proxy(tmp_path / "p.png", proxy, suspect, held, "fp32")
     inputs = feed(held.images, None)
@@ -416,7 +424,7 @@ def test_the_answers_without_the_trigger_are_those_to_the_same_images(mode: str)
     test, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
     targets = torch.full((12,), 5) if mode == "all_to_one" else (test.labels + 1) % 6
     kept = test.labels != targets
-    bad = subject.Triggered(torch.zeros(int(kept.sum()), 1, 8, 8, dtype=torch.uint8), test.labels[kept], targets[kept])
+    bad = Triggered(torch.zeros(int(kept.sum()), 1, 8, 8, dtype=torch.uint8), test.labels[kept], targets[kept])
     wanted = predict(model, test.images, feed)[kept] == targets[kept]
     assert 0 < wanted.double().mean() < 1
     assert attack.without_trigger(model, test, bad, feed, "fp32") == float(wanted.double().mean())
@@ -439,7 +447,7 @@ def newest(entry: str) -> mlflow.entities.Run:
 
 def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: ProxyTrigger | None = None) -> list[str]:
     """What the stored model of a run says, its own normalisation before it; the proxy between, if any."""
-    model, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
+    model, spec = load(Path(model_run.info.artifact_uri) / "model")
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     inputs = (images.float() / 255 - mean) / std
     with torch.no_grad():

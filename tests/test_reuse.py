@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from rnp_mlflow.artifacts import detection, table
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import RUN_ID
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.steps import chain, runtime, subject
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import contents, lineage
@@ -75,7 +77,8 @@ def folder_of(run: mlflow.entities.Run) -> Path:
 
 def taken_in(*arguments: str) -> str:
     assert main(["import", *arguments]) == 0
-    return newest("import").info.run_id
+    run_id: str = newest("import").info.run_id
+    return run_id
 
 
 @pytest.fixture(scope="module")
@@ -429,10 +432,10 @@ def test_a_rerun_compares_proxy_verdict_and_triggered_images(
 ) -> None:
     write_proxy, write_estimate = detection.write_proxy, detection.write_estimate
 
-    def other_proxy(folder: Path, proxy: detection.ProxyTrigger) -> None:
+    def other_proxy(folder: Path, proxy: ProxyTrigger) -> None:
         write_proxy(folder, replace(proxy, delta=proxy.delta + 1))
 
-    def other_estimate(folder: Path, estimate: detection.TargetEstimate) -> None:
+    def other_estimate(folder: Path, estimate: TargetEstimate) -> None:
         write_estimate(folder, replace(estimate, target_share=0.123))
 
     monkeypatch.setattr(detection, "write_proxy", other_proxy)

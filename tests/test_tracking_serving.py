@@ -41,7 +41,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def ours(count: int) -> np.ndarray:
     feed = Preprocess(files.MEAN, files.STD)
-    return files.suspect()(feed(torch.from_numpy(PIXELS[:count].copy()), None)).detach().numpy()
+    logits: torch.Tensor = files.suspect()(feed(torch.from_numpy(PIXELS[:count].copy()), None))
+    return logits.detach().numpy()
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def test_a_real_server_answers_any_batch_with_our_logits(address: str) -> None:
 
 def test_the_predict_command_gives_our_logits(address: str, tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text(json.dumps({"inputs": PIXELS[:3].tolist()}))
-    words = ["models", "predict", "-m", address, "-i", tmp_path / "in.json", "-o", tmp_path / "out.json",
+    words = ["models", "predict", "-m", address, "-i", f"{tmp_path}/in.json", "-o", f"{tmp_path}/out.json",
              "--env-manager", "local"]  # fmt: skip
     subprocess.run([sys.executable, "-m", "mlflow", *words], check=True, capture_output=True)
     answers = json.loads((tmp_path / "out.json").read_text())["predictions"]
