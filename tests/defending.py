@@ -3,7 +3,6 @@
 from typing import TypedDict
 
 import outside_files as files
-import torch
 from torch import Tensor
 
 from rnp_mlflow.defence import DefenseSettings
@@ -21,5 +20,4 @@ QUICK: DefenseSettings = {"unlearning_epochs": 1, "recovering_epochs": 1, "pruni
 
 def pixels() -> tuple[Tensor, Tensor]:
     """Images uint8 (24, 3, 8, 8) that the suspect of `outside_files` knows, and labels."""
-    images, labels = files.clean_images(24, 7)
-    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    return files.clean_tensors(24, 7)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Generator, nn
+from tensors import seeded
+from torch import nn
 
 from rnp_mlflow import config
 from rnp_mlflow.attacks import adaptive_blend, input_aware, label_consistent, poison, registry, train, trojannn
@@ -14,10 +15,6 @@ from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def small_net(channels: int = 3, classes: int = 4) -> nn.Sequential:

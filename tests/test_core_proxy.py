@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import scaled
+from tensors import seeded
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -22,10 +23,6 @@ from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.verdict import benign_score, candidate_targets, forgetting_rate, predicted_shares, relative_norm
 from rnp_mlflow.models.registry import build
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def inverted(model: nn.Module, images: Tensor, labels: Tensor, target: int, steps: int) -> ProxyTrigger:

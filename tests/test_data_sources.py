@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensors import seeded
 
 from rnp_mlflow.data import sources, spill, subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.errors import DataError
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_digits_are_real_whole_and_always_the_same() -> None:

@@ -8,6 +8,7 @@ import outside_files as files
 import pytest
 import torch
 from defending import NORMALISATION, QUICK, pixels
+from tensors import same
 from torch import Tensor, nn
 
 from rnp_mlflow import DefenseResult, defend
@@ -36,10 +37,6 @@ class Answering(nn.Module):
             "object": SimpleNamespace(logits=logits), "other": {"scores": logits}, "text": "cat",
             "map": logits[:, :, None, None], "empty": (),
         }[self.way]  # fmt: skip
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +76,11 @@ def test_other_dtypes_are_worked_on_in_float32_and_given_back_as_they_were(dtype
     found, rounded = defended(model), defended(copy.deepcopy(model).float())
     assert same(found.mask, rounded.mask)
     assert found.curve == rounded.curve
-    assert same(dict(model.state_dict()), before)
+    assert same(model.state_dict(), before)
     floats = [v for v in found.model.state_dict().values() if v.is_floating_point()]
     assert {v.dtype for v in floats} == {dtype}
     wanted = {k: v.to(dtype) if v.is_floating_point() else v for k, v in rounded.model.state_dict().items()}
-    assert same(dict(found.model.state_dict()), wanted)
+    assert same(found.model.state_dict(), wanted)
 
 
 def test_mixed_dtypes_come_back_one_by_one() -> None:
@@ -113,7 +110,7 @@ def test_data_parallel_is_taken_off_and_put_on_again(plain: DefenseResult) -> No
     found = defended(model)
     assert same(found.mask, plain.mask)
     assert type(found.model) is nn.DataParallel
-    assert same(dict(found.model.module.state_dict()), dict(plain.model.state_dict()))
+    assert same(found.model.module.state_dict(), plain.model.state_dict())
     compiled = torch.compile(files.network())
     assert isinstance(compiled, nn.Module)
     found = defended(compiled)

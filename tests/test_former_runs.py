@@ -4,9 +4,9 @@ import json
 import sqlite3
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from stores import artifacts, newest, work_in
 
 from rnp_mlflow import config
 from rnp_mlflow.artifacts import renamed
@@ -20,10 +20,6 @@ SETTINGS = {
 }  # fmt: skip
 FORMER_PARAMETERS = {now: (former, values) for former, (now, values) in config.RENAMED.items()}
 FORMER_DETECTION = {now: former for former, now in renamed.DETECTION.items()}
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
 
 
 def with_former_names(settings: dict[str, object]) -> dict[str, object]:
@@ -57,8 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one prune, in the former form."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+        work_in(home, patch)
         assert main(["prune", *(f"--{name}={value}" for name, value in SETTINGS.items())]) == 0
     make_former(home)
     return home
@@ -66,15 +61,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def inside(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(store)
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    work_in(store, monkeypatch)
 
 
 def test_the_store_has_the_former_form(store: Path) -> None:
     unlearned = newest("unlearn")
     assert {"verdict/score", "verdict/faded"} <= unlearned.data.metrics.keys()
     assert not {"verdict/target_share", "verdict/forgetting_rate"} & unlearned.data.metrics.keys()
-    record = json.loads((Path(unlearned.info.artifact_uri) / "settings.json").read_text())["settings"]["unlearn"]
+    record = json.loads((artifacts(unlearned) / "settings.json").read_text())["settings"]["unlearn"]
     assert (record["unlearning_views"], record["clip"]) == ("augmented", 5.0)
 
 

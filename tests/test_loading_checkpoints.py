@@ -1,17 +1,16 @@
 """docs/models.md says which forms of model are taken: every row of its tables is made and tried with `import`."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import checkpoint_files
-import mlflow
 import numpy as np
 import outside_files as files
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from stores import work_in
 from torch import nn
 
 from rnp_mlflow import loading
@@ -32,12 +31,11 @@ ROWS = dict(re.findall(r"^\| (.+?) \| (yes|no) \| .+ \|$", DOC.read_text(), re.M
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder, here = tmp_path_factory.mktemp("checkpoints"), Path.cwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    folder = tmp_path_factory.mktemp("checkpoints")
     files.clean_npz(folder / "clean.npz")
-    yield folder
-    os.chdir(here)
+    with pytest.MonkeyPatch.context() as patch:
+        work_in(folder, patch)
+        yield folder
 
 
 def test_every_line_of_the_tables_is_a_row_and_every_row_has_a_maker() -> None:

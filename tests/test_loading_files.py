@@ -9,16 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from tensors import same
 
 from rnp_mlflow import loading
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.interop import backdoorbench
 from rnp_mlflow.models.pixel_input import PixelInputModel
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize("form", ["plain", "authors", "parallel", "legacy", "safetensors", "pt2"])

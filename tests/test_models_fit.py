@@ -6,16 +6,13 @@ import outside_files as files
 import pytest
 import torch
 from safetensors.torch import save_file
+from tensors import same
 from torch import Tensor
 
 from rnp_mlflow import loading
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models.fit import count_classes, match_weights
 from rnp_mlflow.models.store import ModelSpec
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +35,7 @@ def test_torchvisions_namesake_is_found_from_its_keys() -> None:
     weights = dict(ModelSpec("torchvision/resnet18", None, classes, shape, mean=(), std=()).build().state_dict())
     model, spec = match_weights("resnet18", weights, classes, shape, mean=(), std=())
     assert (spec.architecture, spec.width) == ("torchvision/resnet18", None)
-    assert same(dict(model.state_dict()), weights)
+    assert same(model.state_dict(), weights)
 
 
 def test_weights_that_do_not_fit_are_listed() -> None:

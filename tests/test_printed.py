@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
+from stores import artifacts, newest, work_in
 from torch import Tensor, nn
 
 import rnp_mlflow
@@ -436,18 +437,13 @@ SMALL = ("--width=4", "--train_size=600", "--test_size=100", "--training_epochs=
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    work_in(tmp_path, monkeypatch)
     return tmp_path
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
 
 
 def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: ProxyTrigger | None = None) -> list[str]:
     """What the stored model of a run says, its own normalisation before it; the proxy between, if any."""
-    model, spec = load(Path(model_run.info.artifact_uri) / "model")
+    model, spec = load(artifacts(model_run) / "model")
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     inputs = (images.float() / 255 - mean) / std
     with torch.no_grad():
@@ -489,7 +485,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     assert [column[1] for column in said] == answers(made, shown)
     assert [column[2] for column in said] == answers(made, shown, proxy)
 
-    found = json.loads((Path(newest("prune").info.artifact_uri) / "summary.json").read_text())
+    found = json.loads((artifacts(newest("prune")) / "summary.json").read_text())
     out = capsys.readouterr().out
     assert (found["selected"], found["points"]["oracle"]["der"]) == (
         "oracle",
@@ -510,7 +506,7 @@ def test_an_imported_models_samples_have_its_answers_under_them(store: Path, dra
     arguments = [f"--attack_result={store}/attack_result.pt", f"--data={files.clean_npz(store / 'clean.npz')}"]
     assert main(["import", *arguments, "--threads=1"]) == 0
     run = newest("import")
-    bad = load_file(Path(run.info.artifact_uri) / "triggered.safetensors")
+    bad = load_file(artifacts(run) / "triggered.safetensors")
     said = columns(drawn[-1], 3)
     first = [int((bad["true_labels"] == int(column[0])).nonzero()[0]) for column in said]
     assert [column[0] for column in said] == ["1", "2", "3"]

@@ -2,13 +2,10 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -16,6 +13,7 @@ import numpy as np
 import outside_files as files
 import pytest
 import torch
+from servers import serve
 
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.tracking import models
@@ -45,24 +43,6 @@ def ours(count: int) -> np.ndarray:
     return logits.detach().numpy()
 
 
-@contextmanager
-def server(address: str) -> Iterator[str]:
-    """`mlflow models serve` on loopback, in the environment of the tests; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["models", "serve", "-m", address, "-p", str(port), "-h", "127.0.0.1", "--env-manager", "local"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "MLFLOW_MODELS_WORKERS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=env, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-
-
 def ask(url: str, count: int) -> np.ndarray:
     body = json.dumps({"inputs": PIXELS[:count].tolist()}).encode()
     request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})
@@ -70,20 +50,10 @@ def ask(url: str, count: int) -> np.ndarray:
         return np.array(json.load(answer)["predictions"])
 
 
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{url}/ping", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("the server did not answer within 120 s")
-
-
-def test_a_real_server_answers_any_batch_with_our_logits(address: str) -> None:
-    with server(address) as url:
-        wait_for(url)
+def test_a_real_server_answers_any_batch_with_our_logits(address: str, tmp_path: Path) -> None:
+    words = ["models", "serve", "-m", address, "--env-manager", "local"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with serve(*words, ready="/ping", home=tmp_path, PATH=path, MLFLOW_MODELS_WORKERS="1") as url:
         for count in (1, 7):
             np.testing.assert_allclose(ask(url, count), ours(count), atol=1e-5)
 
