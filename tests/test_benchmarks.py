@@ -9,7 +9,7 @@ import mlflow
 import pytest
 import torch
 from click.testing import CliRunner
-from stores import work_in
+from stores import enter
 from torch import nn
 
 from benchmarks import matrix, report, rows, speed, variants
@@ -125,7 +125,7 @@ def test_backdoorbenchs_work_is_its_images_at_the_rates_of_the_phases() -> None:
 
 def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row on digits, small, with every variant; then again, when all is there."""
-    work_in(tmp_path, monkeypatch)
+    enter(tmp_path, monkeypatch)
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what set_experiment leaves behind
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     small = {"dataset": "digits", "train_size": 600, "test_size": 100, "width": 4, "precision": "fp32"}

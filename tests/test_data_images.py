@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from stores import artifacts, work_in
+from stores import artifacts, enter
 
 from rnp_mlflow.artifacts import source
 from rnp_mlflow.cli import main
@@ -191,7 +191,7 @@ def test_what_is_left_out_is_said_once_a_part(tmp_path: Path, caplog: pytest.Log
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with its own store, weights, and clean images whose classes are numbers out of order."""
-    work_in(tmp_path, monkeypatch)
+    enter(tmp_path, monkeypatch)
     torch.save(files.suspect().state_dict(), tmp_path / "suspect.pt")
     files.image_folder(tmp_path / "images", 40, names=("1", "2", "10", "20"))
     return tmp_path

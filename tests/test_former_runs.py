@@ -5,8 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
-from stores import artifacts, newest, work_in
+from stores import artifacts, enter, newest, runs
 
 from rnp_mlflow import config
 from rnp_mlflow.artifacts import renamed
@@ -53,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one prune, in the former form."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        work_in(home, patch)
+        enter(home, patch)
         assert main(["prune", *(f"--{name}={value}" for name, value in SETTINGS.items())]) == 0
     make_former(home)
     return home
@@ -61,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def inside(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work_in(store, monkeypatch)
+    enter(store, monkeypatch)
 
 
 def test_the_store_has_the_former_form(store: Path) -> None:
@@ -85,7 +84,7 @@ def test_a_former_run_is_built_on_and_its_parameters_are_held_to(capsys: pytest.
 
 
 def test_a_repetition_of_a_former_run_is_identical(capsys: pytest.CaptureFixture[str]) -> None:
-    first = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'prune'", order_by=["start_time ASC"])[0]
+    first = runs(entry="prune")[-1]
     assert main(["rerun", f"--run_id={first.info.run_id}"]) == 0, capsys.readouterr().out
     out = capsys.readouterr().out
     assert out.strip().splitlines()[-1] == "identical"

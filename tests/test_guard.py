@@ -6,7 +6,7 @@ from pathlib import Path
 import outside_files as files
 import pytest
 import torch
-from stores import newest, work_in
+from stores import enter, newest
 from torch import Tensor, nn
 
 from rnp_mlflow.cli import main
@@ -96,7 +96,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.save(files.suspect().state_dict(), folder / "suspect.pt")
     files.image_folder(folder / "images", names=TEXT_ORDER)
     with pytest.MonkeyPatch.context() as patch:
-        work_in(folder, patch)
+        enter(folder, patch)
         yield folder
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file, save_file
-from stores import artifacts, newest, work_in
+from stores import artifacts, assert_none_running, enter, newest
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import accuracy, predict
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     files.image_folder(folder / "images")
     torch.save(files.suspect().state_dict(), folder / "suspect.pt")
     with pytest.MonkeyPatch.context() as patch:
-        work_in(folder, patch)
+        enter(folder, patch)
         patch.setitem(architectures.OWN_WIDTH, "preactresnet18", 4)  # as if BackdoorBench's were as narrow as ours
         yield folder
 
@@ -44,8 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def nothing_left_running(home: Path) -> Iterator[None]:
     yield
-    assert not MlflowClient().search_runs(["0"], "status = 'RUNNING'")
-    assert mlflow.active_run() is None
+    assert_none_running()
 
 
 def taken_in(*arguments: str) -> mlflow.entities.Run:

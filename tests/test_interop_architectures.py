@@ -8,7 +8,7 @@ import pytest
 import torch
 from checkpoint_files import MAKERS, defense, result
 from mlflow.tracking import MlflowClient
-from stores import work_in
+from stores import enter
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,7 +129,7 @@ def test_export_writes_the_name_that_backdoorbench_builds_the_same_from(tmp_path
 def test_prune_refuses_the_export_before_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    work_in(tmp_path, monkeypatch)
+    enter(tmp_path, monkeypatch)
     files.clean_npz(tmp_path / "clean.npz")
     torch.save(files.suspect().state_dict(), tmp_path / "w.pt")
     assert main(["import", "--checkpoint=w.pt", "--model=preactresnet18", "--data=clean.npz", "--dataset=cifar10"]) == 0

@@ -9,8 +9,7 @@ import numpy as np
 import outside_files as files
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
-from stores import work_in
+from stores import enter, newest
 from torch import nn
 
 from rnp_mlflow import loading
@@ -34,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     files.clean_npz(folder / "clean.npz")
     with pytest.MonkeyPatch.context() as patch:
-        work_in(folder, patch)
+        enter(folder, patch)
         yield folder
 
 
@@ -61,7 +60,7 @@ def test_a_form_is_taken_as_the_table_says(form: str, tmp_path: Path, capsys: py
                 assert word not in errors[0]
             continue
         assert code == 0, told.err
-        run = MlflowClient().search_runs(["0"], order_by=["start_time DESC"])[0]
+        run = newest("import")
         assert run.data.metrics["acc"] == 1.0, (arguments, told.err)
 
 

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
-from stores import artifacts, newest, work_in
+from stores import artifacts, enter, newest
 from torch import Tensor, nn
 
 import rnp_mlflow
@@ -437,7 +437,7 @@ SMALL = ("--width=4", "--train_size=600", "--test_size=100", "--training_epochs=
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    work_in(tmp_path, monkeypatch)
+    enter(tmp_path, monkeypatch)
     return tmp_path
 
 

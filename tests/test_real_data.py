@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stores import artifacts, newest, work_in
+from stores import artifacts, enter, newest
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import EvalSet, evaluate, predict
@@ -25,7 +25,7 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Where the archive lies; the model in it is imported into a store of its own."""
     root: Path = request.getfixturevalue("shared") / "backdoorbench-badnet"
     with pytest.MonkeyPatch.context() as patch:
-        work_in(tmp_path_factory.mktemp("real"), patch)
+        enter(tmp_path_factory.mktemp("real"), patch)
         torch.set_num_threads(1)  # beside another file on two cores, two threads each take a seventh more of them
         result = root / "record/badnet_0_1/attack_result.pt"
         assert main(["import", f"--attack_result={result}", f"--data={root / 'clean.npz'}"]) == 0

@@ -18,7 +18,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import save_file
-from stores import artifacts, newest, work_in
+from stores import artifacts, assert_none_running, enter, newest
 
 from rnp_mlflow.artifacts import detection, table
 from rnp_mlflow.cli import main
@@ -51,14 +51,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     files.image_folder(folder / "images", names=NAMES)
     files.image_folder(folder / "bad", 12, 5, NAMES)
     with pytest.MonkeyPatch.context() as patch:
-        work_in(folder, patch)
+        enter(folder, patch)
         yield folder
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
     yield
-    assert not MlflowClient().search_runs(["0"], "status = 'RUNNING'")
+    assert_none_running()
 
 
 def taken_in(*arguments: str) -> str:
