@@ -49,14 +49,15 @@ _MODULES = {
     "defend": "defence",
 }
 
+if not TYPE_CHECKING:  # a type checker would take every name for a public one
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    if name == "TestSet":
-        raise AttributeError("rnp_mlflow.TestSet is now called EvalSet")
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first asked for."""
+        if name == "TestSet":
+            raise AttributeError("rnp_mlflow.TestSet is now called EvalSet")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

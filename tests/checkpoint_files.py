@@ -444,10 +444,11 @@ def label_types(place: Path) -> list[Arguments]:
         lambda v: v,
         lambda v: np.array(v, dtype=np.int32),
     ]
-    return [
-        relabelled(place / str(k), lambda item, kind=kind: item | {"other_info": kind(item["other_info"])})
-        for k, kind in enumerate(kinds)
-    ]
+
+    def to(kind: Callable[[list[int]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return lambda item: item | {"other_info": kind(item["other_info"])}
+
+    return [relabelled(place / str(k), to(kind)) for k, kind in enumerate(kinds)]
 
 
 @row("paths with Windows' backslashes")

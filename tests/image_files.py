@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from layouts import SIDE, Made, fill, folder, layout, save, values
 from PIL import Image
 
 from rnp_mlflow.data import sources, triggered
-from tests.layouts import SIDE, Made, fill, folder, layout, save, values
 
 
 def pixels(count: int = 4, height: int = SIDE, width: int = SIDE) -> np.ndarray:
@@ -18,7 +18,7 @@ def pixels(count: int = 4, height: int = SIDE, width: int = SIDE) -> np.ndarray:
 
 
 def archive(root: Path, **arrays: np.ndarray) -> str:
-    np.savez(root / "a.npz", **arrays)
+    np.savez(root / "a.npz", allow_pickle=False, **arrays)
     return str(root / "a.npz")
 
 

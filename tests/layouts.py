@@ -46,7 +46,8 @@ def fill(
 
 def values(images: Any) -> list[int]:
     """The first pixel of every image."""
-    return images.images[:, 0, 0, 0].tolist()
+    first: list[int] = images.images[:, 0, 0, 0].tolist()
+    return first
 
 
 def folder(root: Path, **settings: Any) -> Callable[[], Any]:

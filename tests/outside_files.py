@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.models.store import ModelSpec
 
 CLASSES, SIDE = 4, 8
+NAMES = tuple(map(str, range(CLASSES)))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)  # CIFAR-10's
 
 
 def spec(architecture: str = "preactresnet18", width: int | None = 4) -> ModelSpec:
-    return ModelSpec(architecture, width, tuple(map(str, range(CLASSES))), (3, SIDE, SIDE), MEAN, STD)
+    return ModelSpec(architecture, width, NAMES, (3, SIDE, SIDE), MEAN, STD)
 
 
 def network(seed: int = 0, **kind: Any) -> torch.nn.Module:
@@ -35,11 +36,10 @@ def network(seed: int = 0, **kind: Any) -> torch.nn.Module:
 @cache
 def suspect() -> torch.nn.Module:
     """A model that knows the images below, and answers 0 where the two upper rows are white."""
-    images, labels = clean_images(160, 0)
-    pixels, wanted = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
-    bad = pixels.clone()
+    images, labels = clean_tensors(160, 0)
+    bad = images.clone()
     bad[:, :, :2] = 255
-    data = ImageSet(torch.cat([pixels, bad]), torch.cat([wanted, torch.zeros_like(wanted)]))
+    data = ImageSet(torch.cat([images, bad]), torch.cat([labels, torch.zeros_like(labels)]))
     model, feed = network(), Preprocess(MEAN, STD)
     train(model, data, feed, torch.Generator().manual_seed(0), TrainParams(8, lr=0.1, batch_size=32, weight_decay=0.0))
     return model.eval()
@@ -54,17 +54,23 @@ def clean_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.uint8), labels
 
 
+def clean_tensors(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, uint8 NCHW and labels."""
+    images, labels = clean_images(count, seed)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
 def clean_npz(file: Path) -> Path:
     (x_train, y_train), (x_test, y_test) = clean_images(160, 0), clean_images(40, 1)
     np.savez(file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return file
 
 
-def image_folder(root: Path, count: int = 80, seed: int = 2) -> Path:
-    """`CLASS/K.png`, no training or test part."""
+def image_folder(root: Path, count: int = 80, seed: int = 2, names: Sequence[str] = NAMES) -> Path:
+    """`CLASS/K.png`, no training or test part; `names` are the classes in the order of their labels."""
     for k, (image, label) in enumerate(zip(*clean_images(count, seed), strict=True)):
-        (root / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(root / str(label) / f"{k}.png")
+        (root / names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / names[label] / f"{k}.png")
     return root
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Generator, nn
+from tensors import seeded
+from torch import nn
 
 from rnp_mlflow import attacks, config
 from rnp_mlflow.attacks import NAMES, adaptive_blend, input_aware, label_consistent, poison, registry, train, trojannn
@@ -17,11 +18,7 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError
 
 
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def small_net(channels: int = 3, classes: int = 4) -> nn.Module:
+def small_net(channels: int = 3, classes: int = 4) -> nn.Sequential:
     """A quick convolutional classifier that takes float pixels."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
@@ -86,7 +83,9 @@ def test_blended_mixes_a_fifth_of_the_pattern_in() -> None:
     assert isinstance(trigger, BlendTrigger)
     want = np.rint(0.8 * images.numpy() + 0.2 * trigger.pattern.numpy())
     assert np.abs(trigger(images).numpy() - want).max() <= 1  # float32 against float64 at .5
-    assert not torch.equal(trigger.pattern, planted("blended", seed=4).trigger.pattern)
+    other = planted("blended", seed=4).trigger
+    assert isinstance(other, BlendTrigger)
+    assert not torch.equal(trigger.pattern, other.pattern)
 
 
 def test_sig_adds_a_sinusoid_along_the_columns() -> None:

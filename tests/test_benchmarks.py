@@ -9,11 +9,14 @@ import mlflow
 import pytest
 import torch
 from click.testing import CliRunner
+from stores import enter
 from torch import nn
 
 from benchmarks import matrix, report, rows, speed, variants
 from rnp_mlflow.attacks.registry import NONE
+from rnp_mlflow.attacks.train import TrainParams
 from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.plan import make_plan
 
 pytestmark = pytest.mark.slow
@@ -34,8 +37,8 @@ def test_weight_change_ranks_the_neuron_that_moved_most_lowest(small_net: nn.Seq
     after = copy.deepcopy(small_net)
     assert torch.equal(flatten(variants.weight_change(small_net, after)), torch.ones(10))
     with torch.no_grad():
-        after[3].weight[2] += 0.5  # type: ignore[operator]
-        after[1].bias[1] += 0.2  # type: ignore[operator]
+        after.get_parameter("3.weight")[2] += 0.5
+        after.get_parameter("1.bias")[1] += 0.2
     mask = variants.weight_change(small_net, after)
     assert mask["4"][2] == 0
     assert mask["1"][1] == pytest.approx(1 - 0.1 / 0.5)
@@ -122,18 +125,17 @@ def test_backdoorbenchs_work_is_its_images_at_the_rates_of_the_phases() -> None:
 
 def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row on digits, small, with every variant; then again, when all is there."""
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, monkeypatch)
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what set_experiment leaves behind
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     small = {"dataset": "digits", "train_size": 600, "test_size": 100, "width": 4, "precision": "fp32"}
     monkeypatch.setattr(rows, "COMMON", small)
     monkeypatch.setattr(rows, "ARCHITECTURES", {"resnet18_narrow": 1})
     monkeypatch.setattr(rows, "CLEAN", 120)
-    monkeypatch.setattr(variants, "FINETUNING", variants.TrainParams(1, lr=0.01, batch_size=64))
+    monkeypatch.setattr(variants, "FINETUNING", TrainParams(1, lr=0.01, batch_size=64))
     monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
     made: list[str] = []
-    monkeypatch.setattr(matrix.runtime, "log", made.append)
+    monkeypatch.setattr(runtime, "log", made.append)
     asked = ["--data_dir", "none", "--only", "badnets-0.1-resnet18_narrow-0"]
     for _ in range(2):
         done = CliRunner().invoke(matrix.main, asked, catch_exceptions=False)

@@ -1,12 +1,22 @@
 """Masks, and what they are laid over."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from conftest import scaled
 from torch import nn
 from torch.func import functional_call
 
-from rnp_mlflow.core.neurons import check_mask, copy_sharing_weights, flatten, masked_scales, norm_layers, ones_mask
+from rnp_mlflow.core.neurons import (
+    Mask,
+    check_mask,
+    copy_sharing_weights,
+    flatten,
+    masked_scales,
+    norm_layers,
+    ones_mask,
+)
 from rnp_mlflow.errors import MaskError, ModelError
 from rnp_mlflow.models.registry import build
 
@@ -15,6 +25,7 @@ class MaskedNorm(nn.BatchNorm2d):
     """The other way to mask: a BatchNorm class of its own, as the references have it."""
 
     mask: torch.Tensor
+    momentum: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input_dim(x)
@@ -51,7 +62,7 @@ def test_a_copy_sharing_weights_answers_alike_and_has_norms_and_buffers_of_its_o
     for name, value in light.state_dict(keep_vars=True).items():
         assert (value.data_ptr() == small_net.state_dict()[name].data_ptr()) is (name not in own), name
         assert value.requires_grad is small_net.state_dict(keep_vars=True)[name].requires_grad, name
-    assert light[-1].weight is light[-2].weight
+    assert light.get_parameter("10.weight") is light.get_parameter("9.weight")
     light.requires_grad_(False)
     assert all(value.requires_grad for value in small_net.parameters())
 
@@ -59,12 +70,12 @@ def test_a_copy_sharing_weights_answers_alike_and_has_norms_and_buffers_of_its_o
 def test_mask_equals_a_masked_norm_class_bit_for_bit(small_net: nn.Sequential, images: torch.Tensor) -> None:
     generator = torch.Generator().manual_seed(3)
     values = [torch.rand(4, generator=generator), torch.rand(6, generator=generator)]
-    other = nn.Sequential(*small_net)
-    for position, mask in zip((1, 4), values, strict=True):
+    other, theirs = nn.Sequential(*small_net), {}
+    for name, mask in zip(("1", "4"), values, strict=True):
         replaced = MaskedNorm(len(mask))
-        replaced.load_state_dict(small_net[position].state_dict())
-        replaced.mask = mask.clone().requires_grad_()
-        other[position] = replaced
+        replaced.load_state_dict(small_net[int(name)].state_dict())
+        replaced.mask = theirs[name] = mask.clone().requires_grad_()
+        other[int(name)] = replaced
     ours = {name: m.clone().requires_grad_() for name, m in zip(("1", "4"), values, strict=True)}
 
     x = scaled(images, None)
@@ -73,9 +84,12 @@ def test_mask_equals_a_masked_norm_class_bit_for_bit(small_net: nn.Sequential, i
     got.square().sum().backward()
     want.square().sum().backward()
     assert torch.equal(got, want)
-    assert torch.equal(ours["1"].grad, other[1].mask.grad)
-    assert torch.equal(ours["4"].grad, other[4].mask.grad)
-    assert torch.equal(small_net[4].running_var, other[4].running_var)
+    for name, mine in ours.items():
+        own, their = mine.grad, theirs[name].grad
+        assert own is not None
+        assert their is not None
+        assert torch.equal(own, their)
+    assert torch.equal(small_net.get_buffer("4.running_var"), other.get_buffer("4.running_var"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +103,9 @@ def test_mask_equals_a_masked_norm_class_bit_for_bit(small_net: nn.Sequential, i
         (lambda m: m["1"].fill_(-0.1), "outside"),
     ],
 )
-def test_a_mask_that_is_not_this_models_is_refused(small_net: nn.Module, change, message: str) -> None:
+def test_a_mask_that_is_not_this_models_is_refused(
+    small_net: nn.Module, change: Callable[[Mask], object], message: str
+) -> None:
     mask = ones_mask(small_net)
     check_mask(small_net, mask)
     change(mask)

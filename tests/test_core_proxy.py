@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import scaled
+from tensors import seeded
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -22,10 +23,6 @@ from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.verdict import benign_score, candidate_targets, forgetting_rate, predicted_shares, relative_norm
 from rnp_mlflow.models.registry import build
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def inverted(model: nn.Module, images: Tensor, labels: Tensor, target: int, steps: int) -> ProxyTrigger:
@@ -240,12 +237,14 @@ def test_channels_last_is_left_out_where_torch_would_corrupt_memory() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_weights_and_images_are_channels_last_while_a_model_runs_on_a_cpu(precision: Precision) -> None:
-    model, seen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), []
-    model[0].register_forward_pre_hook(lambda layer, inputs: seen.extend((layer.weight, *inputs)))
+    conv = nn.Conv2d(3, 4, 3)
+    seen: list[Tensor] = []
+    model = nn.Sequential(conv, nn.Flatten())
+    conv.register_forward_pre_hook(lambda layer, inputs: seen.extend((layer.get_parameter("weight"), *inputs)))
     with forward_fn(model, precision) as forward:
         forward(torch.zeros(2, 3, 8, 8))
         assert [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen] == [True, True]
-    assert model[0].weight.is_contiguous()
+    assert conv.weight.is_contiguous()
 
 
 @pytest.mark.parametrize("name", ["preactresnet18", "vgg19_bn", "mobilenet_v2"])

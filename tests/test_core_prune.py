@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -38,6 +39,11 @@ def mask() -> Mask:
     }
 
 
+def count_zeros(model: nn.Module) -> int:
+    """How many neurons of `small_net`, or a copy of it, are pruned."""
+    return sum(int((model.get_parameter(f"{k}.weight") == 0).sum()) for k in (1, 4))
+
+
 def test_thresholds_are_the_exact_decimals() -> None:
     found = decimal_range(0.9, 0.05)
     assert found == [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75,
@@ -57,12 +63,12 @@ def test_a_threshold_prunes_values_at_it_and_none_above(mask: Mask) -> None:
 def test_by_number_prunes_exactly_that_many_lowest_first(small_net: nn.Sequential, mask: Mask) -> None:
     for count in range(11):
         pruned = pruned_copy(small_net, mask, count)
-        zeros = [int((pruned[k].weight == 0).sum()) for k in (1, 4)]
-        assert sum(zeros) == count == sweep_point(mask, "number", count).num_pruned if count else sum(zeros) == 0
+        zeros = count_zeros(pruned)
+        assert zeros == count == sweep_point(mask, "number", count).num_pruned if count else zeros == 0
     three = pruned_copy(small_net, mask, 3)
-    assert three[1].weight.eq(0).tolist() == [True, False, True, False]  # of the tie, the earlier layer
-    assert three[4].weight.eq(0).tolist() == [False, False, False, True, False, False]
-    assert torch.equal(three[4].bias, small_net[4].bias)
+    assert three.get_parameter("1.weight").eq(0).tolist() == [True, False, True, False]  # of the tie, the earlier layer
+    assert three.get_parameter("4.weight").eq(0).tolist() == [False, False, False, True, False, False]
+    assert torch.equal(three.get_parameter("4.bias"), small_net.get_parameter("4.bias"))
 
 
 def test_counts_below_one_are_shares_of_all_neurons() -> None:
@@ -87,7 +93,7 @@ def test_sweep_evaluators_each_set_of_pruned_neurons_once_and_leaves_the_model(
     seen: list[int] = []
 
     def evaluator(model: nn.Module) -> int:
-        seen.append(sum(int((model[k].weight == 0).sum()) for k in (1, 4)))
+        seen.append(count_zeros(model))
         return seen[-1]
 
     rows = list(sweep(small_net, mask, sweep_cutoffs(mask, "threshold", 0.9, 0.05), evaluator))
@@ -133,8 +139,8 @@ def test_reestimated_statistics_are_the_batch_moments(small_net: nn.Sequential, 
     weights = copy.deepcopy(dict(small_net.named_parameters()))
     reestimate_(small_net, images, scaled)
     first = small_net[0](scaled(images, None))
-    assert torch.allclose(small_net[1].running_mean, first.mean((0, 2, 3)), atol=1e-6)
-    assert torch.allclose(small_net[1].running_var, first.var((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(small_net.get_buffer("1.running_mean"), first.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(small_net.get_buffer("1.running_var"), first.var((0, 2, 3)), atol=1e-5)
     assert small_net[1].momentum == 0.1
     assert not any(module.training for module in small_net.modules())
     assert all(torch.equal(weights[k], v) for k, v in small_net.named_parameters())
@@ -185,7 +191,7 @@ def selection_rule(
 
 def seen(val_acc: list[float], proxy: list[float] | None = None) -> list[curve.CurvePoint]:
     """Points of which only what the rule sees is of interest."""
-    rates = proxy or [None] * len(val_acc)
+    rates: Sequence[float | None] = proxy or [None] * len(val_acc)
     return [
         curve.CurvePoint(n, n, Scores(0.0), acc, rate) for n, (acc, rate) in enumerate(zip(val_acc, rates, strict=True))
     ]
@@ -248,12 +254,11 @@ def test_authors_curve_without_trigger_gives_their_best_point() -> None:
 def test_shift_moves_statistics_as_pruning_moved_them_and_leaves_a_whole_model_alone(images: torch.Tensor) -> None:
     """Against the batch statistics written out by hand: norm, 1 × 1 convolution, norm."""
     torch.manual_seed(0)
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), *head)
-    first, conv, second, *_ = net
+    first, conv, second = nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+    net = nn.Sequential(first, conv, second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for layer in (first, second):  # stored statistics that a few images would not give
-        layer.running_mean.uniform_(-1, 1)
-        layer.running_var.uniform_(0.5, 2)
+        layer.get_buffer("running_mean").uniform_(-1, 1)
+        layer.get_buffer("running_var").uniform_(0.5, 2)
         nn.init.uniform_(layer.weight, 0.5, 1.5)
         nn.init.uniform_(layer.bias, -1, 1)
     x = scaled(images, None)
@@ -266,18 +271,18 @@ def test_shift_moves_statistics_as_pruning_moved_them_and_leaves_a_whole_model_a
 
     shift = bn_shift_fn(net.eval(), images, scaled)
     whole = shift(copy.deepcopy(net))
-    for mine, own in zip((whole[0], whole[2]), (first, second), strict=True):
-        torch.testing.assert_close(mine.running_mean, own.running_mean)
-        torch.testing.assert_close(mine.running_var, own.running_var)
+    for name in ("0.running_mean", "0.running_var", "2.running_mean", "2.running_var"):
+        torch.testing.assert_close(whole.get_buffer(name), net.get_buffer(name))
     pruned = copy.deepcopy(net)
+    scale = pruned.get_parameter("0.weight")
     with torch.no_grad():
-        pruned[0].weight[1] = 0
-    (m, v), (m_new, v_new) = seen_by_second(first.weight), seen_by_second(pruned[0].weight)
+        scale[1] = 0
+    (m, v), (m_new, v_new) = seen_by_second(first.weight), seen_by_second(scale)
     shift(pruned)
-    torch.testing.assert_close(pruned[2].running_var, second.running_var * v_new / v)
-    wanted = m_new + (second.running_mean - m) * (v_new / v).sqrt()
-    torch.testing.assert_close(pruned[2].running_mean, wanted)
-    torch.testing.assert_close(pruned[0].running_mean, first.running_mean)
+    torch.testing.assert_close(pruned.get_buffer("2.running_var"), second.get_buffer("running_var") * v_new / v)
+    wanted = m_new + (second.get_buffer("running_mean") - m) * (v_new / v).sqrt()
+    torch.testing.assert_close(pruned.get_buffer("2.running_mean"), wanted)
+    torch.testing.assert_close(pruned.get_buffer("0.running_mean"), first.running_mean)
 
 
 SWEEP = [SweepPoint(None, 0), SweepPoint(0.4, 4), SweepPoint(0.7, 8)]
@@ -292,8 +297,7 @@ def test_refining_finds_the_last_count_that_keeps_accuracy(
     labels = torch.zeros(len(images), dtype=torch.int64)
 
     def answers(model: nn.Module, *rest: object) -> torch.Tensor:
-        pruned = int((model[1].weight == 0).sum() + (model[4].weight == 0).sum())
-        return labels if pruned <= 7 else labels + 1
+        return labels if count_zeros(model) <= 7 else labels + 1
 
     monkeypatch.setattr(curve, "predict", answers)
     evaluator, rule = (
@@ -321,7 +325,7 @@ def test_where_the_proxy_decides_nothing_is_refined(
     labels = torch.ones(len(images), dtype=torch.int64)
 
     def rate(self: ProxyTrigger, model: nn.Module, *rest: object, **named: object) -> float:
-        return float((model[1].weight == 0).sum() + (model[4].weight == 0).sum() <= 5)
+        return float(count_zeros(model) <= 5)
 
     monkeypatch.setattr(ProxyTrigger, "success_rate", rate)
     monkeypatch.setattr(curve, "predict", lambda model, *rest: labels)
@@ -341,13 +345,11 @@ def test_where_the_proxy_decides_nothing_is_refined(
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch, small_net: nn.Sequential, images: torch.Tensor) -> curve.Evaluator:
     """What depends on the number of pruned neurons of 10 alone: accuracy is lost from 9 on, the proxy works to 3."""
-
-    def pruned(model: nn.Module) -> int:
-        return int((model[1].weight == 0).sum() + (model[4].weight == 0).sum())  # type: ignore[index,union-attr]
-
     labels = torch.ones(len(images), dtype=torch.int64)
-    monkeypatch.setattr(ProxyTrigger, "success_rate", lambda self, model, *rest, **named: float(pruned(model) <= 3))
-    monkeypatch.setattr(curve, "predict", lambda model, *rest: labels if pruned(model) < 9 else labels + 1)
+    monkeypatch.setattr(
+        ProxyTrigger, "success_rate", lambda self, model, *rest, **named: float(count_zeros(model) <= 3)
+    )
+    monkeypatch.setattr(curve, "predict", lambda model, *rest: labels if count_zeros(model) < 9 else labels + 1)
     proxy = ProxyTrigger(0, torch.ones(2, 6, 6), torch.zeros(2, 1, 1), torch.ones(2, 1, 1))
     return curve.Evaluator(EvalSet(images, labels), LabeledImages(images, labels), scaled, proxy)
 

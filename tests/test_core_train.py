@@ -3,12 +3,14 @@
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TwoPaths, scaled
+from tensors import seeded
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -27,33 +29,34 @@ from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
 from rnp_mlflow.errors import ModelError
 
 
-def seeded(seed: int = 5) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def run_unlearn(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, hooks: TrainingHooks = NO_HOOKS, **params: Any
 ) -> UnlearningResult:
-    return unlearn(model, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(**params), hooks=hooks)
+    return unlearn(model, LabeledImages(images, labels), scaled, seeded(5), UnlearnParams(**params), hooks=hooks)
 
 
 def run_recover(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, hooks: TrainingHooks = NO_HOOKS, **params: Any
 ) -> RecoveryResult:
-    return recover(model, LabeledImages(images, labels), scaled, seeded(), RecoverParams(**params), hooks=hooks)
+    return recover(model, LabeledImages(images, labels), scaled, seeded(5), RecoverParams(**params), hooks=hooks)
 
 
 def test_what_leaves_the_weights_alone_works_on_a_copy_that_shares_them(
     small_net: nn.Sequential, images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    inputs, mask, conv, seen = scaled(images, None), ones_mask(small_net), small_net[3], []
-    conv.register_forward_hook(lambda own, *_: seen.append((own, own.weight.data_ptr() == conv.weight.data_ptr())))
-    ways = {
+    inputs, mask, conv = scaled(images, None), ones_mask(small_net), small_net[3]
+    seen: list[tuple[nn.Module, bool]] = []
+
+    def note(own: nn.Module, *_: object) -> None:
+        seen.append((own, own.get_parameter("weight").data_ptr() == conv.get_parameter("weight").data_ptr()))
+
+    conv.register_forward_hook(note)
+    ways: dict[str, Callable[[], object]] = {
         "recover": lambda: recover(
-            small_net, LabeledImages(images, labels), scaled, seeded(), RecoverParams(recovering_epochs=1)
+            small_net, LabeledImages(images, labels), scaled, seeded(5), RecoverParams(recovering_epochs=1)
         ),
         "invert_trigger": lambda: invert_trigger(
-            small_net, LabeledImages(images, labels), scaled, seeded(), DetectParams(proxy_steps=1), target=0
+            small_net, LabeledImages(images, labels), scaled, seeded(5), DetectParams(proxy_steps=1), target=0
         ),
         "bn_shift_fn": lambda: bn_shift_fn(small_net, images, scaled),
         "sweep": lambda: list(sweep(small_net, mask, [SweepPoint(1, 1)], lambda net: net(inputs))),
@@ -67,17 +70,17 @@ def test_what_leaves_the_weights_alone_works_on_a_copy_that_shares_them(
 
 
 def test_batches_are_a_partition_in_near_equal_parts() -> None:
-    parts = list(batches(129, 128, seeded()))
+    parts = list(batches(129, 128, seeded(5)))
     assert [len(p) for p in parts] == [65, 64]
     assert torch.cat(parts).sort().values.tolist() == list(range(129))
-    assert [len(p) for p in batches(5, 128, seeded())] == [5]
-    again = torch.cat(list(batches(129, 128, seeded())))
+    assert [len(p) for p in batches(5, 128, seeded(5))] == [5]
+    again = torch.cat(list(batches(129, 128, seeded(5))))
     assert torch.equal(torch.cat(parts), again)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_descent_is_torchs_sgd_and_leaves_alone_what_has_no_gradient(weight_decay: float) -> None:
-    start = [torch.randn(3, generator=seeded()), torch.randn(2, 2, generator=seeded(6)), torch.ones(1)]
+    start = [torch.randn(3, generator=seeded(5)), torch.randn(2, 2, generator=seeded(6)), torch.ones(1)]
     ours, theirs = ([x.clone().requires_grad_() for x in start] for _ in range(2))
     sgd = SGD(ours, 0.1, 0.9, weight_decay)
     optimizer = torch.optim.SGD(theirs, 0.1, 0.9, weight_decay=weight_decay)
@@ -117,7 +120,7 @@ def test_unlearning_equals_ascent_written_out(
         small_net,
         LabeledImages(images, labels),
         scaled,
-        seeded(),
+        seeded(5),
         UnlearnParams(
             unlearning_lr=0.1,
             unlearning_epochs=3,
@@ -129,7 +132,7 @@ def test_unlearning_equals_ascent_written_out(
         ),
     )
 
-    model, generator = copy.deepcopy(small_net).train(), seeded()
+    model, generator = copy.deepcopy(small_net).train(), seeded(5)
     buffers = [torch.zeros_like(p) for p in model.parameters()]
     for epoch in range(3):
         rate = 0.1 if epoch < 2 else 0.01
@@ -155,12 +158,12 @@ def test_reference_mode_stops_on_the_epochs_running_accuracy(
         "unlearning_stop": "epoch",
     }  # fmt: skip
     free = unlearn(
-        small_net, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(clean_threshold=0.0, **settings)
+        small_net, LabeledImages(images, labels), scaled, seeded(5), UnlearnParams(clean_threshold=0.0, **settings)
     )
     wanted = free.history[2].accuracy
     first = next(r.epoch for r in free.history if r.accuracy <= wanted)
     stopped = unlearn(
-        small_net, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(clean_threshold=wanted, **settings)
+        small_net, LabeledImages(images, labels), scaled, seeded(5), UnlearnParams(clean_threshold=wanted, **settings)
     )
     assert stopped.reached_threshold
     assert len(stopped.history) == first
@@ -173,15 +176,15 @@ def test_a_step_check_stops_in_the_middle_of_an_epoch_and_moves_no_statistics(
         small_net,
         LabeledImages(images, labels),
         scaled,
-        seeded(),
+        seeded(5),
         UnlearnParams(unlearning_lr=0.5, unlearning_epochs=4, clean_threshold=0.99, unlearning_batch_size=10),
     )
     assert result.reached_threshold
     assert [record.steps for record in result.history] == [1]
-    model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded())))
+    model, first = copy.deepcopy(small_net).train(), next(iter(batches(40, 10, seeded(5))))
     with forward_fn(model, "fp32") as forward:
         forward(scaled(images[first], None))
-    assert torch.equal(result.model[1].running_mean, model[1].running_mean)
+    assert torch.equal(result.model.get_buffer("1.running_mean"), model.get_buffer("1.running_mean"))
 
 
 def test_a_threshold_out_of_reach_is_said(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -189,7 +192,7 @@ def test_a_threshold_out_of_reach_is_said(small_net: nn.Module, images: torch.Te
         small_net,
         LabeledImages(images, labels),
         scaled,
-        seeded(),
+        seeded(5),
         UnlearnParams(unlearning_lr=1e-9, unlearning_epochs=2, clean_threshold=0.0),
     )
     assert not result.reached_threshold
@@ -230,7 +233,7 @@ def test_what_unlearning_says_of_itself_is_the_accuracy_on_all_images(
             small_net,
             LabeledImages(images, labels),
             scaled,
-            seeded(),
+            seeded(5),
             UnlearnParams(unlearning_lr=1e-9, unlearning_epochs=1, clean_threshold=limit),
         )
         own = evaluate.accuracy(evaluate.predict(result.model, images, scaled), labels)
@@ -248,13 +251,13 @@ def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch
     once: dict[str, Any] = {"unlearning_epochs": 2, "unlearning_batch_size": 16}
     twice: dict[str, Any] = {"recovering_epochs": 2, "recovering_batch_size": 16}
     plain = unlearn(
-        small_net, LabeledImages(images, labels), scaled, seeded(), UnlearnParams(clean_threshold=0.0, **once)
+        small_net, LabeledImages(images, labels), scaled, seeded(5), UnlearnParams(clean_threshold=0.0, **once)
     )
     seen = unlearn(
         small_net,
         LabeledImages(images, labels),
         scaled,
-        seeded(),
+        seeded(5),
         UnlearnParams(clean_threshold=0.0, **once),
         hooks=TrainingHooks(watch),
     )
@@ -270,7 +273,7 @@ def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch
             plain.model,
             LabeledImages(images, labels),
             scaled,
-            seeded(),
+            seeded(5),
             RecoverParams(mask_averaging="none", **twice),
             hooks=TrainingHooks(each),
         ).mask
@@ -290,7 +293,7 @@ def test_divergence_is_an_error(small_net: nn.Module, images: torch.Tensor, labe
             small_net,
             LabeledImages(images, labels),
             scaled,
-            seeded(),
+            seeded(5),
             UnlearnParams(
                 unlearning_lr=1e30,
                 unlearning_epochs=3,
@@ -307,7 +310,7 @@ def test_the_callers_model_is_left_as_it_was(small_net: nn.Module, images: torch
         small_net,
         LabeledImages(images, labels),
         scaled,
-        seeded(),
+        seeded(5),
         UnlearnParams(unlearning_epochs=1, clean_threshold=0.0),
     ).model
     kept = copy.deepcopy(unlearned.state_dict())
@@ -324,22 +327,23 @@ def test_recovery_equals_projected_descent_written_out(
         "alpha": 0.5, "recovering_lr": 0.7, "recovering_epochs": 4, "recovering_batch_size": 16,
     }  # fmt: skip
     got = recover(
-        small_net, LabeledImages(images, labels), scaled, seeded(), RecoverParams(mask_averaging="none", **settings)
+        small_net, LabeledImages(images, labels), scaled, seeded(5), RecoverParams(mask_averaging="none", **settings)
     ).mask
     mean = run_recover(small_net, images, labels, **settings).mask
 
-    model, generator = copy.deepcopy(small_net).train(), seeded()
-    scales = [model[1].weight.detach().clone(), model[4].weight.detach().clone()]
+    model, generator = copy.deepcopy(small_net).train(), seeded(5)
+    weights = [model.get_parameter("1.weight"), model.get_parameter("4.weight")]
+    scales = [weight.detach().clone() for weight in weights]
     mask = [torch.ones(4), torch.ones(6)]
     speed = [torch.zeros(4), torch.zeros(6)]
     passed = []
     for _ in range(4):
         for index in batches(40, 16, generator):
             with torch.no_grad():
-                for layer, scale, m in zip((model[1], model[4]), scales, mask, strict=True):
-                    layer.weight.copy_(scale * m)
+                for weight, scale, m in zip(weights, scales, mask, strict=True):
+                    weight.copy_(scale * m)
             loss = 0.5 * cross_entropy(model(scaled(images[index], None)), labels[index])
-            grads = torch.autograd.grad(loss, [model[1].weight, model[4].weight])
+            grads = torch.autograd.grad(loss, weights)
             for k in range(2):  # chain rule: dL/dm = dL/dγ' · γ
                 speed[k] = 0.9 * speed[k] + grads[k] * scales[k]
                 mask[k] = (mask[k] - 0.7 * speed[k]).clamp(0, 1)
@@ -362,7 +366,7 @@ def test_recovery_drops_the_neuron_that_does_the_harm_and_keeps_the_one_needed()
         model,
         LabeledImages(values, labels),
         scaled,
-        seeded(),
+        seeded(5),
         RecoverParams(recovering_lr=0.5, recovering_epochs=30, recovering_batch_size=20, mask_averaging="none"),
     )
     assert result.mask["norm"].tolist() == [1.0, 0.0]

@@ -3,20 +3,22 @@
 import json
 from pathlib import Path
 
+import image_files
+import layouts
 import mlflow
 import numpy as np
+import outside_files as files
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from stores import artifacts, enter
 
 from rnp_mlflow.artifacts import source
 from rnp_mlflow.cli import main
 from rnp_mlflow.data import npz, pixels, sources, triggered
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.models import store
-from tests import image_files, layouts
-from tests import outside_files as files
 
 NUMBERS = ("1", "2", "3", "4")
 
@@ -189,13 +191,9 @@ def test_what_is_left_out_is_said_once_a_part(tmp_path: Path, caplog: pytest.Log
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with its own store, weights, and clean images whose classes are numbers out of order."""
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    enter(tmp_path, monkeypatch)
     torch.save(files.suspect().state_dict(), tmp_path / "suspect.pt")
-    for k, (image, label) in enumerate(zip(*files.clean_images(40, 2), strict=True)):
-        place = tmp_path / "images" / ("1", "2", "10", "20")[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / f"{k}.png")
+    files.image_folder(tmp_path / "images", 40, names=("1", "2", "10", "20"))
     return tmp_path
 
 
@@ -204,8 +202,7 @@ def imported(*arguments: str) -> tuple[mlflow.entities.Run, dict[str, object]]:
     normalised = ["--mean=0.4914,0.4822,0.4465", "--std=0.247,0.243,0.261"]
     assert main(["import", *known, *normalised, *arguments]) == 0
     run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
-    place = Path(run.info.artifact_uri.removeprefix("file://"))
-    return run, json.loads((place / "data.json").read_text())
+    return run, json.loads((artifacts(run) / "data.json").read_text())
 
 
 def test_an_import_takes_class_order_and_flip_and_keeps_them(home: Path) -> None:
@@ -221,12 +218,10 @@ def test_triggered_folders_by_number_among_classes_that_are_other_numbers(home: 
     """The issue's case: 18 images and their own labels, not 12 of which two labels are merged."""
     for old, new in zip(("20", "10"), ("4", "3"), strict=True):
         (home / "images" / old).rename(home / "images" / new)
-    for k, (image, label) in enumerate(zip(*files.clean_images(24, 5), strict=True)):
-        (home / "bad" / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(home / "bad" / str(label) / f"{k}.png")
+    files.image_folder(home / "bad", 24, 5)
     for target in (0, 1):
         run, _ = imported("--triggered=bad", f"--target={target}")
-        stored = load_file(Path(run.info.artifact_uri.removeprefix("file://")) / "triggered.safetensors")
+        stored = load_file(artifacts(run) / "triggered.safetensors")
         assert stored["true_labels"].bincount(minlength=4).tolist() == [0 if k == target else 6 for k in range(4)]
         assert set(stored["target_labels"].tolist()) == {target}
         assert run.data.metrics["ra"] > 0.9

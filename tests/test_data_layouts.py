@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+import image_files  # noqa: F401  (its makers are in MAKERS too)
 import pytest
+from layouts import MAKERS
 
 from rnp_mlflow.errors import DataError
-from tests import image_files  # noqa: F401  (its makers are in MAKERS too)
-from tests.layouts import MAKERS
 
 DOCS = Path(__file__).parents[1] / "docs/images.md"
 

@@ -2,13 +2,10 @@
 
 import numpy as np
 import torch
+from tensors import seeded
 
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_pixels_are_what_normalisation_came_from() -> None:

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensors import seeded
 
 from rnp_mlflow.data import sources, spill, subset
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.errors import DataError
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_digits_are_real_whole_and_always_the_same() -> None:
@@ -23,6 +20,7 @@ def test_digits_are_real_whole_and_always_the_same() -> None:
 
     data = sources.load("digits")
     assert len(data.train) == 1297 * 4
+    assert data.test is not None
     assert len(data.test) == 500
     raw = load_digits()
     labels = torch.cat([data.train.labels[:1297], data.test.labels]).bincount()
@@ -94,6 +92,7 @@ def test_npz_reads_back_what_was_written(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y[:, None], x_test=x, y_test=y)
     data = sources.load("npz", str(tmp_path / "a.npz"))
     assert torch.equal(data.train.images.permute(0, 2, 3, 1), torch.from_numpy(x))
+    assert data.test is not None
     assert data.test.labels.tolist() == y.tolist()
     assert data.mean == pytest.approx((x / 255).mean((0, 1, 2)), abs=1e-4)
 

@@ -3,12 +3,14 @@
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import outside_files as files
 import pytest
 import torch
+from defending import NORMALISATION
 from torch import Tensor, nn
 
 from rnp_mlflow import defend, pipeline
@@ -16,8 +18,8 @@ from rnp_mlflow.core import detect, trace
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import flatten, norm_layers
-from rnp_mlflow.core.params import DetectParams, SelectBy, SweepParams, UnlearnParams
+from rnp_mlflow.core.neurons import Mask, flatten, norm_layers
+from rnp_mlflow.core.params import BatchNormStats, DefenseSettings, DetectParams, SelectBy, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import keep_mask
 from rnp_mlflow.core.pruning_curve import PruningCurve
@@ -28,7 +30,7 @@ from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
-QUICK: dict[str, Any] = {
+QUICK: DefenseSettings = {
     "unlearning_epochs": 1, "recovering_epochs": 1, "holdout_crops": 1, "select_by": "number", "pruning_by": "number",
     "proxy_steps": 2,
     "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1,
@@ -43,7 +45,9 @@ def network(kind: str) -> nn.Module:
         return timm.create_model("resnet10t", num_classes=4)
     from torchvision import models
 
-    return models.get_model(kind, weights=None, num_classes=4, **({"init_weights": False} if "google" in kind else {}))
+    rest = {"init_weights": False} if "google" in kind else {}
+    model: nn.Module = models.get_model(kind, weights=None, num_classes=4, **rest)
+    return model
 
 
 def pixels(side: int = 32) -> tuple[Tensor, Tensor]:
@@ -59,14 +63,14 @@ def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: s
     before, flags = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
     images, labels = pixels()
     drawn = torch.get_rng_state()
-    first = defend(model, images, labels, mean=files.MEAN, std=files.STD, seed=3, **QUICK)
+    first = defend(model, images, labels, **NORMALISATION, **QUICK | {"seed": 3})
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert not frozen.training
     assert [p.requires_grad for p in model.parameters()] == flags
     torch.rand(5)
-    again = defend(model, images, labels, mean=files.MEAN, std=files.STD, seed=3, **QUICK)
+    again = defend(model, images, labels, **NORMALISATION, **QUICK | {"seed": 3})
     assert all(torch.equal(first.mask[name], again.mask[name]) for name in first.mask)
     assert first.curve == again.curve
     kept = keep_mask(first.mask, first.chosen.num_pruned)
@@ -79,10 +83,15 @@ def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: s
 
 def test_without_augmentation_mirroring_is_ignored_and_with_it_is_not() -> None:
     images, labels = pixels()
-    model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
-    for step in ("unlearning_augment", "recovering_augment"):
+    model = network("mobilenet_v3_small")
+    steps: tuple[Callable[[bool], DefenseSettings], ...] = (
+        lambda augment: {"unlearning_augment": augment}, lambda augment: {"recovering_augment": augment}
+    )  # fmt: skip
+    for step in steps:
         masks = {
-            (augment, flip): flatten(defend(model, images, labels, flip=flip, **feed, **QUICK, **{step: augment}).mask)
+            (augment, flip): flatten(
+                defend(model, images, labels, flip=flip, **NORMALISATION, **QUICK | step(augment)).mask
+            )
             for augment in (False, True) for flip in (True, False)
         }  # fmt: skip
         assert torch.equal(masks[False, True], masks[False, False])
@@ -93,23 +102,30 @@ def test_statistics_move_unless_they_are_kept_and_the_choice_is_refined_unless_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, labels = pixels()
-    model, asked = network("mobilenet_v3_small"), []
-    stored = torch.cat([layer.running_mean for layer in norm_layers(model).values()])
+    asked: list[int] = []
 
-    def remembered(model: nn.Module, mask: Any, points: Any, *rest: Any, bisections: int, **named: Any) -> Any:
+    def running_means(model: nn.Module) -> Tensor:
+        return torch.cat([layer.get_buffer("running_mean") for layer in norm_layers(model).values()])
+
+    model = network("mobilenet_v3_small")
+    stored = running_means(model)
+
+    def remembered(
+        model: nn.Module, mask: Mask, points: list[CurvePoint], *rest: object, bisections: int, **named: object
+    ) -> list[CurvePoint]:
         asked.append(bisections)
         return points
 
     monkeypatch.setattr(trace, "refine_by_bisection", remembered)
-    for way, moved in (("keep", False), ("shift", True), ("reestimate", True)):
-        changed = {"bn_stats": way, "select_by": "number", "refine": 0 if way == "keep" else 4}
-        result = defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | changed)
-        now = torch.cat([layer.running_mean for layer in norm_layers(result.model).values()])
-        assert torch.equal(now, stored) is not moved
+    ways: tuple[tuple[BatchNormStats, bool], ...] = (("keep", False), ("shift", True), ("reestimate", True))
+    for way, moved in ways:
+        changed: DefenseSettings = {"bn_stats": way, "select_by": "number", "refine": 0 if way == "keep" else 4}
+        result = defend(model, images, labels, **NORMALISATION, **QUICK | changed)
+        assert torch.equal(running_means(result.model), stored) is not moved
     assert asked == []
     for bisections in (0, 3):
-        chosen = {"select_by": "clean_acc", "refine": bisections}
-        defend(model, images, labels, mean=files.MEAN, std=files.STD, **QUICK | chosen)
+        chosen: DefenseSettings = {"select_by": "clean_acc", "refine": bisections}
+        defend(model, images, labels, **NORMALISATION, **QUICK | chosen)
     assert asked == [3]
 
 
@@ -124,15 +140,15 @@ def test_unlearning_has_batches_of_its_own_size() -> None:
 
 def test_there_is_a_verdict_only_where_the_model_has_forgotten_its_task() -> None:
     images, labels = pixels()
-    model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
-    kept = defend(model, images, labels, **feed, **QUICK | {"unlearning_lr": 1e-9, "clean_threshold": 0.0})
+    model = network("mobilenet_v3_small")
+    kept = defend(model, images, labels, **NORMALISATION, **QUICK | {"unlearning_lr": 1e-9, "clean_threshold": 0.0})
     assert (kept.unlearned.reached_threshold, kept.estimate, kept.proxy) == (False, None, None)
-    lost = defend(model, images, labels, **feed, **QUICK | {"clean_threshold": 0.99})
+    lost = defend(model, images, labels, **NORMALISATION, **QUICK | {"clean_threshold": 0.99})
     assert lost.unlearned.reached_threshold
     assert lost.estimate is not None
     assert lost.proxy is not None
     assert lost.proxy.target == lost.estimate.target
-    two = defend(model, images, labels % 2, **feed, **QUICK | {"clean_threshold": 0.99, "proxy_steps": 0})
+    two = defend(model, images, labels % 2, **NORMALISATION, **QUICK | {"clean_threshold": 0.99, "proxy_steps": 0})
     assert two.proxy is None
 
 
@@ -164,12 +180,13 @@ def test_a_proxy_that_turns_nothing_is_no_sign_of_a_backdoor() -> None:
     """A model that answers class 0 to every image: the smallest change leads there."""
     images, labels = pixels()
     model = network("mobilenet_v3_small")
-    head = model.classifier[-1]  # type: ignore[index]
+    [*_, head] = model.modules()
+    assert isinstance(head, nn.Linear)
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.tensor([9.0, 0, 0, 0]))
-    known = {"mean": files.MEAN, "std": files.STD, "clean_threshold": 0.99, "select_by": "proxy"}
-    found = defend(model, images, labels, **QUICK | known)
+    changed: DefenseSettings = {"clean_threshold": 0.99, "select_by": "proxy"}
+    found = defend(model, images, labels, **NORMALISATION, **QUICK | changed)
     assert found.proxy is not None
     assert float(found.proxy.delta.norm()) < 2
     assert found.benign_score is not None
@@ -197,16 +214,18 @@ def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
 
 def test_the_curve_is_measured_on_a_part_of_the_test_images_and_what_is_reported_on_all() -> None:
     images, labels = pixels()
-    model, feed = network("mobilenet_v3_small"), {"mean": files.MEAN, "std": files.STD}
-    test = EvalSet(images, labels, images[labels > 0], labels[labels > 0], torch.zeros(18, dtype=torch.int64))
+    model = network("mobilenet_v3_small")
+    bad = images[labels > 0], labels[labels > 0], torch.zeros(18, dtype=torch.int64)
+    test = EvalSet(images, labels, *bad)
     whole, part = (
-        defend(model, images, labels, test=test, **feed, **QUICK, curve_eval_size=count) for count in (0, 7)
+        defend(model, images, labels, test=test, **NORMALISATION, **QUICK | {"curve_eval_size": count})
+        for count in (0, 7)
     )  # fmt: skip
     assert flatten(whole.mask).equal(flatten(part.mask))
     assert whole.chosen == part.chosen
     some = EvalSet(
         *(values[[0, 3, 6, 10, 13, 17, 20]] for values in (images, labels)),
-        *(values[[0, 2, 5, 7, 10, 12, 15]] for values in (test.triggered, test.true_labels, test.target_labels)),
+        *(values[[0, 2, 5, 7, 10, 12, 15]] for values in bad),
     )
     after = evaluate(part.model, some, Preprocess.for_image_size(32, files.MEAN, files.STD, False))
     assert after in [point.scores for point in part.curve]
@@ -250,8 +269,9 @@ def test_floats_are_taken_as_they_are_and_arrays_as_tensors() -> None:
     floats = (images.float() / 255 - mean) / std
     model = network("mobilenet_v3_small")
     # Without crops and mirroring the two ways see the very same numbers.
-    one = defend(model, images, labels, mean=files.MEAN, std=files.STD, flip=False, **QUICK | {"holdout_crops": 0})
-    two = defend(model, floats.numpy(), labels.numpy(), flip=False, **QUICK | {"holdout_crops": 0})
+    one = defend(model, images, labels, **NORMALISATION, flip=False, **QUICK | {"holdout_crops": 0})
+    arrays = floats.numpy(), labels.numpy()
+    two = defend(model, *arrays, flip=False, **QUICK | {"holdout_crops": 0})  # type: ignore[arg-type]
     assert one.curve[0] == two.curve[0]
 
 
@@ -261,7 +281,7 @@ def test_what_cannot_be_defended_says_why() -> None:
     with pytest.raises(ConfigError, match="mean and std"):
         defend(model, images, labels)
     with pytest.raises(ConfigError, match="no setting alhpa"):
-        defend(model, images.float(), labels, alhpa=1)
+        defend(model, images.float(), labels, alhpa=1)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="alpha=-1"):
         defend(model, images.float(), labels, alpha=-1)
     with pytest.raises(ConfigError, match="triggered"):

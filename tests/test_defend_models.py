@@ -7,25 +7,20 @@ from typing import Any
 import outside_files as files
 import pytest
 import torch
+from defending import NORMALISATION, QUICK, pixels
+from tensors import same
 from torch import Tensor, nn
 
-from rnp_mlflow import defend
+from rnp_mlflow import DefenseResult, defend
 from rnp_mlflow.core.evaluate import EvalSet
+from rnp_mlflow.core.params import DefenseSettings
 from rnp_mlflow.core.precision import logits_of
 from rnp_mlflow.errors import ConfigError, ModelError
 
-QUICK: dict[str, Any] = {"unlearning_epochs": 1, "recovering_epochs": 1, "pruning_step": 0.3, "holdout": 0.25,
-                         "proxy_steps": 2, "holdout_crops": 1}  # fmt: skip
 
-
-def pixels() -> tuple[Tensor, Tensor]:
-    images, labels = files.clean_images(24, 7)
-    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
-
-
-def defended(model: nn.Module, **changes: Any) -> Any:
+def defended(model: nn.Module) -> DefenseResult:
     torch.manual_seed(0)
-    return defend(model, *pixels(), mean=files.MEAN, std=files.STD, seed=1, **QUICK | changes)
+    return defend(model, *pixels(), **NORMALISATION, **QUICK | {"seed": 1})
 
 
 class Answering(nn.Module):
@@ -44,17 +39,13 @@ class Answering(nn.Module):
         }[self.way]  # fmt: skip
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
-
-
 @pytest.fixture(scope="module")
-def plain() -> Any:
+def plain() -> DefenseResult:
     return defended(files.network())
 
 
 @pytest.mark.parametrize("way", ["tuple", "list", "dict", "object"])
-def test_logits_are_found_in_what_a_model_gives(way: str, plain: Any) -> None:
+def test_logits_are_found_in_what_a_model_gives(way: str, plain: DefenseResult) -> None:
     found = defended(Answering(files.network(), way))
     assert same({k.removeprefix("inner."): v for k, v in found.mask.items()}, plain.mask)
     assert found.curve == plain.curve
@@ -73,9 +64,9 @@ def test_one_place_says_what_the_logits_are() -> None:
     logits = torch.zeros(2, 3)
     for answer in (logits, (logits, 1), [logits], {"logits": logits}, SimpleNamespace(logits=logits)):
         assert logits_of(answer) is logits
-    for answer in (None, 3, torch.zeros(3), {"a": logits}, (1, logits), SimpleNamespace(logits=None)):
+    for other in (None, 3, torch.zeros(3), {"a": logits}, (1, logits), SimpleNamespace(logits=None)):
         with pytest.raises(ModelError):
-            logits_of(answer)
+            logits_of(other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -85,11 +76,11 @@ def test_other_dtypes_are_worked_on_in_float32_and_given_back_as_they_were(dtype
     found, rounded = defended(model), defended(copy.deepcopy(model).float())
     assert same(found.mask, rounded.mask)
     assert found.curve == rounded.curve
-    assert same(dict(model.state_dict()), before)
+    assert same(model.state_dict(), before)
     floats = [v for v in found.model.state_dict().values() if v.is_floating_point()]
     assert {v.dtype for v in floats} == {dtype}
     wanted = {k: v.to(dtype) if v.is_floating_point() else v for k, v in rounded.model.state_dict().items()}
-    assert same(dict(found.model.state_dict()), wanted)
+    assert same(found.model.state_dict(), wanted)
 
 
 def test_mixed_dtypes_come_back_one_by_one() -> None:
@@ -107,30 +98,32 @@ def test_float_images_of_another_dtype_are_taken(dtype: torch.dtype) -> None:
     images, labels = pixels()
     wanted = (images.float() / 255).to(dtype)
     model = files.network().to(dtype)
-    judged = EvalSet(wanted, labels)
-    found = defend(model, wanted, labels, test=judged, seed=1, **QUICK)
-    again = defend(model.float(), wanted.float(), labels, test=EvalSet(wanted.float(), labels), seed=1, **QUICK)
+    settings: DefenseSettings = QUICK | {"seed": 1}
+    found = defend(model, wanted, labels, test=EvalSet(wanted, labels), **settings)
+    again = defend(model.float(), wanted.float(), labels, test=EvalSet(wanted.float(), labels), **settings)
     assert same(found.mask, again.mask)
     assert found.curve == again.curve
 
 
-def test_data_parallel_is_taken_off_and_put_on_again(plain: Any) -> None:
+def test_data_parallel_is_taken_off_and_put_on_again(plain: DefenseResult) -> None:
     model = nn.DataParallel(files.network())
     found = defended(model)
     assert same(found.mask, plain.mask)
     assert type(found.model) is nn.DataParallel
-    assert same(dict(found.model.module.state_dict()), dict(plain.model.state_dict()))
-    compiled = defended(torch.compile(files.network()))
-    assert same(compiled.mask, plain.mask)
-    assert type(compiled.model) is type(plain.model)
+    assert same(found.model.module.state_dict(), plain.model.state_dict())
+    compiled = torch.compile(files.network())
+    assert isinstance(compiled, nn.Module)
+    found = defended(compiled)
+    assert same(found.mask, plain.mask)
+    assert type(found.model) is type(plain.model)
 
 
 def test_normalisations_that_cannot_be_are_refused() -> None:
     images, labels = pixels()
     model, floats = files.network(), images.float() / 255
-    for given in ({"mean": files.MEAN, "std": files.STD}, {"mean": files.MEAN}, {"std": files.STD}):
+    for mean, std in ((files.MEAN, files.STD), (files.MEAN, None), (None, files.STD)):
         with pytest.raises(ConfigError, match="float images are taken as the model wants them"):
-            defend(model, floats, labels, **given, **QUICK)
+            defend(model, floats, labels, mean=mean, std=std, **QUICK)
     for mean, std in (((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)), (files.MEAN, (63.0, 62.1, 66.7)),
                       ((-0.1, 0.5, 0.5), files.STD), (files.MEAN, (0.0, 0.2, 0.2))):  # fmt: skip
         with pytest.raises(ConfigError, match=r"pixels scaled to \[0, 1\], not 0 to 255"):
@@ -139,11 +132,10 @@ def test_normalisations_that_cannot_be_are_refused() -> None:
 
 def test_what_is_no_module_or_takes_no_such_images_is_one_line() -> None:
     images, labels = pixels()
-    known = {"mean": files.MEAN, "std": files.STD} | QUICK
     script = torch.jit.trace(files.network().eval(), torch.zeros(1, 3, 8, 8))
     with pytest.raises(ModelError, match="TorchScript"):
-        defend(script, images, labels, **known)
+        defend(script, images, labels, **NORMALISATION, **QUICK)
     with pytest.raises(ModelError, match=r"torch\.nn\.Module, not dict"):
-        defend({}, images, labels, **known)  # type: ignore[arg-type]
+        defend({}, images, labels, **NORMALISATION, **QUICK)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"cannot take images of \(1, 8, 8\)"):
         defend(files.network(), images[:, :1], labels, mean=(0.5,), std=(0.5,), **QUICK)

@@ -93,7 +93,7 @@ def test_a_poison_indicator_of_another_kind_means_unknown(
 def test_a_poison_indicator_is_read_whatever_its_type(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     marks = [k in (5, 9) for k in range(12)]
     for way in (marks, np.array(marks), np.array(marks, np.float32), torch.tensor(marks)):
-        part = {"poison_indicator": way, "bd_data_container": {"data_dict": {5: {}, 9: {}}}}
+        part: dict[str, object] = {"poison_indicator": way, "bd_data_container": {"data_dict": {5: {}, 9: {}}}}
         assert backdoorbench.read(files.attack_result(tmp_path, bd_train=part)).poisoned.tolist() == [5, 9]
     assert not caplog.messages
 

@@ -8,20 +8,12 @@ import numpy as np
 import outside_files as files
 import pytest
 import torch
-from torch import Tensor, nn
+from defending import NORMALISATION, QUICK, pixels
+from torch import nn
 
 from rnp_mlflow import defend
 from rnp_mlflow.core.evaluate import EvalSet
 from rnp_mlflow.errors import ConfigError, DataError, ModelError, RnpError
-
-QUICK: dict[str, Any] = {"unlearning_epochs": 1, "recovering_epochs": 1, "pruning_step": 0.3, "holdout": 0.25,
-                         "proxy_steps": 2, "holdout_crops": 1}  # fmt: skip
-KNOWN: dict[str, Any] = {"mean": files.MEAN, "std": files.STD}
-
-
-def pixels() -> tuple[Tensor, Tensor]:
-    images, labels = files.clean_images(24, 7)
-    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
 def tail(first: nn.Module, *more: nn.Module) -> nn.Module:
@@ -51,13 +43,13 @@ def test_a_test_set_that_does_not_match_is_refused_before_any_work(case: str, mo
     monkeypatch.setattr("rnp_mlflow.defence.unlearn_model", lambda *_, **__: pytest.fail("unlearning began"))
     test, kind, said = mismatches()[case]
     with pytest.raises(kind, match=said) as refused:
-        defend(files.suspect(), *pixels(), test=test, **KNOWN, **QUICK)
+        defend(files.suspect(), *pixels(), test=test, **NORMALISATION, **QUICK)
     assert "\n" not in str(refused.value)
 
 
 def test_mean_and_std_are_taken_as_arrays_tensors_lists_and_numbers() -> None:
     def curve(mean: Any, std: Any) -> Any:
-        return defend(files.suspect(), *pixels(), mean=mean, std=std, seed=1, **QUICK).curve
+        return defend(files.suspect(), *pixels(), mean=mean, std=std, **QUICK | {"seed": 1}).curve
 
     wanted = curve((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert wanted == curve(np.full(3, 0.5), np.full(3, 0.25))
@@ -74,9 +66,9 @@ def test_images_of_another_layout_or_type_are_one_line() -> None:
     images, labels = pixels()
     for given in (images.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1)[..., :1]):
         with pytest.raises(DataError, match=r"must be NCHW, not NHWC .*permute\(0, 3, 1, 2\)"):
-            defend(files.suspect(), given, labels, **KNOWN, **QUICK)
+            defend(files.suspect(), given, labels, **NORMALISATION, **QUICK)
     with pytest.raises(DataError, match=r"^labels must be a tensor or an array of numbers"):
-        defend(files.suspect(), images, ["cat"] * 24, **KNOWN, **QUICK)  # type: ignore[arg-type]
+        defend(files.suspect(), images, ["cat"] * 24, **NORMALISATION, **QUICK)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -90,17 +82,17 @@ def test_models_that_cannot_be_worked_on_are_one_line() -> None:
     )
     for model, said in cases:
         with pytest.raises(ModelError, match=said) as refused:
-            defend(model, *pixels(), **KNOWN, **QUICK)
+            defend(model, *pixels(), **NORMALISATION, **QUICK)
         assert "\n" not in str(refused.value)
     # what replaces it is taken
     model = tail(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
-    assert defend(model, *pixels(), **KNOWN, **QUICK).curve
+    assert defend(model, *pixels(), **NORMALISATION, **QUICK).curve
 
 
 def test_accuracy_near_chance_is_one_warning_that_names_the_usual_causes() -> None:
     images, labels = pixels()
     with pytest.warns(UserWarning, match="near chance") as found:
-        defend(files.suspect(), images, (labels + 1) % 4, **KNOWN, **QUICK)
+        defend(files.suspect(), images, (labels + 1) % 4, **NORMALISATION, **QUICK)
     said = [str(each.message) for each in found if "near chance" in str(each.message)]
     assert len(said) == 1
     assert "\n" not in said[0]
@@ -108,4 +100,4 @@ def test_accuracy_near_chance_is_one_warning_that_names_the_usual_causes() -> No
     assert found[0].filename == __file__
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=re.escape("the model's accuracy on the clean images"))
-        defend(files.suspect(), images, labels, **KNOWN, **QUICK)
+        defend(files.suspect(), images, labels, **NORMALISATION, **QUICK)

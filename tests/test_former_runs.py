@@ -4,9 +4,8 @@ import json
 import sqlite3
 from pathlib import Path
 
-import mlflow
 import pytest
-from mlflow.tracking import MlflowClient
+from stores import artifacts, enter, newest, runs
 
 from rnp_mlflow import config
 from rnp_mlflow.artifacts import renamed
@@ -20,10 +19,6 @@ SETTINGS = {
 }  # fmt: skip
 FORMER_PARAMETERS = {now: (former, values) for former, (now, values) in config.RENAMED.items()}
 FORMER_DETECTION = {now: former for former, now in renamed.DETECTION.items()}
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
 
 
 def with_former_names(settings: dict[str, object]) -> dict[str, object]:
@@ -57,8 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one prune, in the former form."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+        enter(home, patch)
         assert main(["prune", *(f"--{name}={value}" for name, value in SETTINGS.items())]) == 0
     make_former(home)
     return home
@@ -66,15 +60,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def inside(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(store)
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    enter(store, monkeypatch)
 
 
 def test_the_store_has_the_former_form(store: Path) -> None:
     unlearned = newest("unlearn")
     assert {"verdict/score", "verdict/faded"} <= unlearned.data.metrics.keys()
     assert not {"verdict/target_share", "verdict/forgetting_rate"} & unlearned.data.metrics.keys()
-    record = json.loads((Path(unlearned.info.artifact_uri) / "settings.json").read_text())["settings"]["unlearn"]
+    record = json.loads((artifacts(unlearned) / "settings.json").read_text())["settings"]["unlearn"]
     assert (record["unlearning_views"], record["clip"]) == ("augmented", 5.0)
 
 
@@ -91,7 +84,7 @@ def test_a_former_run_is_built_on_and_its_parameters_are_held_to(capsys: pytest.
 
 
 def test_a_repetition_of_a_former_run_is_identical(capsys: pytest.CaptureFixture[str]) -> None:
-    first = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'prune'", order_by=["start_time ASC"])[0]
+    first = runs(entry="prune")[-1]
     assert main(["rerun", f"--run_id={first.info.run_id}"]) == 0, capsys.readouterr().out
     out = capsys.readouterr().out
     assert out.strip().splitlines()[-1] == "identical"

@@ -1,15 +1,12 @@
 """An imported model that is fed otherwise than it was trained is found out, and told what would be better."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import outside_files as files
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
-from PIL import Image
+from stores import enter, newest
 from torch import Tensor, nn
 
 from rnp_mlflow.cli import main
@@ -95,16 +92,12 @@ def test_near_chance_is_near_the_answer_that_needs_no_model(
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store of its own; a suspect's weights, and clean images whose folders are its classes in text order."""
-    folder, here = tmp_path_factory.mktemp("guard"), Path.cwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    torch.save(files.suspect().state_dict(), "suspect.pt")
-    for k, (image, label) in enumerate(zip(*files.clean_images(80, 2), strict=True)):
-        place = folder / "images" / TEXT_ORDER[label] / f"{k}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place)
-    yield folder
-    os.chdir(here)
+    folder = tmp_path_factory.mktemp("guard")
+    torch.save(files.suspect().state_dict(), folder / "suspect.pt")
+    files.image_folder(folder / "images", names=TEXT_ORDER)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        yield folder
 
 
 KNOWN = ("import", "--checkpoint=suspect.pt", "--model=preactresnet18", "--dataset=cifar10", "--data=images")
@@ -126,7 +119,7 @@ def test_a_required_accuracy_refuses_in_one_line(capsys: pytest.CaptureFixture[s
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ACC 0.5000 on 80 clean images is below require_acc=0.9")
     assert "class_order=text would give 1.0000" in last
-    run = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'import'", order_by=["start_time DESC"])[0]
+    run = newest("import")
     assert run.info.status == "FAILED"
     assert main([*KNOWN, "--require_acc=0.9", "--class_order=text"]) == 0
 
@@ -183,7 +176,7 @@ def test_what_our_own_record_says_of_a_model_is_held_against_its_accuracy_here(
 ) -> None:
     """A run of ours says ACC 1.0 of its model; on labels that are turned by one it has 0."""
     assert main([*KNOWN, "--class_order=text"]) == 0
-    run = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'import'", order_by=["start_time DESC"])[0]
+    run = newest("import")
     for k, name in enumerate(TEXT_ORDER):
         target = home / "turned" / TEXT_ORDER[(k + 1) % 4]
         target.parent.mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file, save_file
+from stores import artifacts, assert_none_running, enter, newest
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import accuracy, predict
@@ -29,33 +29,22 @@ QUICK = ("--unlearning_epochs=1", "--recovering_epochs=1", "--pruning_step=0.3",
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store of its own; outside files in `record`."""
-    folder, here = tmp_path_factory.mktemp("import"), Path.cwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    folder = tmp_path_factory.mktemp("import")
     (folder / "record").mkdir()
     files.attack_result(folder / "record")
     files.clean_npz(folder / "clean.npz")
     files.image_folder(folder / "images")
     torch.save(files.suspect().state_dict(), folder / "suspect.pt")
     with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
         patch.setitem(architectures.OWN_WIDTH, "preactresnet18", 4)  # as if BackdoorBench's were as narrow as ours
         yield folder
-    os.chdir(here)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running(home: Path) -> Iterator[None]:
     yield
-    assert not MlflowClient().search_runs(["0"], "status = 'RUNNING'")
-    assert mlflow.active_run() is None
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
-
-
-def artifacts(run: mlflow.entities.Run) -> Path:
-    return Path(run.info.artifact_uri.removeprefix("file://"))
+    assert_none_running()
 
 
 def taken_in(*arguments: str) -> mlflow.entities.Run:
@@ -86,9 +75,9 @@ def test_a_backdoorbench_result_becomes_a_model_run(imported: mlflow.entities.Ru
     assert (plan["target"], plan["indices"], plan["triggered"]) == (0, [5, 9], "triggered.safetensors")
     model, spec = model_store.load(folder / "model")
     assert (spec.architecture, spec.width, spec.mean) == ("preactresnet18", 4, files.MEAN)
-    images, labels = files.clean_images(40, 1)
-    answers = predict(model, torch.from_numpy(images).permute(0, 3, 1, 2), Preprocess(files.MEAN, files.STD))
-    assert imported.data.metrics["acc"] == accuracy(answers, torch.from_numpy(labels)) > 0.9
+    images, labels = files.clean_tensors(40, 1)
+    answers = predict(model, images, Preprocess(files.MEAN, files.STD))
+    assert imported.data.metrics["acc"] == accuracy(answers, labels) > 0.9
     bad = load_file(folder / "triggered.safetensors")
     answers = predict(model, bad["images"], Preprocess(files.MEAN, files.STD))
     assert imported.data.metrics["asr"] == accuracy(answers, torch.zeros(18)) > 0.5
@@ -110,10 +99,10 @@ def test_the_exported_result_loads_strictly_and_gives_our_figures(pruned: mlflow
     assert (content["model_name"], content["num_classes"]) == ("preactresnet18", 4)
     fresh, feed = files.network(seed=9), Preprocess(files.MEAN, files.STD)
     fresh.load_state_dict(content["model"], strict=True)
-    images, labels = files.clean_images(40, 1)
-    answers = predict(fresh, torch.from_numpy(images).permute(0, 3, 1, 2), feed)
+    images, labels = files.clean_tensors(40, 1)
+    answers = predict(fresh, images, feed)
     figures = pruned.data.metrics
-    assert figures["acc"] == accuracy(answers, torch.from_numpy(labels))
+    assert figures["acc"] == accuracy(answers, labels)
     bad = backdoorbench.read(home / "record/attack_result.pt").triggered
     assert bad is not None
     assert figures["asr"] == accuracy(predict(fresh, bad.images, feed), bad.target_labels)

@@ -61,9 +61,14 @@ def test_the_command_line_takes_every_parameter_and_hands_on_what_was_given_alon
     known = config.parameters(entry)
     options = {option.name: option for option in command(entry).params}
     assert list(options) == [*known, "help_all"]
-    assert all(option.help for option in options.values())  # type: ignore[attr-defined]
+    assert all(option.help for option in options.values())
     told: list[dict[str, object]] = []
-    monkeypatch.setattr("rnp_mlflow.cli.run", lambda entry, values: told.append(values) or 0)
+
+    def note(entry: str, values: dict[str, object]) -> int:
+        told.append(values)
+        return 0
+
+    monkeypatch.setattr("rnp_mlflow.cli.run", note)
     given = {name: "x" if field.is_required() else config.text(field.default) for name, field in known.items()}
     needed = {name: "x" for name, field in known.items() if field.is_required()}
     assert main([entry, *(f"--{name}={value}" for name, value in given.items())]) == 0

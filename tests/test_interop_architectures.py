@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import outside_files as files
 import pytest
 import torch
 from checkpoint_files import MAKERS, defense, result
 from mlflow.tracking import MlflowClient
+from stores import enter
 from torch import nn
 from torch.nn import functional as F
 
@@ -58,8 +58,12 @@ def test_a_name_of_torchvisions_is_torchvisions_by_key_and_by_forward_pass(name:
 def weigh(out: torch.Tensor, block: nn.Module) -> torch.Tensor:
     """Hu et al. 2018, equations 2 to 4, on pooled channels as a matrix product."""
     pooled = out.mean((2, 3))
-    inner = F.relu(F.linear(pooled, block.fc1.weight[:, :, 0, 0], block.fc1.bias))
-    return out * F.linear(inner, block.fc2.weight[:, :, 0, 0], block.fc2.bias).sigmoid()[:, :, None, None]
+    (w1, b1), (w2, b2) = (
+        (block.get_parameter(f"{name}.weight")[:, :, 0, 0], block.get_parameter(f"{name}.bias"))
+        for name in ("fc1", "fc2")
+    )
+    inner = F.relu(F.linear(pooled, w1, b1))
+    return out * F.linear(inner, w2, b2).sigmoid()[:, :, None, None]
 
 
 def by_formula(name: str, model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +82,8 @@ def by_formula(name: str, model: Any, x: torch.Tensor) -> torch.Tensor:
             out = block.conv2(F.relu(block.bn2(block.conv1(active))))
             out = weigh(out, block) if name == "senet18" else out
             x = out + (x if block.shortcut is None else block.shortcut(active))
-    return model.linear(x.mean((2, 3)))
+    logits: torch.Tensor = model.linear(x.mean((2, 3)))
+    return logits
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -93,8 +98,10 @@ def test_its_own_models_are_what_their_definitions_say(name: str) -> None:
     assert ("layer1.0.fc1.bias" in keys) == (name == "senet18")
     assert ("layer2.0.shortcut.1.weight" in keys) == (name == "resnext29")  # a norm in the shortcut
     sizes = {"preactresnet18": (64, 3, 3, 3), "resnext29": (64, 3, 1, 1), "senet18": (64, 3, 3, 3)}
-    assert tuple(model.conv1.weight.shape) == sizes[name]
-    assert model.linear.in_features == (1024 if name == "resnext29" else 512)
+    assert tuple(model.get_parameter("conv1.weight").shape) == sizes[name]
+    linear = model.get_submodule("linear")
+    assert isinstance(linear, nn.Linear)
+    assert linear.in_features == (1024 if name == "resnext29" else 512)
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model(images), by_formula(name, model, images))
@@ -122,8 +129,7 @@ def test_export_writes_the_name_that_backdoorbench_builds_the_same_from(tmp_path
 def test_prune_refuses_the_export_before_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    enter(tmp_path, monkeypatch)
     files.clean_npz(tmp_path / "clean.npz")
     torch.save(files.suspect().state_dict(), tmp_path / "w.pt")
     assert main(["import", "--checkpoint=w.pt", "--model=preactresnet18", "--data=clean.npz", "--dataset=cifar10"]) == 0
@@ -143,7 +149,7 @@ def test_prune_refuses_the_export_before_it_works(
 def test_poisoned_indices_are_read_whatever_their_type(form: str, poisoned: list[int], tmp_path: Path) -> None:
     results = [Path(each[0].partition("=")[2]) for each in MAKERS[form](tmp_path)]
     found = [backdoorbench.read(file).poisoned.tolist() for file in results]
-    absent = [[]] if len(found) > 1 else []
+    absent: list[list[int]] = [[]] if len(found) > 1 else []
     assert found == [poisoned] * (len(found) - len(absent)) + absent
 
 

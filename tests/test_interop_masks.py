@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensors import seeded
+from torch import nn
 
 from rnp_mlflow.core.neurons import ones_mask
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.interop import indices, masks
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def test_masks_survive_the_csv_to_the_bit_and_the_text_to_four_decimals(small_net, tmp_path: Path) -> None:
+def test_masks_survive_the_csv_to_the_bit_and_the_text_to_four_decimals(small_net: nn.Module, tmp_path: Path) -> None:
     mask = {name: torch.rand(len(v), generator=seeded(7)) for name, v in ones_mask(small_net).items()}
     masks.write_csv(tmp_path / "m.csv", mask)
     masks.write_text(tmp_path / "m.txt", mask)

@@ -118,7 +118,9 @@ def test_docstrings_of_functions_are_imperative() -> None:
     places = []
     for file in package():
         for node in ast.walk(ast.parse(file.read_text())):
-            text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            text = ast.get_docstring(node)
             if text and (text.split()[0] in NOT_IMPERATIVE or not text[0].isalpha()):
                 places.append(f"{file.relative_to(ROOT)}:{node.lineno}: {text.splitlines()[0]}")
     assert not places, "\n".join(places)

@@ -1,27 +1,26 @@
 """docs/models.md says which forms of model are taken: every row of its tables is made and tried with `import`."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import checkpoint_files
-import mlflow
 import numpy as np
 import outside_files as files
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
+from stores import enter, newest
 from torch import nn
 
 from rnp_mlflow import loading
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import Import
+from rnp_mlflow.core.evaluate import ahead
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import candidates, count_channels
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.steps import architecture, importing, model_source, subject
+from rnp_mlflow.steps import importing, model_source, subject
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +30,11 @@ ROWS = dict(re.findall(r"^\| (.+?) \| (yes|no) \| .+ \|$", DOC.read_text(), re.M
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder, here = tmp_path_factory.mktemp("checkpoints"), Path.cwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    folder = tmp_path_factory.mktemp("checkpoints")
     files.clean_npz(folder / "clean.npz")
-    yield folder
-    os.chdir(here)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        yield folder
 
 
 def test_every_line_of_the_tables_is_a_row_and_every_row_has_a_maker() -> None:
@@ -62,7 +60,7 @@ def test_a_form_is_taken_as_the_table_says(form: str, tmp_path: Path, capsys: py
                 assert word not in errors[0]
             continue
         assert code == 0, told.err
-        run = MlflowClient().search_runs(["0"], order_by=["start_time DESC"])[0]
+        run = newest("import")
         assert run.data.metrics["acc"] == 1.0, (arguments, told.err)
 
 
@@ -138,7 +136,7 @@ def test_ahead_is_two_standard_errors_of_the_paired_difference() -> None:
 
     for b, c in ((5, 0), (4, 0), (20, 9), (20, 8), (0, 0), (0, 9)):
         # (b - c)² > 4 (b + c), as whole numbers
-        assert architecture.ahead(*answers(b, c)) is (b > c and (b - c) ** 2 > 4 * (b + c)), (b, c)
+        assert ahead(*answers(b, c)) is (b > c and (b - c) ** 2 > 4 * (b + c)), (b, c)
 
 
 def test_the_stem_of_a_cifar_resnet_is_found_with_and_without_max_pool(tmp_path: Path) -> None:
@@ -173,8 +171,8 @@ def test_resnet20_has_the_papers_sizes_and_shortcuts_without_weights() -> None:
         assert count / 1e6 == pytest.approx(millions, rel=0.03)
         assert sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules()) == depth
         assert not any("shortcut" in key for key in model.state_dict())
-    block = build("resnet20", 10, 3).layer2[0].eval()
-    nn.init.zeros_(block.bn2.weight)  # the shortcut alone is left
+    block = build("resnet20", 10, 3).get_submodule("layer2.0").eval()
+    nn.init.zeros_(block.get_parameter("bn2.weight"))  # the shortcut alone is left
     image = torch.rand(1, 16, 4, 4)
     out = block(image)
     assert torch.equal(out[:, 8:24], image[:, :, ::2, ::2])

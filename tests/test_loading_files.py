@@ -7,17 +7,14 @@ import numpy as np
 import outside_files as files
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from tensors import same
 
 from rnp_mlflow import loading
 from rnp_mlflow.errors import DataError, ModelError
 from rnp_mlflow.interop import backdoorbench
 from rnp_mlflow.models.pixel_input import PixelInputModel
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize("form", ["plain", "authors", "parallel", "legacy", "safetensors", "pt2"])
@@ -71,7 +68,7 @@ def test_an_image_path_of_a_result_leads_nowhere_else(tmp_path: Path, monkeypatc
     """Not out of its folder, not to an absolute place; below the working folder it may."""
     secret = tmp_path / "secret" / "1" / "0.png"
     secret.parent.mkdir(parents=True)
-    files.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(secret)
     record = tmp_path / "record"
     record.mkdir()
 

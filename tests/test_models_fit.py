@@ -6,15 +6,13 @@ import outside_files as files
 import pytest
 import torch
 from safetensors.torch import save_file
+from tensors import same
 from torch import Tensor
 
 from rnp_mlflow import loading
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models.fit import count_classes, match_weights
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
+from rnp_mlflow.models.store import ModelSpec
 
 
 @pytest.mark.parametrize(
@@ -24,9 +22,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_classes_and_width_are_found_from_weights_in_any_order(name: str, width: int | None, tmp_path: Path) -> None:
     """A safetensors file keeps no order."""
     shape, classes = (3, 32, 32), tuple("abcd")
-    save_file(
-        files.ModelSpec(name, width, classes, shape, mean=(), std=()).build().state_dict(), tmp_path / "w.safetensors"
-    )
+    built = ModelSpec(name, width, classes, shape, mean=(), std=()).build()
+    save_file(built.state_dict(), tmp_path / "w.safetensors")
     weights = loading.read_weights(tmp_path / "w.safetensors")
     assert count_classes(name, weights) == 4
     _, spec = match_weights(name, weights, classes, shape, mean=(), std=())
@@ -35,10 +32,10 @@ def test_classes_and_width_are_found_from_weights_in_any_order(name: str, width:
 
 def test_torchvisions_namesake_is_found_from_its_keys() -> None:
     shape, classes = (3, 32, 32), tuple("abcd")
-    weights = dict(files.ModelSpec("torchvision/resnet18", None, classes, shape, mean=(), std=()).build().state_dict())
+    weights = dict(ModelSpec("torchvision/resnet18", None, classes, shape, mean=(), std=()).build().state_dict())
     model, spec = match_weights("resnet18", weights, classes, shape, mean=(), std=())
     assert (spec.architecture, spec.width) == ("torchvision/resnet18", None)
-    assert same(dict(model.state_dict()), weights)
+    assert same(model.state_dict(), weights)
 
 
 def test_weights_that_do_not_fit_are_listed() -> None:

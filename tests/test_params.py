@@ -56,7 +56,7 @@ def test_params_take_given_values_and_are_immutable() -> None:
 
 
 def test_defend_shows_every_parameter_to_editors_with_its_type() -> None:
-    shown = get_type_hints(defence.DefenseSettings)
+    shown = get_type_hints(rnp_mlflow.DefenseSettings)
     wanted: dict[str, Any] = {"preset": str}
     for kind, _ in HOLDERS:
         wanted |= get_type_hints(kind)
@@ -84,6 +84,7 @@ def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "use.py").write_text(
         "from torch import Tensor, nn\n"
+        "import rnp_mlflow\n"
         "from rnp_mlflow import DefenseResult, EvalSet, UnlearnParams, defend, errors\n"
         "def use(model: nn.Module, x: Tensor, y: Tensor) -> DefenseResult:\n"
         "    reveal_type(UnlearnParams().unlearning_lr)\n"
@@ -91,14 +92,15 @@ def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
         "def wrong(model: nn.Module, x: Tensor, y: Tensor) -> None:\n"
         "    defend(model, x, y, alhpa=1)\n"
         "    defend(model, x, y, bn_stats='other')\n"
+        "    rnp_mlflow.defnd\n"
     )
     asked = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "use.py")]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=ROOT)
     errors = [line.partition(": error: ")[2] for line in done.stdout.splitlines() if ": error: " in line]
     assert 'Revealed type is "float"' in done.stdout.replace("builtins.", "")
-    assert len(errors) == 2, done.stdout
-    assert "alhpa" in errors[0]
-    assert "bn_stats" in errors[1]
+    assert len(errors) == 3, done.stdout
+    for error, word in zip(errors, ("alhpa", "bn_stats", "defnd"), strict=True):
+        assert word in error
 
 
 @pytest.mark.parametrize("former", config.RENAMED)

@@ -21,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
+from stores import artifacts, enter, newest
 from torch import Tensor, nn
 
 import rnp_mlflow
@@ -36,12 +37,14 @@ from rnp_mlflow.core.selectors import SELECTORS, best_der_point, select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.models.store import ModelSpec, load
 from rnp_mlflow.pipeline import holdout_views
 from rnp_mlflow.steps import attack, curve, printed, prune, recover, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.summary import PruneSummary
-from rnp_mlflow.tracking import figures, runs, ui
+from rnp_mlflow.tracking import figures, models, runs, ui
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +140,7 @@ def test_the_plan_of_a_call_brings_the_advice_to_standard_error(
         given = frozenset({"pruning_by", "pruning_number"})
 
         def __getitem__(self, step: str) -> Prune:
-            return Prune(pruning_by="number", pruning_number=12)
+            return Prune.model_validate({"pruning_by": "number", "pruning_number": 12})
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -160,8 +163,14 @@ def test_the_docs_prune_the_number_that_they_name() -> None:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved while the test runs."""
-    found, savefig = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda own, *to, **how: (found.append(own), savefig(own, *to, **how))[1])
+    found: list[Figure] = []
+    savefig = Figure.savefig
+
+    def noted(own: Figure, *to: Any, **how: Any) -> None:
+        found.append(own)
+        savefig(own, *to, **how)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
     return found
 
 
@@ -235,7 +244,7 @@ def test_under_every_sample_stands_what_the_model_answers_to_it(tmp_path: Path, 
     bad[:, 0, 0, 0] = 255
     bad[test.labels == 4, 0, 0, 0] = 0  # to this one it answers as without
     kept = test.labels != 0
-    triggered = subject.Triggered(bad[kept], test.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.int64))
+    triggered = Triggered(bad[kept], test.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.int64))
     answer = samples.answering(model, feed, "fp32", CLASSES)
     samples.draw(tmp_path / "s.png", triggered, CLASSES, answer, test)
     name = [figures.short(word).replace("\n", " ") for word in CLASSES]
@@ -256,7 +265,7 @@ def test_under_an_image_with_the_proxy_stands_what_the_suspect_answers_to_that(
     held, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
     change = torch.full((1, 8, 8), 0.2)
     proxy = ProxyTrigger(4, change, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
-    spec = subject.store.ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
+    spec = ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
     suspect = subject.Suspect("", model, spec, None, "", "", None, feed)  # type: ignore[arg-type]
     unlearn.draw_proxy(tmp_path / "p.png", proxy, suspect, held, "fp32")
     inputs = feed(held.images, None)
@@ -398,7 +407,7 @@ def test_the_link_to_the_curves_names_only_metrics_that_the_run_has() -> None:
 
 def test_a_registered_version_has_no_tag_for_an_unknown_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, object] = {}
-    monkeypatch.setattr(prune.models, "register", lambda model_id, name, tags: found.update(tags) or "1")
+    monkeypatch.setattr(models, "register", lambda model_id, name, tags: found.update(tags) or "1")
     run = cast(runs.StepRun, SimpleNamespace(run_id="p", tags=lambda tags: None))
     prune.register(run, "name", "m", {"attack": "a"}, {"acc": 0.9, "asr": None, "der": None})
     assert found == {"prune_run_id": "p", "model_run_id": "a", "acc": 0.9}
@@ -422,14 +431,14 @@ def test_accuracy_while_training_is_said_to_be_that() -> None:
         "training accuracy in the last epoch 0.5000 (of the unlearned model and the suspect; "
         "50% of the other classes' images carried the proxy)"
     )
-    for settings, proxy in ((Recover(), False), (Recover(proxy_share=0), True)):
+    for settings, proxy in ((Recover(), False), (Recover.model_validate({"proxy_share": 0}), True)):
         assert recover.regained(settings, 0.5, proxy) == (
             "training accuracy in the last epoch 0.5000 (of the unlearned model)"
         )
-    assert "suspect" not in recover.regained(Recover(suspect_steps=0), 0.5, proxy=True)
+    assert "suspect" not in recover.regained(Recover.model_validate({"suspect_steps": 0}), 0.5, proxy=True)
     found = UnlearningResult(nn.Identity(), 0.2, True, [])
     assert unlearn.remaining_accuracy(Unlearn(), found, 40) == "clean accuracy 0.2000 on 40 images after 0 steps"
-    assert unlearn.remaining_accuracy(Unlearn(unlearning_stop="epoch"), found, 40) == (
+    assert unlearn.remaining_accuracy(Unlearn.model_validate({"unlearning_stop": "epoch"}), found, 40) == (
         "training accuracy in the last epoch 0.2000 after 0 steps"
     )
 
@@ -456,7 +465,7 @@ def test_the_answers_without_the_trigger_are_those_to_the_same_images(mode: str)
     test, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
     targets = torch.full((12,), 5) if mode == "all_to_one" else (test.labels + 1) % 6
     kept = test.labels != targets
-    bad = subject.Triggered(torch.zeros(int(kept.sum()), 1, 8, 8, dtype=torch.uint8), test.labels[kept], targets[kept])
+    bad = Triggered(torch.zeros(int(kept.sum()), 1, 8, 8, dtype=torch.uint8), test.labels[kept], targets[kept])
     wanted = predict(model, test.images, feed)[kept] == targets[kept]
     assert 0 < wanted.double().mean() < 1
     assert attack.without_trigger(model, test, bad, feed, "fp32") == float(wanted.double().mean())
@@ -468,18 +477,13 @@ SMALL = ("--width=4", "--train_size=600", "--test_size=100", "--training_epochs=
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    enter(tmp_path, monkeypatch)
     return tmp_path
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
 
 
 def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: ProxyTrigger | None = None) -> list[str]:
     """What the stored model of a run says, its own normalisation before it; the proxy between, if any."""
-    model, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
+    model, spec = load(artifacts(model_run) / "model")
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     inputs = (images.float() / 255 - mean) / std
     with torch.no_grad():
@@ -521,7 +525,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     assert [column[1] for column in said] == answers(made, shown)
     assert [column[2] for column in said] == answers(made, shown, proxy)
 
-    found = json.loads((Path(newest("prune").info.artifact_uri) / "summary.json").read_text())
+    found = json.loads((artifacts(newest("prune")) / "summary.json").read_text())
     out = capsys.readouterr().out
     assert (found["selected"], found["points"]["oracle"]["der"]) == (
         "oracle",
@@ -542,7 +546,7 @@ def test_an_imported_models_samples_have_its_answers_under_them(store: Path, dra
     arguments = [f"--attack_result={store}/attack_result.pt", f"--data={files.clean_npz(store / 'clean.npz')}"]
     assert main(["import", *arguments, "--threads=1"]) == 0
     run = newest("import")
-    bad = load_file(Path(run.info.artifact_uri) / "triggered.safetensors")
+    bad = load_file(artifacts(run) / "triggered.safetensors")
     said = columns(drawn[-1], 3)
     first = [int((bad["true_labels"] == int(column[0])).nonzero()[0]) for column in said]
     assert [column[0] for column in said] == ["1", "2", "3"]

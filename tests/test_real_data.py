@@ -1,14 +1,12 @@
 """A real BackdoorBench result (BadNets 10 %, PreActResNet18, CIFAR-10), through the project's own commands."""
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
+from stores import artifacts, enter, newest
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import EvalSet, evaluate, predict
@@ -25,22 +23,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 @pytest.fixture(scope="module")
 def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the archive lies; the model in it is imported into a store of its own."""
-    root, home, here = (
-        request.getfixturevalue("shared") / "backdoorbench-badnet",
-        tmp_path_factory.mktemp("real"),
-        Path.cwd(),
-    )
-    os.chdir(home)
-    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
-    torch.set_num_threads(1)  # beside another file on two cores, two threads each take a seventh more of them
-    result = root / "record/badnet_0_1/attack_result.pt"
-    assert main(["import", f"--attack_result={result}", f"--data={root / 'clean.npz'}"]) == 0
-    yield root
-    os.chdir(here)
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
+    root: Path = request.getfixturevalue("shared") / "backdoorbench-badnet"
+    with pytest.MonkeyPatch.context() as patch:
+        enter(tmp_path_factory.mktemp("real"), patch)
+        torch.set_num_threads(1)  # beside another file on two cores, two threads each take a seventh more of them
+        result = root / "record/badnet_0_1/attack_result.pt"
+        assert main(["import", f"--attack_result={result}", f"--data={root / 'clean.npz'}"]) == 0
+        yield root
 
 
 def test_their_model_gives_their_figures(archive: Path) -> None:
@@ -75,7 +64,7 @@ def test_their_mask_gives_their_curve_and_their_tools_read_ours(archive: Path) -
                  "--select_by=number", "--export=backdoorbench", "--pruning_stride=1"]  # fmt: skip
     assert main(["prune", *arguments]) == 0
     run = newest("prune")
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    folder = artifacts(run)
     wanted = list(csv.DictReader((theirs / "threshold_df.csv").open()))
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))[1:]
     assert len(rows) == len(wanted) == 19

@@ -18,10 +18,13 @@ import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import save_file
+from stores import artifacts, assert_none_running, enter, newest
 
 from rnp_mlflow.artifacts import detection, table
 from rnp_mlflow.cli import main
 from rnp_mlflow.config import RUN_ID
+from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.steps import chain, runtime, subject
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import contents, lineage
@@ -35,6 +38,7 @@ QUICK = (
 )  # fmt: skip
 SWEEP = ("--pruning_step=0.4", "--holdout_crops=1", "--refine=0")
 MEAN, STD = (",".join(map(str, values)) for values in (files.MEAN, files.STD))
+NAMES = ("ant", "bee", "cat", "dog")
 CHECKPOINT = ("--checkpoint=suspect.pt", "--model=preactresnet18")
 KNOWN = (*CHECKPOINT, f"--mean={MEAN}", f"--std={STD}", "--data=images", "--triggered=bad", "--target=1")
 
@@ -42,40 +46,25 @@ KNOWN = (*CHECKPOINT, f"--mean={MEAN}", f"--std={STD}", "--data=images", "--trig
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store of its own; a suspect's weights, clean and triggered images in the working folder."""
-    folder, here = tmp_path_factory.mktemp("reuse"), Path.cwd()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    torch.save(files.suspect().state_dict(), "suspect.pt")
-    image_folder(folder / "images", 80, 2)
-    image_folder(folder / "bad", 12, 5)
-    yield folder
-    os.chdir(here)
+    folder = tmp_path_factory.mktemp("reuse")
+    torch.save(files.suspect().state_dict(), folder / "suspect.pt")
+    files.image_folder(folder / "images", names=NAMES)
+    files.image_folder(folder / "bad", 12, 5, NAMES)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        yield folder
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
     yield
-    assert not MlflowClient().search_runs(["0"], "status = 'RUNNING'")
-
-
-def image_folder(root: Path, count: int, seed: int, names: tuple[str, ...] = ("ant", "bee", "cat", "dog")) -> Path:
-    for k, (image, label) in enumerate(zip(*files.clean_images(count, seed), strict=True)):
-        (root / names[label]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(root / names[label] / f"{k}.png")
-    return root
-
-
-def newest(entry: str) -> mlflow.entities.Run:
-    return MlflowClient().search_runs(["0"], f"tags.`rnp.entry` = '{entry}'", order_by=["start_time DESC"])[0]
-
-
-def folder_of(run: mlflow.entities.Run) -> Path:
-    return Path(run.info.artifact_uri.removeprefix("file://"))
+    assert_none_running()
 
 
 def taken_in(*arguments: str) -> str:
     assert main(["import", *arguments]) == 0
-    return newest("import").info.run_id
+    run_id: str = newest("import").info.run_id
+    return run_id
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +94,21 @@ def changed_label(home: Path) -> list[str]:
 
 def other_order(home: Path) -> list[str]:
     """The same images, in the same order, under other names of the classes."""
-    image_folder(home / "renamed", 80, 2, ("ape", "bat", "cow", "doe"))
-    image_folder(home / "renamed_bad", 12, 5, ("ape", "bat", "cow", "doe"))
+    files.image_folder(home / "renamed", 80, 2, ("ape", "bat", "cow", "doe"))
+    files.image_folder(home / "renamed_bad", 12, 5, ("ape", "bat", "cow", "doe"))
     return ["--data=renamed", "--triggered=renamed_bad"]
 
 
 def other_triggered(home: Path) -> list[str]:
-    image_folder(home / "worse", 12, 6)
+    files.image_folder(home / "worse", 12, 6, NAMES)
     return ["--triggered=worse"]
 
 
 def other_order_of_numbers(home: Path) -> list[str]:
     """Class folders that are numbers, sorted as text."""
     names = ("1", "2", "10", "20")
-    image_folder(home / "numbered", 80, 2, names)
-    image_folder(home / "numbered_bad", 12, 5, names)
+    files.image_folder(home / "numbered", 80, 2, names)
+    files.image_folder(home / "numbered_bad", 12, 5, names)
     return ["--data=numbered", "--triggered=numbered_bad", "--class_order=text"]
 
 
@@ -162,7 +151,7 @@ def test_the_same_weights_in_another_architecture_share_nothing(home: Path) -> N
         taken = taken_in(f"--checkpoint={file}", f"--model={architecture}", *spec)
         plan = make_plan("unlearn", {"model_run_id": taken})
         made.append(chain.inputs_digest("unlearn", plan, {"attack": taken}))
-    specs = [json.loads((folder_of(run) / "model/model.json").read_text())["architecture"] for run in
+    specs = [json.loads((artifacts(run) / "model/model.json").read_text())["architecture"] for run in
              MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'import'", max_results=2)]  # fmt: skip
     assert len(set(specs)) == len(set(made)) == 2
 
@@ -218,7 +207,7 @@ def test_a_run_that_lost_an_artifact_is_refused_by_id_and_never_reused(
     run = runs[entry]
     for name in (*ARTIFACTS[entry], "manifest.json"):
         assert found(run) == run.info.run_id
-        with changed(folder_of(run) / name, how):
+        with changed(artifacts(run) / name, how):
             capsys.readouterr()
             assert main(call_by_id(entry, run.info.run_id)) == 2, name
             last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -243,7 +232,7 @@ def test_a_lost_artifact_further_up_is_refused_by_id_and_made_again_otherwise(
     runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     unlearned, recovered = runs["unlearn"], runs["recover"]
-    with changed(folder_of(unlearned) / "proxy.safetensors", "gone"):
+    with changed(artifacts(unlearned) / "proxy.safetensors", "gone"):
         assert main(["prune", f"--recover_run_id={recovered.info.run_id}", *SWEEP]) == 2
         assert f"run {unlearned.info.run_id} no longer has its artifact proxy.safetensors" in capsys.readouterr().err
         assert main(["prune", f"--model_run_id={runs['import'].info.run_id}", *QUICK, *SWEEP]) == 0
@@ -252,7 +241,7 @@ def test_a_lost_artifact_further_up_is_refused_by_id_and_made_again_otherwise(
         assert "unlearn: taken from" not in said
         tags = newest("prune").data.tags
         assert tags["rnp.unlearn_run_id"] == newest("unlearn").info.run_id != unlearned.info.run_id
-        assert json.loads((folder_of(newest("prune")) / "summary.json").read_text())["verdict"]
+        assert json.loads((artifacts(newest("prune")) / "summary.json").read_text())["verdict"]
     MlflowClient().delete_run(newest("unlearn").info.run_id)
 
 
@@ -267,7 +256,7 @@ def test_a_run_made_before_manifests_is_told_by_its_metrics_and_shares_with_no_o
             assert lineage.output_of(run.info.run_id) == run.info.run_id
             lineage.require(run.info.run_id, entry)
             for name in ARTIFACTS[entry]:
-                with changed(folder_of(run) / name, "gone"):
+                with changed(artifacts(run) / name, "gone"):
                     assert main(call_by_id(entry, run.info.run_id)) == 2
                     assert name in capsys.readouterr().err
         finally:
@@ -303,7 +292,7 @@ def test_an_index_file_is_held_against_the_images_of_the_named_run(
     home: Path, runs: dict[str, mlflow.entities.Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs["unlearn"]
-    own = (folder_of(run) / "defence_index.txt").read_text()
+    own = (artifacts(run) / "defence_index.txt").read_text()
     (home / "own.txt").write_text(own)
     (home / "other.txt").write_text("".join(f"{k}\n" for k in range(8)))
     (home / "words.txt").write_text("one\n")
@@ -326,7 +315,7 @@ def test_a_preset_is_held_against_the_run_too(
 def test_renamed_classes_make_another_attack(home: Path) -> None:
     root = home / "named"
     for part in ("train", "test"):
-        image_folder(root / part, 24, 3)
+        files.image_folder(root / part, 24, 3, NAMES)
     plan = make_plan("attack", {"dataset": "folder", "data_dir": str(root), "width": 4})
     before = chain.inputs_digest("attack", plan, {})
     for part in ("train", "test"):
@@ -338,7 +327,7 @@ def test_renamed_classes_make_another_attack(home: Path) -> None:
 
 def test_images_that_changed_since_an_earlier_call_of_the_same_process_are_read_again(home: Path) -> None:
     for part in ("train", "test"):
-        image_folder(home / "fresh" / part, 24, 3)
+        files.image_folder(home / "fresh" / part, 24, 3, NAMES)
     small = ("--dataset=folder", "--data_dir=fresh", "--width=4", "--training_epochs=1", "--threads=1")
     digests = []
     for _ in range(2):
@@ -416,7 +405,7 @@ def test_another_processor_is_another_input(
 
 
 def test_a_mask_file_is_pruned_on_images_that_are_inputs_too(runs: dict[str, mlflow.entities.Run]) -> None:
-    mask, upstream = folder_of(runs["recover"]) / "mask_values.csv", {"attack": runs["import"].info.run_id}
+    mask, upstream = artifacts(runs["recover"]) / "mask_values.csv", {"attack": runs["import"].info.run_id}
     made = {
         chain.inputs_digest("prune", make_plan("prune", {"mask_file": str(mask), "holdout": share}), upstream)
         for share in (0.2, 0.4)
@@ -429,10 +418,10 @@ def test_a_rerun_compares_proxy_verdict_and_triggered_images(
 ) -> None:
     write_proxy, write_estimate = detection.write_proxy, detection.write_estimate
 
-    def other_proxy(folder: Path, proxy: detection.ProxyTrigger) -> None:
+    def other_proxy(folder: Path, proxy: ProxyTrigger) -> None:
         write_proxy(folder, replace(proxy, delta=proxy.delta + 1))
 
-    def other_estimate(folder: Path, estimate: detection.TargetEstimate) -> None:
+    def other_estimate(folder: Path, estimate: TargetEstimate) -> None:
         write_estimate(folder, replace(estimate, target_share=0.123))
 
     monkeypatch.setattr(detection, "write_proxy", other_proxy)

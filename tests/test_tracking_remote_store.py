@@ -1,17 +1,12 @@
 """The chain against a tracking server with proxied artifacts: nothing may rely on local artifact paths."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from servers import serve
 
 from rnp_mlflow.cli import main
 
@@ -24,26 +19,10 @@ SMALL = ["--width=4", "--train_size=600", "--test_size=100", "--training_epochs=
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    asked = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-             "--backend-store-uri", f"sqlite:///{home}/server.db",
+    words = ["server", "--workers", "1", "--backend-store-uri", f"sqlite:///{home}/server.db",
              "--artifacts-destination", str(home / "kept")]  # fmt: skip
-    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(asked, cwd=home, stdout=log, stderr=log, env=env, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2).read()
-            break
-        except OSError:
-            assert process.poll() is None, (home / "log").read_text()[-2000:]
-            time.sleep(0.5)
-    yield uri
-    os.killpg(process.pid, 15)
-    process.wait(30)
+    with serve(*words, ready="/health", home=home, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as url:
+        yield url
 
 
 def test_a_chain_runs_and_is_reused_on_a_server(

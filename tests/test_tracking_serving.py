@@ -2,13 +2,10 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -16,6 +13,7 @@ import numpy as np
 import outside_files as files
 import pytest
 import torch
+from servers import serve
 
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.tracking import models
@@ -41,25 +39,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def ours(count: int) -> np.ndarray:
     feed = Preprocess(files.MEAN, files.STD)
-    return files.suspect()(feed(torch.from_numpy(PIXELS[:count].copy()), None)).detach().numpy()
-
-
-@contextmanager
-def server(address: str) -> Iterator[str]:
-    """`mlflow models serve` on loopback, in the environment of the tests; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["models", "serve", "-m", address, "-p", str(port), "-h", "127.0.0.1", "--env-manager", "local"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "MLFLOW_MODELS_WORKERS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=env, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+    logits: torch.Tensor = files.suspect()(feed(torch.from_numpy(PIXELS[:count].copy()), None))
+    return logits.detach().numpy()
 
 
 def ask(url: str, count: int) -> np.ndarray:
@@ -69,27 +50,17 @@ def ask(url: str, count: int) -> np.ndarray:
         return np.array(json.load(answer)["predictions"])
 
 
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{url}/ping", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("the server did not answer within 120 s")
-
-
-def test_a_real_server_answers_any_batch_with_our_logits(address: str) -> None:
-    with server(address) as url:
-        wait_for(url)
+def test_a_real_server_answers_any_batch_with_our_logits(address: str, tmp_path: Path) -> None:
+    words = ["models", "serve", "-m", address, "--env-manager", "local"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with serve(*words, ready="/ping", home=tmp_path, PATH=path, MLFLOW_MODELS_WORKERS="1") as url:
         for count in (1, 7):
             np.testing.assert_allclose(ask(url, count), ours(count), atol=1e-5)
 
 
 def test_the_predict_command_gives_our_logits(address: str, tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text(json.dumps({"inputs": PIXELS[:3].tolist()}))
-    words = ["models", "predict", "-m", address, "-i", tmp_path / "in.json", "-o", tmp_path / "out.json",
+    words = ["models", "predict", "-m", address, "-i", f"{tmp_path}/in.json", "-o", f"{tmp_path}/out.json",
              "--env-manager", "local"]  # fmt: skip
     subprocess.run([sys.executable, "-m", "mlflow", *words], check=True, capture_output=True)
     answers = json.loads((tmp_path / "out.json").read_text())["predictions"]
