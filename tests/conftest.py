@@ -49,7 +49,8 @@ class TwoPaths(nn.Module):
             self.linear.weight.copy_(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(self.conv(x)).mean((2, 3)))
+        logits: torch.Tensor = self.linear(self.norm(self.conv(x)).mean((2, 3)))
+        return logits
 
 
 @pytest.fixture
@@ -78,6 +79,27 @@ def labels() -> torch.Tensor:
 def scaled(batch: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     """The plainest transform: to [-1, 1], no augmentation."""
     return batch.float() / 127.5 - 1
+
+
+@pytest.fixture(scope="session")
+def finished_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store in which one small chain has finished: made once for all workers, to be copied only."""
+    import small  # imports MLflow, which most tests do without
+
+    base = tmp_path_factory.getbasetemp()
+    return small.finished_chain((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished_chain")
+
+
+@pytest.fixture
+def store(finished_chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The test's own store with one finished small chain, in the working folder; no run is left running in it."""
+    import small
+
+    home = tmp_path / "store"
+    small.copy_store(finished_chain, home)
+    small.enter(home, monkeypatch)
+    yield home
+    small.assert_none_running()
 
 
 @pytest.fixture(scope="session")
