@@ -17,7 +17,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 # The longest files, begun first, so that none is left alone at the end with a core idle.
-FIRST = ("test_real_data.py", "test_main_job.py", "test_flow.py")
+FIRST = ("test_real_data.py", "test_main_job.py", "test_reuse.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,13 +93,14 @@ def finished_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(finished_chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The test's own store with one finished small chain, in the working folder; no run is left running in it."""
-    import small
+    import small  # these two import MLflow, which most tests do without
+    import stores
 
     home = tmp_path / "store"
     small.copy_store(finished_chain, home)
-    small.enter(home, monkeypatch)
+    stores.enter(home, monkeypatch)
     yield home
-    small.assert_none_running()
+    stores.assert_none_running()
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import mlflow
 import pytest
 import torch
 from filelock import FileLock
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
+from stores import enter
 
 from rnp_mlflow.cli import main
 
@@ -41,12 +39,6 @@ def names(home: Path, table: str, entry: str) -> set[str]:
     with closing(sqlite3.connect(home / "mlflow.db")) as store:
         of_entry = "SELECT run_uuid FROM tags WHERE key = 'rnp.entry' AND value = ?"
         return {name for (name,) in store.execute(f"SELECT key FROM {table} WHERE run_uuid IN ({of_entry})", (entry,))}
-
-
-def enter(home: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make `home` the working folder, and its `mlflow.db` MLflow's tracking store."""
-    patch.chdir(home)
-    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
 
 
 def finished_chain(home: Path) -> Path:
@@ -79,25 +71,3 @@ def call(entry: str, **values: object) -> int:
     """Run an entry point in this process, if it makes a chain with `SETTINGS`; return the exit code."""
     known = SETTINGS if entry in ("prune", "main") else {}
     return main([entry, *(f"--{name}={value}" for name, value in (known | values).items())])
-
-
-def runs(**tags: str) -> list[Run]:
-    """Return the runs with these tags of ours, newest first."""
-    rule = " and ".join(f"tags.`rnp.{name}` = '{value}'" for name, value in tags.items())
-    return list(MlflowClient().search_runs(["0"], rule, order_by=["start_time DESC"]))
-
-
-def newest(entry: str) -> Run:
-    """Return the newest run of an entry point."""
-    return runs(entry=entry)[0]
-
-
-def files(run: Run) -> Path:
-    """Return the folder of a run's artifacts."""
-    return Path(run.info.artifact_uri.removeprefix("file://"))
-
-
-def assert_none_running() -> None:
-    """Assert that every run of the store has ended, and that this process has none open."""
-    assert not MlflowClient().search_runs(["0"], "status = 'RUNNING'")
-    assert mlflow.active_run() is None

@@ -5,7 +5,8 @@ import json
 
 import pytest
 from mlflow.tracking import MlflowClient
-from small import call, files, newest, runs
+from small import call
+from stores import artifacts, newest, runs
 
 from rnp_mlflow.cli import main
 
@@ -37,9 +38,9 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
                   "purified_model/model.safetensors", "purified_model/model.json"],
     }  # fmt: skip
     for entry, names in expected.items():
-        folder = files(newest(entry))
+        folder = artifacts(newest(entry))
         assert all((folder / name).stat().st_size > 0 for name in names), entry
-    spec = json.loads((files(newest("attack")) / "model/model.json").read_text())
+    spec = json.loads((artifacts(newest("attack")) / "model/model.json").read_text())
     assert spec["architecture"] == "resnet18_narrow"
     assert spec["input_shape"] == [1, 16, 16]
     metrics = newest("prune").data.metrics
@@ -64,7 +65,7 @@ def test_a_second_call_takes_what_is_there_and_another_setting_does_not(capsys: 
 
 def test_a_run_whose_artifact_is_gone_is_not_reused_and_is_refused_by_id(capsys: pytest.CaptureFixture[str]) -> None:
     recover = newest("recover")
-    (files(recover) / "mask_values.csv").unlink()
+    (artifacts(recover) / "mask_values.csv").unlink()
     assert call("prune", recover_run_id=recover.info.run_id) == 2
     assert "mask_values.csv" in capsys.readouterr().err
     assert call("prune") == 0
@@ -81,11 +82,11 @@ def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None
         name: MlflowClient().get_metric_history(after.info.run_id, f"recover/test_{name}") for name in ("acc", "asr")
     }
     assert {name: [m.step for m in history] for name, history in found.items()} == {"acc": [2, 4], "asr": [2, 4]}
-    rows = list(csv.DictReader((files(after) / "history.csv").open()))
+    rows = list(csv.DictReader((artifacts(after) / "history.csv").open()))
     assert [row["test_acc"] for row in rows] == ["", repr(found["acc"][0].value), "", repr(found["acc"][1].value), ""]
     assert all(0 <= float(rows[k]["test_ra"]) <= 1 for k in (1, 3))
     assert "recover/test_acc" not in before.data.metrics
-    first = list(csv.DictReader((files(before) / "history.csv").open()))
+    first = list(csv.DictReader((artifacts(before) / "history.csv").open()))
     assert [row["loss"] for row in rows[:2]] == [row["loss"] for row in first]
 
 
@@ -94,7 +95,7 @@ def test_a_clean_model_has_no_asr_and_the_chain_still_works() -> None:
     run = newest("prune")
     assert "asr" not in run.data.metrics
     assert "acc" in run.data.metrics
-    summary = json.loads((files(run) / "summary.json").read_text())
+    summary = json.loads((artifacts(run) / "summary.json").read_text())
     assert summary["points"]["chosen"]["asr"] is None
     assert "oracle" not in summary["points"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
-from small import SETTINGS, files, newest
+from small import SETTINGS
+from stores import artifacts, newest
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.models import store as model_store
@@ -25,7 +26,7 @@ def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
     chain = [f"--{name}={value}" for name, value in SETTINGS.items()]
     indexed = [word for word in chain if not word.startswith("--ratio=")]
     recover, attack = newest("recover"), newest("attack")
-    mask = (files(recover) / "mask_values.csv").read_text().splitlines()
+    mask = (artifacts(recover) / "mask_values.csv").read_text().splitlines()
 
     def write(name: str, lines: list[str]) -> Path:
         (tmp / name).write_text("\n".join(lines) + "\n")
@@ -124,7 +125,7 @@ def test_sigterm_leaves_runs_killed_and_no_half_result(store: Path) -> None:
     assert process.stderr.read().strip().splitlines()[-1] == "error: stopped by SIGTERM"
     killed = newest("attack")
     assert killed.info.status == "KILLED"
-    assert not (files(killed) / "model").exists()
+    assert not (artifacts(killed) / "model").exists()
 
 
 def test_a_defect_is_one_line_and_its_traceback_an_artifact(
@@ -138,5 +139,5 @@ def test_a_defect_is_one_line_and_its_traceback_an_artifact(
     assert capsys.readouterr().err.strip().splitlines()[-1] == "error: No space left on device: model.safetensors"
     failed = newest("attack")
     assert failed.info.status == "FAILED"
-    assert "Traceback" in (files(failed) / "error.txt").read_text()
-    assert not (files(failed) / "model").exists()
+    assert "Traceback" in (artifacts(failed) / "error.txt").read_text()
+    assert not (artifacts(failed) / "model").exists()

@@ -9,7 +9,8 @@ import torch
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
-from small import SETTINGS, call, files, newest
+from small import SETTINGS, call
+from stores import artifacts, newest
 from torch import Tensor, nn
 
 from rnp_mlflow import EvalSet, defend
@@ -39,7 +40,7 @@ def chosen_row(rows: list[dict[str, str]], norm: float, forgetting: float) -> in
 
 def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     run = newest("prune")
-    folder = files(run)
+    folder = artifacts(run)
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
     assert list(rows[0]) == ["threshold", "pruned", "acc", "asr", "ra", "val_acc", "proxy_asr"]
     assert (rows[0]["threshold"], rows[0]["pruned"]) == ("", "0")
@@ -53,7 +54,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     chosen, found = summary["points"]["chosen"], summary["verdict"]
     row = rows[chosen_row(rows, found["relative_norm"], found["forgetting_rate"])]
     assert chosen["pruned"] == int(row["pruned"])
-    unlearned = files(newest("unlearn"))
+    unlearned = artifacts(newest("unlearn"))
     assert Image.open(unlearned / "proxy.png").size[0] > 300
     verdict = json.loads((unlearned / "verdict.json").read_text())
     assert found["target_share"] == verdict["target_share"]
@@ -65,7 +66,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)
     assert zeros == chosen["pruned"]
-    mask = csv.DictReader((files(newest("recover")) / "mask_values.csv").open())
+    mask = csv.DictReader((artifacts(newest("recover")) / "mask_values.csv").open())
     threshold = -1 if chosen["threshold"] is None else chosen["threshold"]
     assert chosen["pruned"] == sum(float(row["value"]) <= threshold for row in mask)
 
@@ -74,7 +75,7 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     """Mask, curve and purified weights bit for bit, from the images that the unlearn run recorded."""
     attack, unlearn, recover, prune = (newest(entry) for entry in ("attack", "unlearn", "recover", "prune"))
     suspect = subject.load(attack.info.run_id, make_plan("prune", {}), torch.device("cpu"))
-    chosen = torch.tensor([int(line) for line in (files(unlearn) / "defence_index.txt").read_text().split()])
+    chosen = torch.tensor([int(line) for line in (artifacts(unlearn) / "defence_index.txt").read_text().split()])
     clean, bad = suspect.data.train[chosen], suspect.triggered
     assert bad is not None
     assert suspect.data.test is not None
@@ -84,13 +85,13 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
     settings |= {"mean": suspect.spec.mean, "std": suspect.spec.std, "flip": suspect.data.flip}
     torch.set_num_threads(2)
     result = defend(suspect.model, clean.images, clean.labels, test=test, **settings)
-    stored = csv.DictReader((files(recover) / "mask_values.csv").open())
+    stored = csv.DictReader((artifacts(recover) / "mask_values.csv").open())
     assert [float(row["value"]) for row in stored] == flatten(result.mask).tolist()
-    curve = list(csv.DictReader((files(prune) / "pruning_curve.csv").open()))
+    curve = list(csv.DictReader((artifacts(prune) / "pruning_curve.csv").open()))
     assert [(float(r["acc"]), float(r["asr"]), float(r["val_acc"])) for r in curve] == [
         (p.scores.acc, p.scores.asr, p.holdout_acc) for p in result.curve
     ]
-    weights = load_file(files(prune) / "purified_model/model.safetensors")
+    weights = load_file(artifacts(prune) / "purified_model/model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in result.model.state_dict().items())
 
 
@@ -99,7 +100,7 @@ def test_steps_by_run_id_alone() -> None:
     arguments = ("--pruning_by=number", "--pruning_step=20", "--pruning_max=60", "--pruning_stride=1",
                  "--pruning_number=7", "--select_by=number", "--bn_stats=keep")  # fmt: skip
     assert main(["prune", f"--recover_run_id={recover}", *arguments]) == 0
-    folder = files(newest("prune"))
+    folder = artifacts(newest("prune"))
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
     assert [(row["number"], row["pruned"]) for row in rows] == [("", "0"), ("20", "20"), ("40", "40"), ("60", "60")]
     summary = json.loads((folder / "summary.json").read_text())
@@ -111,13 +112,13 @@ def test_the_curve_of_a_part_of_the_test_images_and_a_summary_of_all(capsys: pyt
     for count in (0, 7):
         sweep = ("--pruning_step=0.3", "--holdout_crops=1", "--select_by=number", f"--curve_eval_size={count}")
         assert main(["prune", f"--recover_run_id={recover}", *sweep]) == 0
-        found[count] = json.loads((files(newest("prune")) / "summary.json").read_text()), capsys.readouterr().out
+        found[count] = json.loads((artifacts(newest("prune")) / "summary.json").read_text()), capsys.readouterr().out
     (whole, output_of_whole), (part, output) = found[0], found[7]
     assert part["before"] == whole["before"]
     assert part["points"]["fixed"] == whole["points"]["fixed"]
     assert "the curve: at most 7 of each" in output
     assert "the curve:" not in output_of_whole
-    rows = list(csv.DictReader((files(newest("prune")) / "pruning_curve.csv").open()))
+    rows = list(csv.DictReader((artifacts(newest("prune")) / "pruning_curve.csv").open()))
     assert all(
         float(row[name]) * 7 == pytest.approx(round(float(row[name]) * 7)) for row in rows for name in ("acc", "asr")
     )
@@ -149,7 +150,7 @@ def test_a_mask_file_takes_the_place_of_recovery() -> None:
     recover = newest("recover")
     model = recover.data.tags["rnp.model_run_id"]
     for name in ("mask_values.csv", "mask_values.txt"):
-        mask = files(recover) / name
+        mask = artifacts(recover) / name
         assert (
             main(["prune", f"--mask_file={mask}", f"--model_run_id={model}", "--ratio=0.2", "--pruning_step=0.3"]) == 0
         )

@@ -6,7 +6,8 @@ import numpy as np
 import outside_files
 import pytest
 from mlflow.tracking import MlflowClient
-from small import call, files, newest, runs
+from small import call
+from stores import artifacts, newest, runs
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.steps import subject
@@ -21,7 +22,7 @@ def test_main_is_one_parent_with_four_children_and_reruns_identically(capsys: py
     children = MlflowClient().search_runs(["0"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert sorted(c.data.tags["rnp.entry"] for c in children) == ["attack", "prune", "recover", "unlearn"]
     assert {"acc_before", "asr_before", "acc", "asr", "ra", "der"} <= parent.data.metrics.keys()
-    assert (files(parent) / "pruning_curve.png").is_file()
+    assert (artifacts(parent) / "pruning_curve.png").is_file()
     capsys.readouterr()
     assert main(["rerun", f"--run_id={parent.info.run_id}"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
@@ -32,8 +33,8 @@ def test_main_is_one_parent_with_four_children_and_reruns_identically(capsys: py
     assert again.data.tags["rnp.identical"] == "True"
     new = MlflowClient().get_run(again.data.tags["rnp.repeated_run_id"])
     assert new.data.tags["rnp.threads"] == parent.data.tags["rnp.threads"] == "2"
-    old_curve = (files(parent) / "pruning_curve.csv").read_bytes()
-    assert (files(new) / "pruning_curve.csv").read_bytes() == old_curve
+    old_curve = (artifacts(parent) / "pruning_curve.csv").read_bytes()
+    assert (artifacts(new) / "pruning_curve.csv").read_bytes() == old_curve
 
 
 def test_rerun_of_prune_remakes_what_auto_made_and_another_seed_differs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 import torch
-from small import call, newest
+from small import call
+from stores import newest
 
 from rnp_mlflow import config, pipeline
 from rnp_mlflow.steps import runtime, subject, unlearn
