@@ -8,7 +8,7 @@ from pathlib import Path
 
 SETTINGS = {
     "threads": 1, "training_epochs": 1, "train_size": 300, "test_size": 100, "width": 4, "unlearning_epochs": 2,
-    "recovering_epochs": 1, "proxy_steps": 3, "refine": 0, "eval_every": 1, "register_as": "small",
+    "recovering_epochs": 1, "proxy_steps": 3, "refine": 0, "register_as": "small",
 }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
@@ -29,7 +28,7 @@ from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.steps import rerun, runtime, subject, unlearn
 from rnp_mlflow.steps.clean import recorded
 from rnp_mlflow.steps.plan import make_plan
-from rnp_mlflow.tracking import figures, models
+from rnp_mlflow.tracking import models
 
 pytestmark = pytest.mark.slow
 
@@ -246,24 +245,25 @@ def test_the_curve_of_a_part_of_the_test_images_and_a_summary_of_all(capsys: pyt
     )
 
 
-def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None:
-    """With a run that was made without: `eval_every` belongs to the step that is asked for."""
-    unlearn = runs(entry="unlearn")[-1].info.run_id
-    before = runs(entry="recover")[-1]
-    assert (
-        main(["recover", f"--unlearn_run_id={unlearn}", "--recovering_epochs=5", "--eval_every=2", "--threads=2"]) == 0
-    )
-    after = newest("recover")
-    found = {
-        name: MlflowClient().get_metric_history(after.info.run_id, f"recover/test_{name}") for name in ("acc", "asr")
-    }
-    assert {name: [m.step for m in history] for name, history in found.items()} == {"acc": [2, 4], "asr": [2, 4]}
-    rows = list(csv.DictReader((files(after) / "history.csv").open()))
-    assert [row["test_acc"] for row in rows] == ["", repr(found["acc"][0].value), "", repr(found["acc"][1].value), ""]
-    assert all(0 <= float(rows[k]["test_ra"]) <= 1 for k in (1, 3))
-    assert "recover/test_acc" not in before.data.metrics
-    first = list(csv.DictReader((files(before) / "history.csv").open()))
-    assert [row["loss"] for row in rows[:2]] == [row["loss"] for row in first]
+def test_moments_of_unlearning_and_recovery_are_measured_and_drawn_by_the_prune() -> None:
+    prune = runs(entry="prune")[-1]
+    folders = {step: files(runs(entry=step)[-1]) for step in ("unlearn", "recover")}
+    rows = {step: list(csv.DictReader((folder / "progress.csv").open())) for step, folder in folders.items()}
+    client = MlflowClient()
+    for step, found in rows.items():
+        measured = [row for row in found if row["acc"]]
+        assert 1 <= len(measured) <= 10
+        for name in ("acc", "asr"):
+            history = client.get_metric_history(runs(entry=step)[-1].info.run_id, f"{step}/test_{name}")
+            assert [(m.step, m.value) for m in history] == [(int(r["step"]), float(r[name])) for r in measured]
+    seen = client.get_metric_history(runs(entry="unlearn")[-1].info.run_id, "unlearn/rule_accuracy")
+    assert [m.value for m in seen] == [float(row["rule_accuracy"]) for row in rows["unlearn"] if row["rule_accuracy"]]
+    chart = client.get_metric_history(prune.info.run_id, "rnp/asr")
+    expected = [float(row["asr"]) for step in rows for row in rows[step] if row["asr"]]
+    assert [m.value for m in chart if m.step < 200 or m is chart[len(expected) - 1]] == expected
+    names = ("rnp", "pruning_curve", "confusion", "tradeoff", "trigger_change")
+    assert all((files(prune) / f"{name}{kind}").is_file() for name in names for kind in (".png", ".svg"))
+    assert (files(prune) / "samples_after.png").is_file()
 
 
 def test_what_auto_precision_means_is_measured_once_for_the_same_model_and_images(
@@ -313,26 +313,6 @@ def test_memory_is_kept_while_a_step_works_and_given_back_after_it_or_at_once_wh
     assert advanced < 100
     assert kept > 400
     assert left < 100
-
-
-def test_the_masks_picture_shows_beside_each_layers_name_where_its_values_lie(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn, savefig, heights = [], Figure.savefig, []
-    monkeypatch.setattr(Figure, "savefig", lambda own, *to, **how: (drawn.append(own), savefig(own, *to, **how))[1])
-    for layers in (1, 121):
-        mask = {f"layer{k}": torch.tensor(3 * [0.9 * k / layers] + [1.0]) for k in range(layers)}
-        figures.mask_histograms(tmp_path / "mask.png", mask)
-        heights.append(Image.open(tmp_path / "mask.png").height)
-        ax = drawn[-1].axes[0]
-        counts, (left, right, bottom, top) = ax.images[0].get_array().filled(0), ax.images[0].get_extent()
-        assert [label.get_text() for label in ax.get_yticklabels()] == list(mask)
-        for tick, (name, values) in zip(ax.get_yticks(), mask.items(), strict=True):
-            row = counts[int((tick - top) / (bottom - top) * layers)]
-            lies = left + (right - left) * (np.nonzero(row)[0] + 0.5) / len(row)
-            assert row[row > 0].tolist() == [3, 1], name
-            assert lies == pytest.approx([float(values[0]), 1.0], abs=1 / len(row)), name
-    assert 120 * 18 < heights[1] - heights[0] < 120 * 30, "a row has room for its name, whatever the number of layers"
 
 
 def test_a_step_on_the_cpu_does_without_triton() -> None:

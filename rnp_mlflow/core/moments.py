@@ -12,7 +12,7 @@ from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.proxy import ProxyTrigger
 
-IMAGES = 200  # clean images, and triggered ones, that a moment is measured on, at most
+IMAGES = 150  # clean images, and triggered ones, that a moment is measured on, at most
 MOST = 8  # moments of one step, in about
 FALL = 1 / MOST  # unlearning: measure when accuracy has fallen by this much
 

@@ -49,12 +49,12 @@ def draw_activation(
         )  # fmt: skip
         plain(ax)
         ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="mask value")
-        ax.set_ylabel("rank of the trigger's change in the layer")
+        ax.set_ylabel("rank of its change in the layer")
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
         mean = (
             f"mean rank of the pruned neurons {float(ranks[pruned].mean()):.2f} (by chance .50); "
             if pruned.any()
             else ""
         )
-        write_caption(figure, caption, f"{mean}{pairs} images with and without the trigger")
+        write_caption(figure, caption, f"{mean}change: by the trigger, on {pairs} images")
         save(figure, file)

@@ -84,7 +84,7 @@ def draw_matrix(ax: Any, matrix: Tensor, classes: Sequence[str], title: str) -> 
     ax.set_yticks(places, names)
     ax.tick_params(length=0, pad=2, labelsize=min(SMALL, 140 / max(len(places), 1)))
     ax.set(xlabel="predicted class", ylabel="true class")
-    ax.set_title(title)
+    ax.set_title(f"{title}: ACC {int(matrix.diagonal().sum()) / max(int(matrix.sum()), 1):.3f}")
 
 
 def ticks(classes: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -21,6 +21,7 @@ from rnp_mlflow.report.style import (
 )
 
 CURVES = ("acc", "val_acc", "asr", "proxy_asr", "ra")
+LEGEND = {"frameon": False, "handlelength": 2.4, "columnspacing": 1.0, "borderaxespad": 0.1}
 Row = Mapping[str, Any]  # of pruning_curve.csv; None: not measured
 
 
@@ -59,10 +60,10 @@ def draw_curve(file: Path, sweep: Sweep, caption: Caption) -> None:
     with canvas(COLUMN, 3.15) as (figure, axes):
         ax = axes[0][0]
         draw_sweep(ax, sweep)
-        mark_points(ax, sweep.points, positions(sweep.rows, sweep.axis)[0], sweep.looked_at())
+        mark_points(ax, sweep.points, positions(sweep.rows, sweep.axis)[0])
         lower_axis(ax, sweep)
-        figure.legend(loc="outside upper center", ncols=2, frameon=False, handlelength=2.6, columnspacing=1)
-        write_caption(figure, caption, counted(sweep.counts))
+        figure.legend(loc="outside upper center", ncols=2, **LEGEND)
+        write_caption(figure, caption, f"{counted(sweep.counts)}{oracle_note(sweep)}")
         save(figure, file)
 
 
@@ -77,7 +78,8 @@ def draw_sweep(ax: Any, sweep: Sweep) -> None:
     plain(ax)
     shares(ax)
     ax.set_ylabel("share of images")
-    ax.set_xlabel("neurons pruned" if sweep.axis == "number" else "pruned up to this mask value")
+    below = "\n\n" if words_below(sweep) else ""  # keeps room for `lower_axis`, which the layout does not see
+    ax.set_xlabel(("neurons pruned" if sweep.axis == "number" else "pruned up to this mask value") + below)
 
 
 def draw_band(ax: Any, known: Sequence[tuple[float, float]], colour: str, count: int) -> None:
@@ -87,29 +89,29 @@ def draw_band(ax: Any, known: Sequence[tuple[float, float]], colour: str, count:
         ax.fill_between([x for x, _ in known], low, high, color=colour, alpha=0.16, linewidth=0)
 
 
-def mark_points(ax: Any, points: Sequence[Point], left: float, looked_at: int = 0) -> None:
-    """Draw a vertical line for each operating point and its symbol above the axes; points in one place are stacked.
+def mark_points(ax: Any, points: Sequence[Point], left: float) -> int:
+    """Draw a vertical line for each operating point, and its symbol above the axes; return how many are stacked there.
 
-    left: the place of the unpruned model. looked_at: the number of points that the oracle is the best of.
+    left: the place of the unpruned model.
     """
-    stacked: dict[float, int] = {}
+    levels: list[tuple[float, int]] = []
+    near = 0.06 * (ax.get_xlim()[1] - ax.get_xlim()[0])
     for point in points:
         mark, x = MARKS[point.name], left if point.at is None else point.at
-        level = stacked[x] = stacked.get(x, 0) + 1
+        level = max((other for place, other in levels if abs(place - x) < near), default=0) + 1
+        levels.append((x, level))
         ax.axvline(x, color=INK, linewidth=0.8, linestyle=mark.dash, zorder=1)
-        of = f", best of {looked_at} points" if point.name == "oracle" and looked_at else ""
-        label = f"{mark.label}{of}: {point.pruned} neurons" + (" (pruned here)" if point.used else "")
+        label = f"{mark.label}: {point.pruned} neurons" + (" (pruned here)" if point.used else "")
         ax.plot(
             [x], [1.0 + 0.055 * level], mark.marker, color=INK, markersize=4.5, clip_on=False, label=label,
             transform=ax.get_xaxis_transform(), linestyle="none",
         )  # fmt: skip
+    return max((level for _, level in levels), default=0)
 
 
 def lower_axis(ax: Any, sweep: Sweep) -> None:
     """Show below the axis what it does not: neurons pruned, or by number the highest mask value pruned."""
-    words = [f"{row['pruned']:,}" for row in sweep.rows]
-    if sweep.axis == "number":
-        words = ["none", *(f"{value:.2f}" for value in sweep.values)] if sweep.values else []
+    words = words_below(sweep)
     if not words:
         return
     xs = positions(sweep.rows, sweep.axis)
@@ -118,18 +120,31 @@ def lower_axis(ax: Any, sweep: Sweep) -> None:
     for k, x in enumerate(xs):
         if not kept or x - xs[kept[-1]] >= apart:
             kept.append(k)
-    other = ax.secondary_xaxis(-0.24)
+    other = ax.secondary_xaxis(-0.23)
     other.set_xticks([xs[k] for k in kept], [words[k] for k in kept], fontsize=SMALL)
     other.set_xlabel("highest mask value pruned" if sweep.axis == "number" else "neurons pruned")
     other.spines["bottom"].set_visible(False)
     other.tick_params(length=0, pad=0)
 
 
+def words_below(sweep: Sweep) -> list[str]:
+    """Return what stands below each row: neurons pruned, or by number the highest mask value pruned."""
+    if sweep.axis == "number":
+        return ["none", *(f"{value:.2f}" for value in sweep.values)] if sweep.values else []
+    return [f"{row['pruned']:,}" for row in sweep.rows]
+
+
+def oracle_note(sweep: Sweep) -> str:
+    """Say what the oracle is, if there is one."""
+    has = any(point.name == "oracle" for point in sweep.points)
+    return f"; oracle: the best DER of all {sweep.looked_at()} points measured" if has else ""
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Say what the bands are, and how many images they come from."""
     kinds = {"acc": "clean", "asr": "triggered"}
     found = [f"{counts[name]:,} {word}" for name, word in kinds.items() if counts.get(name)]
-    return f"n = {', '.join(found)}; bands: Wilson 95 %" if found else ""
+    return f"n\xa0=\xa0{', '.join(found)}; bands: Wilson 95 %" if found else ""
 
 
 def positions(rows: Sequence[Row], axis: str) -> list[float]:

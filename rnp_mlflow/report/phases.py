@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rnp_mlflow.report.curve import Point, Row, counted, draw_band, mark_points, positions
+from rnp_mlflow.report.curve import LEGEND, Point, Row, counted, draw_band, mark_points, positions
 from rnp_mlflow.report.style import COLUMN, INK, LINES, MUTED, Caption, canvas, plain, save, shares, write_caption
 
 TRAINING = ("acc", "asr", "proxy_asr", "rule_accuracy")
@@ -32,26 +32,25 @@ def draw_phases(file: Path, phases: Sequence[Phase], caption: Caption) -> None:
     """Draw a panel for each phase, side by side with one y axis: ACC, ASR or in its place the proxy's success."""
     with canvas(COLUMN, 2.75, 1, len(phases), sharey=True) as (figure, axes):
         figure.get_layout_engine().set(wspace=0.02)
+        stacked = max(draw_phase(ax, phase) for ax, phase in zip(axes[0], phases, strict=True))
         for ax, phase in zip(axes[0], phases, strict=True):
-            draw_phase(ax, phase)
+            ax.set_title(phase.title, pad=4 + 5 * stacked, y=1.0)
         axes[0][0].set_ylabel("share of images")
         entries = {
             label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         figure.legend(
-            entries.values(), entries.keys(), loc="outside upper center", ncols=2, frameon=False, handlelength=2.6,
-            columnspacing=1,
+            entries.values(), entries.keys(), loc="outside upper center", ncols=2, **LEGEND
         )  # fmt: skip
         write_caption(figure, caption, notes(phases))
         save(figure, file)
 
 
-def draw_phase(ax: Any, phase: Phase) -> None:
-    """Draw one panel."""
+def draw_phase(ax: Any, phase: Phase) -> int:
+    """Draw one panel; return how many symbols of operating points are stacked above it."""
     xs = positions(phase.rows, phase.axis)
-    triggered = any(row.get("asr") is not None for row in phase.rows)
     for name in TRAINING:
-        if name == "proxy_asr" and triggered:
+        if name == "proxy_asr" and has(phase, "asr"):
             continue
         known = [(x, row[name]) for x, row in zip(xs, phase.rows, strict=True) if row.get(name) is not None]
         if known:
@@ -60,12 +59,12 @@ def draw_phase(ax: Any, phase: Phase) -> None:
     if phase.limit is not None:
         ax.axhline(phase.limit, color=MUTED, linewidth=0.7, linestyle=(0, (6, 2)))
         ax.annotate("stop", (0, phase.limit), (1, 1), textcoords="offset points", fontsize=6, color=INK)
-    mark_points(ax, phase.points, xs[0] if xs else 0.0)
+    stacked = mark_points(ax, phase.points, xs[0] if xs else 0.0)
     plain(ax)
     shares(ax)
-    ax.set_title(phase.title, pad=12)
     ax.set_xlabel(phase.xlabel)
     ax.locator_params(axis="x", nbins=4)
+    return stacked
 
 
 def notes(phases: Sequence[Phase]) -> str:
@@ -74,4 +73,13 @@ def notes(phases: Sequence[Phase]) -> str:
     for phase in phases:
         words.setdefault(counted(phase.counts).partition(";")[0], []).append(phase.title)
     parts = [f"{' and '.join(titles)}: {count}" for count, titles in words.items() if count]
-    return "; ".join([*parts, "bands: Wilson 95 %"]) if parts else ""
+    if parts:
+        parts.append("bands: Wilson 95 %")
+    if not any(has(phase, "asr") for phase in phases) and any(has(phase, "proxy_asr") for phase in phases):
+        parts.append("no triggered images are known: the proxy's success stands in for ASR")
+    return "; ".join(parts)
+
+
+def has(phase: Phase, name: str) -> bool:
+    """Whether the curve was measured in this phase."""
+    return any(row.get(name) is not None for row in phase.rows)

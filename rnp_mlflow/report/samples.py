@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rnp_mlflow.report.style import INK, MUTED, PAGE, SMALL, Caption, canvas, save, short, write_caption
+from rnp_mlflow.report.style import MUTED, PAGE, SMALL, Caption, canvas, save, short, write_caption
 
 LINE = 14  # characters of a class name that fit on a line below an image
 MOST = 8  # images a row
@@ -30,19 +29,20 @@ def draw_samples(
 
     A tick follows an answer that is the true class. truth: N classes, at most `MOST`. note: what else has to be known.
     """
-    tall = [0.82 + 0.22 * max(len(row.answers), 1) if row.answers else 0.82 for row in rows]
+    below = [[answers_below(row, k, truth[k]) for k in range(len(truth))] for row in rows]
+    tall = [0.84 + 0.1 * max(words.count("\n") + bool(words) for words in row) for row in below]
     ratios = {"gridspec_kw": {"height_ratios": tall}}
     width = max(PAGE * len(truth) / MOST, PAGE / 2)
     with canvas(width, sum(tall) + 0.65, len(rows), len(truth), **ratios) as (figure, axes):
-        for row, line in zip(rows, axes, strict=True):
-            for k, ax in enumerate(line):
-                show(ax, row.images[k])
-                answers = [answer_line(name, found[k], truth[k]) for name, found in row.answers.items()]
-                ax.set_xlabel("\n".join(answers), labelpad=2, fontsize=SMALL, linespacing=1.1)
+        for row, words, line in zip(rows, below, axes, strict=True):
+            for image, answers, ax in zip(row.images, words, line, strict=True):
+                show(ax, image)
+                ax.set_xlabel(answers, labelpad=2, fontsize=SMALL, linespacing=1.1)
             line[0].set_ylabel(row.name)
         for ax, name in zip(axes[0], truth, strict=True):
             ax.set_title(short(name, LINE), fontsize=SMALL, pad=3)
-        write_caption(figure, caption, f"above a column: the true class; below an image: the answer to it. {note}")
+        read = "Above a column: the true class; below an image: what the model answers to it."
+        write_caption(figure, caption, f"{read} {note}".strip())
         save(figure, file, svg=False)
 
 
@@ -50,6 +50,11 @@ def difference(first: Tensor, second: Tensor) -> ImageRow:
     """Return a row with what was added to the first images to get the second ones, × 5, around grey."""
     added = ((second.float() - first.float()) * 5 + 128).clamp(0, 255).byte()
     return ImageRow("difference × 5", added, {})
+
+
+def answers_below(row: ImageRow, place: int, truth: str) -> str:
+    """Return the lines that stand under an image."""
+    return "\n".join(answer_line(name, found[place], truth) for name, found in row.answers.items())
 
 
 def answer_line(name: str, answer: str, truth: str) -> str:
@@ -66,4 +71,4 @@ def show(ax: Any, image: Tensor) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     for side in ax.spines.values():
-        side.set(color=MUTED if torch.is_tensor(image) else INK, linewidth=0.4)
+        side.set(color=MUTED, linewidth=0.4)

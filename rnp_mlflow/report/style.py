@@ -47,7 +47,7 @@ LINES = {
     "ra": Line("RA", GREEN, "^", "-."),
     "val_acc": Line("held-out ACC", BLUE, "o", "--", hollow=True),
     "proxy_asr": Line("proxy's success", RED, "D", "--", hollow=True),
-    "rule_accuracy": Line("what the stop rule saw", MUTED, ".", ":"),
+    "rule_accuracy": Line("seen by the stop rule", MUTED, ".", ":"),
 }
 
 
@@ -61,7 +61,7 @@ class Mark:
 
 
 MARKS = {
-    "chosen": Mark("chosen without the trigger", "v", "-"),
+    "chosen": Mark("chosen", "v", "-"),
     "fixed": Mark("fixed", "D", "--"),
     "oracle": Mark("oracle (sees the trigger)", "*", ":"),
 }
@@ -85,7 +85,7 @@ class Caption:
         words = {"none": "no attack", "unknown": "attack unknown"}
         rate = f", {self.poison_rate:.3g} poisoned" if self.poison_rate else ""
         attack = words.get(self.attack, f"{self.attack}{rate}")
-        return f"{self.model} on {self.data} · {attack} · seed {self.seed} · run {self.run_id[:8]}"
+        return f"{self.model} on {self.data} · {attack} · seed\xa0{self.seed} · run\xa0{self.run_id[:8]}"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from rnp_mlflow.report.style import BLUE, COLUMN, GREEN, INK, MARKS, MUTED, RED,
 from rnp_mlflow.report.style import write_caption as caption_of
 
 LEVELS = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+NAMED = (0.6, 0.7, 0.8, 0.9)  # of them, those with a label
 LOOKS = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", "-."), (INK, "D", ":"))  # of runs, in turn
 
 
@@ -39,6 +40,7 @@ def draw_tradeoff(file: Path, runs: Sequence[RunPoints], caption: Caption | str)
         left, right = min(-0.02, 1.1 * min(losses)), max(0.1, 1.1 * max(losses))
         draw_der_lines(ax, before, left, right)
         plain(ax)
+        ax.grid(visible=False)
         ax.set(xlim=(left, right), ylim=(-0.03, 1.03), xlabel="ACC lost", ylabel="ASR left")
         figure.legend(loc="outside upper center", ncols=2, frameon=False, columnspacing=1)
         of = "the mean " if len(runs) > 1 else ""
@@ -67,5 +69,7 @@ def draw_der_lines(ax: Any, before: float, left: float, right: float) -> None:
             continue
         end = min(right, start)
         ax.plot([left, 0, end], [start, start, start - end], color=MUTED, linewidth=0.5, zorder=0)
-        if end < right or start - end < before:
-            ax.annotate(f"{level:g}", (left, start), (1, 1), textcoords="offset points", fontsize=SMALL, color=MUTED)
+        if level in NAMED:
+            ax.annotate(
+                f"DER {level:g}", (left, start), (1, 1), textcoords="offset points", fontsize=SMALL, color=MUTED
+            )

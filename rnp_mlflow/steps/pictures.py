@@ -37,8 +37,10 @@ STEPS = ("unlearn", "recover")
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a prune run found. before, after: the model without and with the pruning. chosen, unpruned: points of the
-    curve with predictions of all test images. unlearn_limit: accuracy at which unlearning stops.
+    """What a prune run found.
+
+    before, after: the model without and with the pruning. points: the curve. unpruned, used: the points before and
+    after, measured on all test images. holdout: the defender's held-out images.
     """
 
     suspect: Suspect
@@ -73,7 +75,8 @@ def draw_all(run: StepRun, pruned: Pruned, upstream: Mapping[str, str], seed: in
         run.history(chart(phases))
     draw_answers(run, pruned, caption)
     draw_classes(run, pruned, caption)
-    draw_layers(run.folder / "pruned_layers.png", pruned_by_layer(pruned.mask, pruned.used.num_pruned), caption)
+    if pruned.used.num_pruned:
+        draw_layers(run.folder / "pruned_layers.png", pruned_by_layer(pruned.mask, pruned.used.num_pruned), caption)
     if pruned.unpruned.scores.asr is not None:
         draw_tradeoff(run.folder / "tradeoff.png", [run_points(pruned, run.run_id)], caption)
     draw_trigger_change(run, pruned, caption)
