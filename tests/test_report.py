@@ -176,6 +176,7 @@ def test_confusion_counts_and_holds_up_with_any_number_of_classes(tmp_path: Path
         text = pair(tmp_path, lambda file, a=answers, n=names: draw_confusion(file, a, n, CAPTION))  # type: ignore[misc]
         assert "n = 5 clean images" in sentence(text)
         assert ("before pruning: ACC 0.600" in text) == (count <= 100)
+        assert ("no class lost accuracy" in sentence(text)) == (count > 100)
         numbers = [word for ax in drawn[-1].axes[:1] for word in (t.get_text() for t in ax.texts) if word.isdecimal()]
         assert sorted(numbers) == (5 * ["1"] if count <= 20 else [])
 

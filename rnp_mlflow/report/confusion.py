@@ -24,7 +24,7 @@ from rnp_mlflow.report.style import (
 )
 
 NUMBERS, MATRIX = 20, 100  # classes up to which cells have numbers, and up to which there is a matrix at all
-NAMED = 5  # of many classes, those that lost most get their name
+NAMED = 5  # of many classes, those that lost most are marked and named
 
 
 def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -57,11 +57,12 @@ def draw_confusion(file: Path, answers: ClassAnswers, classes: Sequence[str], ca
     if len(classes) > MATRIX:
         with canvas(COLUMN, 3.2) as (figure, axes):
             draw_change(axes[0][0], classes, *(class_accuracy(m) for m in matrices))
-            write_caption(figure, caption, f"{note}; a dot is a class; named: those that lost most")
+            write_caption(figure, caption, f"{note}{changes(classes, *(class_accuracy(m) for m in matrices))}")
             save(figure, file)
         return
-    widths = {"gridspec_kw": {"width_ratios": (3, 3, 1.5)}}
-    with canvas(PAGE, 3.1, 1, 3, **widths) as (figure, axes):
+    widths = {"gridspec_kw": {"width_ratios": (3, 3, 1.6)}}
+    longest = max(len(name) for name in ticks(classes)[1])
+    with canvas(PAGE, 3.1 + 0.03 * longest, 1, 3, **widths) as (figure, axes):
         for ax, matrix, title in zip(axes[0], matrices, ("before pruning", "after pruning"), strict=False):
             draw_matrix(ax, matrix, classes, title)
         draw_classes(axes[0][2], classes, *(class_accuracy(m) for m in matrices))
@@ -106,22 +107,29 @@ def draw_classes(ax: Any, classes: Sequence[str], before: Tensor, after: Tensor)
     ax.set_ylim(len(classes) - 0.5, -0.5)
     ax.set_yticks(*ticks(classes))
     ax.tick_params(axis="y", length=0, labelsize=min(SMALL, 140 / min(len(classes), 25)))
-    ax.set_xlabel("accuracy of the class")
+    ax.set_xlabel("class accuracy")
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2, frameon=False, handletextpad=0.2, columnspacing=0.8)
 
 
+def most_lost(before: Tensor, after: Tensor) -> list[int]:
+    """Return the classes that lost most accuracy, at most `NAMED`."""
+    lost = (before - after).nan_to_num(-1)
+    return [k for k in lost.argsort(descending=True, stable=True)[:NAMED].tolist() if lost[k] > 0]
+
+
+def changes(classes: Sequence[str], before: Tensor, after: Tensor) -> str:
+    """Return the names of those classes, with their accuracy before and after."""
+    parts = [f"{short(classes[k], 24, 1)} {before[k]:.2f} to {after[k]:.2f}" for k in most_lost(before, after)]
+    return f"; lost most: {', '.join(parts)}" if parts else "; no class lost accuracy"
+
+
 def draw_change(ax: Any, classes: Sequence[str], before: Tensor, after: Tensor) -> None:
-    """Draw each class as a dot: its accuracy before and after; name those that lost most."""
+    """Draw each class as a dot: its accuracy before and after; mark those that lost most."""
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle="--", label="no change")
     ax.plot(before, after, "o", color=BLUE, markersize=2.5, alpha=0.6, linestyle="none", label="class")
-    worst = (before - after).nan_to_num(-1).topk(min(NAMED, len(classes)))
-    for lost, k in zip(worst.values.tolist(), worst.indices.tolist(), strict=True):
-        if lost > 0:
-            x, y = float(before[k]), float(after[k])
-            ax.annotate(
-                short(classes[k], 18, lines=1), (x, y), (-3, 0), textcoords="offset points", fontsize=SMALL, ha="right",
-                va="center",
-            )  # fmt: skip
+    worst = most_lost(before, after)
+    look = {"markersize": 6, "markerfacecolor": "none", "color": RED, "linestyle": "none"}
+    ax.plot(before[worst], after[worst], "s", label="lost most", **look)
     plain(ax)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="accuracy of the class before", ylabel="after pruning")
     ax.legend(loc="upper left", frameon=False)

@@ -57,7 +57,7 @@ def draw_run(ax: Any, run: RunPoints, turn: int, alone: bool) -> None:
     for name, (acc, asr) in run.marked.items():
         ax.plot(
             [run.lost(acc)], [asr], MARKS[name].marker, color=INK, markersize=8, markerfacecolor="none", clip_on=False,
-            linestyle="none", label=MARKS[name].label if alone else None,
+            linestyle="none", label=None if turn else MARKS[name].label,
         )  # fmt: skip
 
 

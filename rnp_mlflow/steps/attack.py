@@ -92,10 +92,10 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     chosen = {"indices": setup.plan.indices, "covers": setup.plan.covers}
     poisoning.write(run.folder, described | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
-        asked = samples.Respondents({"": model}, transform, settings.precision, setup.data.classes)
+        respondents = samples.Respondents({"": model}, transform, settings.precision, setup.data.classes)
         named = (settings.attack, settings.poison_rate)
         caption = caption_of_model(run, setup.spec, setup.data.name, settings.seed, named)
-        samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, setup.test, asked, caption)
+        samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, setup.test, respondents, caption)
     already = without_trigger(model, setup.test, bad, transform, settings.precision) if bad is not None else None
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})

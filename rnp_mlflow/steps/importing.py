@@ -49,9 +49,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
     poisoning.write(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
-        asked = samples.Respondents({"": model}, transform, precision, spec.classes)
+        respondents = samples.Respondents({"": model}, transform, precision, spec.classes)
         caption = caption_of_model(run, spec, data.name, settings.seed, ("unknown", None))
-        samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, clean, asked, caption)
+        samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, clean, respondents, caption)
     run.tags({"precision": precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)

@@ -140,11 +140,11 @@ def draw_answers(run: StepRun, pruned: Pruned, caption: Caption) -> None:
     """Draw clean and triggered images with the model's answers before and after pruning; else proxied ones."""
     suspect, file = pruned.suspect, run.folder / "samples_after.png"
     models = {"before:": pruned.before, "after:": pruned.after}
-    asked = samples.Respondents(models, suspect.transform, pruned.precision, suspect.spec.classes)
+    respondents = samples.Respondents(models, suspect.transform, pruned.precision, suspect.spec.classes)
     if suspect.triggered is None:
-        samples.draw_proxied(file, pruned.holdout, pruned.proxy, asked, caption)
+        samples.draw_proxied(file, pruned.holdout, pruned.proxy, respondents, caption)
     else:
-        samples.draw_triggered(file, suspect.triggered, suspect.data.test or pruned.holdout, asked, caption)
+        samples.draw_triggered(file, suspect.triggered, suspect.data.test or pruned.holdout, respondents, caption)
 
 
 def draw_classes(run: StepRun, pruned: Pruned, caption: Caption) -> None:

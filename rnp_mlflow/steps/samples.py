@@ -40,7 +40,7 @@ def first_of_classes(labels: Tensor, without: int | None = None) -> Tensor:
     return torch.tensor([int((labels == k).nonzero()[0, 0]) for k in shown], dtype=torch.int64)
 
 
-def draw_triggered(file: Path, bad: Triggered, clean: ImageSet, asked: Respondents, caption: Caption) -> None:
+def draw_triggered(file: Path, bad: Triggered, clean: ImageSet, respondents: Respondents, caption: Caption) -> None:
     """Draw the first triggered image of up to eight classes, above it the nearest clean image of the class.
 
     The difference is drawn, too, if all clean images are those that the trigger was added to.
@@ -48,19 +48,19 @@ def draw_triggered(file: Path, bad: Triggered, clean: ImageSet, asked: Responden
     shown = first_of_classes(bad.true_labels)
     places, same = find_counterparts(bad, clean, shown)
     triggered, note = bad.images[shown], ""
-    rows = [ImageRow("triggered", triggered, asked.answers(triggered))]
+    rows = [ImageRow("triggered", triggered, respondents.answers(triggered))]
     if bool((places >= 0).all()):
         below = clean.images[places.to(clean.images.device)].cpu()
-        rows.insert(0, ImageRow("clean", below, asked.answers(below)))
+        rows.insert(0, ImageRow("clean", below, respondents.answers(below)))
         if bool(same.all()):
             rows.append(difference(below, triggered))
         else:
             note = "Not all clean images are those that the trigger was added to."
-    draw_samples(file, rows, [asked.classes[k] for k in bad.true_labels[shown].tolist()], caption, note)
+    draw_samples(file, rows, [respondents.classes[k] for k in bad.true_labels[shown].tolist()], caption, note)
 
 
 def draw_proxied(
-    file: Path, holdout: ImageSet, proxy: ProxyTrigger | None, asked: Respondents, caption: Caption
+    file: Path, holdout: ImageSet, proxy: ProxyTrigger | None, respondents: Respondents, caption: Caption
 ) -> None:
     """Draw a held-out image of up to eight classes and, with a proxy, the same with it and what it changes.
 
@@ -71,9 +71,12 @@ def draw_proxied(
         return
     some, note = holdout[shown.to(holdout.labels.device)], "Held-out images."
     clean = some.images.cpu()
-    rows = [ImageRow("clean", clean, asked.answers(some.images))]
+    rows = [ImageRow("clean", clean, respondents.answers(some.images))]
     if proxy:
-        changed = asked.transform.pixels(proxy(asked.transform(some.images, None))).cpu()
-        rows += [ImageRow("with the proxy", changed, asked.answers(some.images, proxy)), difference(clean, changed)]
-        note += f" The proxy was made to lead to {asked.classes[proxy.target]}."
-    draw_samples(file, rows, [asked.classes[k] for k in some.labels.tolist()], caption, note)
+        changed = respondents.transform.pixels(proxy(respondents.transform(some.images, None))).cpu()
+        rows += [
+            ImageRow("with the proxy", changed, respondents.answers(some.images, proxy)),
+            difference(clean, changed),
+        ]
+        note += f" The proxy was made to lead to {respondents.classes[proxy.target]}."
+    draw_samples(file, rows, [respondents.classes[k] for k in some.labels.tolist()], caption, note)

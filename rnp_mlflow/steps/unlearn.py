@@ -46,9 +46,11 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     split.write(run.folder, clean.indices, clean.holdout_indices)
     if proxy:
         detection.write_proxy(run.folder, proxy)
-        asked = samples.Respondents({"": suspect.model}, suspect.transform, settings.precision, suspect.spec.classes)
+        respondents = samples.Respondents(
+            {"": suspect.model}, suspect.transform, settings.precision, suspect.spec.classes
+        )
         caption = caption_of(run, suspect, settings.seed)
-        samples.draw_proxied(run.folder / table.PROXY_PNG, clean.holdout, proxy, asked, caption)
+        samples.draw_proxied(run.folder / table.PROXY_PNG, clean.holdout, proxy, respondents, caption)
         rate = proxy.success_rate(suspect.model, labeled(clean.holdout), suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.delta.norm())})
         if suspect.triggered is None:  # the proxy stands in for the trigger
