@@ -72,7 +72,7 @@ def notes(phases: Sequence[Phase]) -> str:
     words: dict[str, list[str]] = {}
     for phase in phases:
         words.setdefault(counted(phase.counts).partition(";")[0], []).append(phase.title)
-    parts = [f"{' and '.join(titles)}: {count}" for count, titles in words.items() if count]
+    parts = [f"{', '.join(titles)}: {count}" for count, titles in words.items() if count]
     if parts:
         parts.append("bands: Wilson 95 %")
     if not any(has(phase, "asr") for phase in phases) and any(has(phase, "proxy_asr") for phase in phases):
