@@ -40,6 +40,7 @@ MEANINGS = {
     "holdout_index.txt": "those of them that are held out",
     "verdict.json": "the suspected class, its share, and the other candidates",
     "proxy.safetensors": "the proxy: the stand-in for the trigger",
+    "progress.csv": "ACC, ASR, RA and the proxy's success at a few moments of the step; what the stop rule saw",
     "mask_values.csv": "layer, neuron and mask value, in full precision",
     "pruning_curve.csv": "one row per point of the sweep; the unpruned model first",
     "pruning_curve.png": "the curve as a picture",

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.batches import NO_HOOKS, EpochCallback, TrainingHooks, ignore_epoch
+from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks
 from rnp_mlflow.core.bn_stats import bn_shift_fn, reestimate_
 from rnp_mlflow.core.curve import Evaluator
-from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate, evenly_spaced
+from rnp_mlflow.core.evaluate import EvalSet, evenly_spaced
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask
-from rnp_mlflow.core.params import Precision, RecoverParams, SweepParams, UnlearnParams
+from rnp_mlflow.core.params import RecoverParams, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration
 from rnp_mlflow.core.pruning_curve import PruningCurve
@@ -29,7 +29,6 @@ from rnp_mlflow.data.subset import holdout_indices
 
 STATISTICS = 200  # clean images that a pruned model's BatchNorm statistics are calibrated with, at most
 VIEWS = 1000  # held-out images that held-out accuracy is measured on, at most; crops of one image count
-EPOCH_EVAL_SIZE = 1000  # test images, and triggered ones, that an epoch is evaluated on, at most
 
 
 class CurveImages(NamedTuple):
@@ -43,25 +42,6 @@ class CurveImages(NamedTuple):
 def holdout_split(labels: Tensor, share: float, seed: int) -> Tensor:
     """Return the positions (int64, sorted) of the clean images that are held out; labels: of all, on the CPU."""
     return holdout_indices(labels, share, generator(seed, "holdout"))
-
-
-def training_hooks(
-    eval_set: EvalSet,
-    transform: Preprocess,
-    precision: Precision,
-    *,
-    every: int,
-    on_epoch: EpochCallback = ignore_epoch,
-) -> TrainingHooks:
-    """Return hooks that score the model on a part of the test images every N epochs (0 = never)."""
-    if not every:
-        return TrainingHooks(on_epoch=on_epoch)
-    part = eval_set.subset(EPOCH_EVAL_SIZE)
-
-    def score(epoch: int, model: nn.Module) -> Scores | None:
-        return None if epoch % every else evaluate(model, part, transform, precision)
-
-    return TrainingHooks(score, on_epoch)
 
 
 def unlearn_model(

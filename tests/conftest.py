@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Files run side by side, so threads that wait must leave the processor to those that work: CI takes 11 minutes with it,
 # 13.5 without (AMD EPYC, 2 cores). Read as torch is imported.
@@ -12,6 +13,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -111,3 +115,20 @@ def shared() -> Path:
         pytest.skip(f"real data are not there: {root}/data/unpack (set RNP_SHARED)")
     done = subprocess.run([root / "data" / "unpack"], check=True, capture_output=True, text=True)
     return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> "list[Figure]":
+    """The figures that are saved while the test runs."""
+    from matplotlib.figure import Figure
+
+    found: list[Figure] = []
+    savefig = Figure.savefig
+
+    def save(own: Figure, *to: Path, **how: object) -> None:
+        if own not in found:
+            found.append(own)
+        savefig(own, *to, **how)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return found

@@ -25,7 +25,7 @@ SETTINGS = {
 
 def prune(command: Sequence[str], home: Path, **env: str) -> str:
     """Run `COMMAND prune` in the folder `home`, with all that a prune can log; return what it printed."""
-    settings = SETTINGS | {"eval_every": 1, "register_as": "small"}
+    settings = SETTINGS | {"register_as": "small"}
     words = [*command, "prune", *(f"--{name}={value}" for name, value in settings.items())]
     left_out = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "VIRTUAL_ENV")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}

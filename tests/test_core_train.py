@@ -18,8 +18,9 @@ from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks, batches
 from rnp_mlflow.core.bn_stats import bn_shift_fn
 from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.moments import MomentMeter
 from rnp_mlflow.core.neurons import ones_mask
-from rnp_mlflow.core.params import DetectParams, RecoverParams, UnlearnParams
+from rnp_mlflow.core.params import DetectParams, RecoverParams, StopRule, UnlearnParams
 from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.core.proxy import invert_trigger
 from rnp_mlflow.core.prune import SweepPoint, pruned_copy, sweep
@@ -220,7 +221,10 @@ def test_the_stop_rule_looks_at_no_more_images_than_it_takes(
 
     monkeypatch.setattr(evaluate, "predict", answers)
     monkeypatch.setattr(evaluate, "batch_for", lambda images, device: 10)
-    assert evaluate.accuracy_with_early_exit(limit, small_net, LabeledImages(images, labels), scaled) == found
+    assert evaluate.accuracy_with_early_exit(limit, small_net, LabeledImages(images, labels), scaled) == (
+        found,
+        10 * looks,
+    )
     assert seen == [10] * looks
 
 
@@ -240,51 +244,76 @@ def test_what_unlearning_says_of_itself_is_the_accuracy_on_all_images(
         assert (result.accuracy, result.reached_threshold) == (own, reached)
 
 
-def test_watching_the_epochs_changes_nothing(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Unlearning shows its model; recovery the unlearned one with the mask on its γ, and the statistics of then."""
-    shown: list[tuple[int, dict[str, torch.Tensor]]] = []
+@pytest.mark.parametrize("stop", ["step", "epoch"])
+def test_measuring_moments_changes_nothing(
+    stop: StopRule, small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    """Recovery shows the unlearned model with the mask on its γ, and its statistics. No random number is drawn."""
+    once: dict[str, Any] = {"unlearning_epochs": 2, "unlearning_batch_size": 16, "unlearning_stop": stop}
+    test = evaluate.EvalSet(images, labels, images[:9], labels[:9], 1 - labels[:9])
+    meter = MomentMeter(test, scaled, "fp32")
+    modes: list[bool] = []
 
-    def watch(epoch: int, model: nn.Module) -> evaluate.Scores | None:
-        shown.append((epoch, copy.deepcopy(model.state_dict())))
-        return evaluate.evaluate(model, evaluate.EvalSet(images, labels), scaled) if epoch == 2 else None
+    def measure(step: int, accuracy: float, model: Callable[[], nn.Module]) -> None:
+        before, state = model().training, torch.get_rng_state()
+        meter.measure(step, model())
+        modes.append(before == model().training)
+        assert torch.equal(torch.get_rng_state(), state)
 
-    once: dict[str, Any] = {"unlearning_epochs": 2, "unlearning_batch_size": 16}
-    twice: dict[str, Any] = {"recovering_epochs": 2, "recovering_batch_size": 16}
-    plain = unlearn(
-        small_net, LabeledImages(images, labels), scaled, seeded(5), UnlearnParams(clean_threshold=0.0, **once)
+    plain, seen = (
+        run_unlearn(small_net, images, labels, hooks, clean_threshold=0.0, **once)
+        for hooks in (NO_HOOKS, TrainingHooks(on_model=measure))
     )
-    seen = unlearn(
-        small_net,
-        LabeledImages(images, labels),
-        scaled,
-        seeded(5),
-        UnlearnParams(clean_threshold=0.0, **once),
-        hooks=TrainingHooks(watch),
-    )
-    assert [epoch for epoch, _ in shown] == [1, 2]
-    assert all(torch.equal(value, seen.model.state_dict()[name]) for name, value in shown[1][1].items())
     assert all(torch.equal(value, seen.model.state_dict()[name]) for name, value in plain.model.state_dict().items())
-    own = evaluate.accuracy(evaluate.predict(seen.model, images, scaled), labels)
-    assert [record.scores for record in seen.history] == [None, evaluate.Scores(own)]
+    assert [moment.step for moment in meter.found] == [check.step for check in seen.checks]
+    assert meter.found[-1].scores == evaluate.evaluate(seen.model, test, scaled)
+    steps = sum(record.steps for record in seen.history)
+    assert [check.step for check in seen.checks][-1] == steps
+    assert all(modes)
 
-    shown.clear()
+    meter.found.clear()
+    shown: list[dict[str, torch.Tensor]] = []
+
+    def show(step: int, accuracy: float, model: Callable[[], nn.Module]) -> None:
+        measure(step, accuracy, model)
+        shown.append(copy.deepcopy(model().state_dict()))
+
+    twice: dict[str, Any] = {"recovering_epochs": 2, "recovering_batch_size": 16, "mask_averaging": "none"}
     plain_mask, mask = (
-        recover(
-            plain.model,
-            LabeledImages(images, labels),
-            scaled,
-            seeded(5),
-            RecoverParams(mask_averaging="none", **twice),
-            hooks=TrainingHooks(each),
-        ).mask
-        for each in (None, watch)
+        run_recover(plain.model, images, labels, hooks, **twice).mask
+        for hooks in (NO_HOOKS, TrainingHooks(on_model=show))
     )
     assert all(torch.equal(mask[name], plain_mask[name]) for name in mask)
-    last = shown[1][1]
+    assert len(shown) == len(meter.found) == 2
     for name, values in mask.items():
-        assert torch.equal(last[f"{name}.weight"], plain.model.state_dict()[f"{name}.weight"] * values)
-        assert not torch.equal(last[f"{name}.running_mean"], plain.model.state_dict()[f"{name}.running_mean"])
-    assert torch.equal(last["0.weight"], plain.model.state_dict()["0.weight"])
+        assert torch.equal(shown[1][f"{name}.weight"], plain.model.state_dict()[f"{name}.weight"] * values)
+        assert not torch.equal(shown[1][f"{name}.running_mean"], plain.model.state_dict()[f"{name}.running_mean"])
+    assert torch.equal(shown[1]["0.weight"], plain.model.state_dict()["0.weight"])
+
+
+def test_the_last_check_is_the_accuracy_at_which_unlearning_stops(small_net: nn.Module, images: torch.Tensor) -> None:
+    labels = evaluate.predict(small_net, images, scaled)  # so that accuracy is 1 at first
+    for stop in ("step", "epoch"):
+        result = run_unlearn(small_net, images, labels, unlearning_stop=stop, unlearning_lr=0.1, clean_threshold=0.3)
+        assert result.reached_threshold
+        assert result.checks[-1].accuracy == result.accuracy
+        assert result.checks[-1].images == len(images)
+        assert all(check.accuracy > 0.3 for check in result.checks[:-1])
+
+
+def test_moments_are_few_and_lie_where_accuracy_falls(
+    small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    meter = MomentMeter(evaluate.EvalSet(images, labels), scaled, "fp32")
+    for step in range(1000):
+        meter.after_fall(step, 1 - step / 1000, lambda: small_net)
+    assert [moment.step for moment in meter.found] == [125, 250, 375, 500, 625, 750, 875]
+    for epochs, expected in ((1, [1]), (3, [1, 2, 3]), (10, [1, 2, 4, 5, 6, 8, 9, 10]), (80, list(range(10, 81, 10)))):
+        meter.found.clear()
+        each = meter.every(epochs)
+        for epoch in range(1, epochs + 1):
+            each(epoch, 0.5, lambda: small_net)
+        assert [moment.step for moment in meter.found] == expected
 
 
 def test_divergence_is_an_error(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:

@@ -154,6 +154,7 @@ ALLOWED = {
     "artifacts": {"core", "data", "attacks", "interop"},
     "tracking": {"errors", "artifacts", "loading", "models"},
     "pipeline": {"core", "data"},
+    "report": set(),
     "inputs": {"errors", "core", "data"},
     "defence": {"errors", "config", "core", "data", "pipeline", "inputs"},
     "steps": {
@@ -168,12 +169,14 @@ ALLOWED = {
         "interop",
         "tracking",
         "pipeline",
+        "report",
     },
     "cli": {"errors", "config", "steps"},
 }
 OUTSIDE = {
     "core": {"torch"},
     "pipeline": {"torch"},
+    "report": {"torch", "matplotlib", "plotly"},
     "defence": {"torch"},
     "inputs": {"torch"},
     "attacks": {"torch"},

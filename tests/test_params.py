@@ -131,3 +131,9 @@ def test_a_stored_record_of_the_former_form_is_understood() -> None:
     }  # fmt: skip
     assert config.with_current_names(config.with_current_names(record)) == config.with_current_names(record)
     assert not set(config.RENAMED) & set(config.parameters("main"))
+
+
+def test_a_removed_parameter_is_ignored_in_stored_runs_and_refused_with_a_reason() -> None:
+    assert config.with_current_names({"eval_every": 3, "clip": 5}) == {"grad_clip_norm": 5}
+    assert "was removed" in (config.rename_hint("eval_every") or "")
+    assert "eval_every" not in config.parameters("main")

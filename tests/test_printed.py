@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import unquote
 
-import matplotlib.text
 import mlflow
 import outside_files as files
 import pytest
 import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
+from pictured import Wrong, columns, shades, texts
 from safetensors.torch import load_file
 from stores import artifacts, enter, newest
 from torch import Tensor, nn
@@ -38,13 +38,13 @@ from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
-from rnp_mlflow.models.store import ModelSpec, load
+from rnp_mlflow.models.store import load
 from rnp_mlflow.pipeline import holdout_views
-from rnp_mlflow.steps import attack, curve, printed, prune, recover, stored, subject, unlearn
+from rnp_mlflow.steps import attack, printed, prune, recover, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.summary import PruneSummary
-from rnp_mlflow.tracking import figures, models, runs, ui
+from rnp_mlflow.tracking import models, runs, ui
 
 pytestmark = pytest.mark.slow
 
@@ -160,135 +160,6 @@ def test_the_docs_prune_the_number_that_they_name() -> None:
     assert all("-P select_by=number" in line for line in calls)
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved while the test runs."""
-    found: list[Figure] = []
-    savefig = Figure.savefig
-
-    def noted(own: Figure, *to: Any, **how: Any) -> None:
-        found.append(own)
-        savefig(own, *to, **how)
-
-    monkeypatch.setattr(Figure, "savefig", noted)
-    return found
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
-
-
-@pytest.mark.parametrize(
-    ("selected", "words"),
-    [
-        ("chosen", "chosen: 40 neurons"),
-        ("fixed", "fixed: 40 neurons"),
-        ("oracle", "oracle (sees the trigger): 40 neurons"),
-    ],
-)
-def test_a_curve_says_how_its_point_was_selected(
-    selected: str, words: str, tmp_path: Path, drawn: list[Figure]
-) -> None:
-    rows = [curve.values(point, "number") for point in SWEEP]
-    for at in (None, 40, 60):
-        marked = {"selected": selected, "at": at, "pruned": 40}
-        figures.curve_png(tmp_path / "c.png", rows, "number", marked, "a $title")
-        assert sorted(text for text in texts(drawn[-1]) if "neurons" in text) == sorted(["neurons pruned", words])
-        (label,) = (t for t in drawn[-1].findobj(matplotlib.text.Text) if t.get_text() == words)
-        box, picture = label.get_window_extent(), drawn[-1].bbox
-        assert picture.x0 <= box.x0 < box.x1 <= picture.x1
-        (legend,) = drawn[-1].legends
-        assert not box.overlaps(legend.get_window_extent())
-    figures.curve_html(tmp_path / "c.html", rows, "number", marked, "a title")
-    page = (tmp_path / "c.html").read_text()
-    assert [word for word in ("chosen", "fixed", "oracle (sees the trigger)") if f'"{word}: 40 neurons' in page] == [
-        words.partition(":")[0]
-    ]
-
-
-class Wrong(nn.Module):
-    """Answers by how bright an image (N, 1, H, W) is and not by its class: 3 if dark, else 5; 1 if a corner shines."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        answers = torch.where(x.mean((1, 2, 3)) < 0.3, 3, 5)
-        answers = torch.where(x[:, 0, 0, 0] > 0.99, 1, answers)
-        return nn.functional.one_hot(answers, 6).float()
-
-
-CLASSES = ("plane", "car", "a $bird$", "a class with a name as long as those of ImageNet, lion", "deer", "dog")
-
-
-def shades() -> ImageSet:
-    """Two images a class, in class k of brightness 40 k + 10."""
-    labels = torch.arange(12) % 6
-    return ImageSet((40 * labels + 10).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous(), labels)
-
-
-def columns(figure: Figure, count: int) -> list[list[str]]:
-    """The title of each column, then what stands under each of its images, line breaks out."""
-    axes = figure.axes
-    found = [[axes[k].get_title(), *(ax.get_xlabel() for ax in axes[k::count])] for k in range(count)]
-    return [[word.replace("\n", " ") for word in column] for column in found]
-
-
-def test_under_every_sample_stands_what_the_model_answers_to_it(tmp_path: Path, drawn: list[Figure]) -> None:
-    """A model that is wrong of most clean images, and answers another class than the target to triggered ones."""
-    from rnp_mlflow.steps import samples
-
-    test, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
-    bad = test.images.clone()
-    bad[:, 0, 0, 0] = 255
-    bad[test.labels == 4, 0, 0, 0] = 0  # to this one it answers as without
-    kept = test.labels != 0
-    triggered = Triggered(bad[kept], test.labels[kept], torch.zeros(int(kept.sum()), dtype=torch.int64))
-    answer = samples.answering(model, feed, "fp32", CLASSES)
-    samples.draw(tmp_path / "s.png", triggered, CLASSES, answer, test)
-    name = [figures.short(word).replace("\n", " ") for word in CLASSES]
-    said = columns(drawn[-1], 5)
-    for k, column in enumerate(said, start=1):
-        clean, with_trigger = (int(predict(model, images[[k]], feed)) for images in (test.images, bad))
-        arrows = [figures.short(f"→ {CLASSES[answered]}").replace("\n", " ") for answered in (clean, with_trigger)]
-        assert column == [name[k], *arrows, ""]
-    assert {column[2] for column in said} == {"→ car", "→ dog"}
-    assert not any("plane" in text for text in texts(drawn[-1])), "the target, which the model never answers"
-    samples.draw(tmp_path / "s.png", triggered, CLASSES, answer)
-    assert [column[1:] for column in columns(drawn[-1], 5)] == [[column[2]] for column in said]
-
-
-def test_under_an_image_with_the_proxy_stands_what_the_suspect_answers_to_that(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
-    held, feed, model = shades(), Preprocess((0.0,), (1.0,)), Wrong()
-    change = torch.full((1, 8, 8), 0.2)
-    proxy = ProxyTrigger(4, change, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
-    spec = ModelSpec("none", None, CLASSES, (1, 8, 8), (0.0,), (1.0,))
-    suspect = subject.Suspect("", model, spec, None, "", "", None, feed)  # type: ignore[arg-type]
-    unlearn.draw_proxy(tmp_path / "p.png", proxy, suspect, held, "fp32")
-    inputs = feed(held.images, None)
-    plain, proxied = (model(x).argmax(1).tolist() for x in (inputs, (inputs + change).clamp(0, 1)))
-    said = columns(drawn[-1], 5)
-    for k, column in zip((0, 1, 2, 3, 5), said, strict=True):
-        answers = (figures.short(f"→ {CLASSES[found[k]]}").replace("\n", " ") for found in (plain, proxied))
-        assert column == [figures.short(CLASSES[k]).replace("\n", " "), *answers, ""]
-    assert plain != proxied
-    assert 4 not in proxied
-
-
-def test_a_class_name_is_cut_to_two_lines_and_keeps_both_ends() -> None:
-    for name in (*CLASSES, "x" * 99, "word " * 20, "a-b-c-d-" * 6, "", " "):
-        lines = figures.short(name).split("\n")
-        assert len(lines) <= 2
-        assert all(len(line) <= figures.LINE for line in lines)
-        if len(name) <= figures.LINE and name.strip():
-            assert lines == [name]
-    assert "lion" in figures.short(CLASSES[3])
-    assert "a class" in figures.short(CLASSES[3])
-
-
 def summary(**changes: Any) -> PruneSummary:
     """A summary as `prune` leaves it, with these entries other; of a dict those named."""
     point = {
@@ -348,27 +219,18 @@ def test_the_words_on_held_out_images_are_those_of_what_is_looked_at(
 
 def test_accuracy_says_on_which_images_and_the_curve_on_how_many() -> None:
     none = {"test": 0, "triggered": 0}
-    for changes, table, title in (
-        ({}, "  ACC: 400 test images; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
-        ({"curve_eval_size": 350}, "; the curve: at most 350 of each", "350 test images, 300 triggered"),
-        ({"curve_eval_size": 0}, "; ASR, RA: 300 triggered ones", "400 test images, 300 triggered"),
-        ({"images": none}, "  ACC: the same 100 as they are; there is no test part", "100 held-out images"),
-        (
-            {"images": none, "curve_eval_size": 30},
-            "as they are; there is no test part; the curve: at most 30 of each",
-            "30 held-out images",
-        ),
-        (
-            {"images": none | {"held_out": 2000}},
-            "  ACC: all 2000 as they are; there is no test part",
-            "1000 held-out images",
-        ),
+    for changes, table in (
+        ({}, "  ACC: 400 test images; ASR, RA: 300 triggered ones"),
+        ({"curve_eval_size": 350}, "; the curve: at most 350 of each"),
+        ({"curve_eval_size": 0}, "; ASR, RA: 300 triggered ones"),
+        ({"images": none}, "  ACC: the same 100 as they are; there is no test part"),
+        ({"images": none, "curve_eval_size": 30}, "as they are; there is no test part; the curve: at most 30 of each"),
+        ({"images": none | {"held_out": 2000}}, "  ACC: all 2000 as they are; there is no test part"),
     ):
         found = summary(**changes)
         (line,) = (line for line in printed.footnotes(found) if line.startswith("  ACC:"))
         assert table in line
-        assert ("at most" in line) is ("at most" in table or title.startswith("1000"))
-        assert curve.measured_on(found) == title
+        assert ("at most" in line) is ("at most" in table or "2000" in table)
 
 
 def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
@@ -488,7 +350,14 @@ def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: ProxyTrigger 
     inputs = (images.float() / 255 - mean) / std
     with torch.no_grad():
         found = model.eval()(proxy(inputs) if proxy else inputs).argmax(1)
-    return [f"→ {spec.classes[k]}" for k in found]
+    return [spec.classes[k] for k in found]
+
+
+def answers_of(model_run: mlflow.entities.Run, purified: nn.Module, images: Tensor) -> tuple[str, str]:
+    """What the stored model of a run says to one image, and what the purified one says."""
+    _, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
+    feed = Preprocess(spec.mean, spec.std)
+    return answers(model_run, images)[0], spec.classes[int(predict(purified, images, feed))]
 
 
 def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
@@ -503,7 +372,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
         "--select_by=asr",
     )
     assert main(["prune", *SMALL, *QUICK, "--clean_threshold=0.99", *sweep]) == 0
-    samples_, proxied = (figure for figure in drawn if len(figure.axes) > 10)
+    samples_, proxied, after = (figure for figure in drawn if len(figure.axes) > 10)
     made = newest("attack")
     suspect = subject.load(made.info.run_id, make_plan("prune", {}), torch.device("cpu"))
     assert suspect.data.test is not None
@@ -536,7 +405,16 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     assert (
         f"  held-out ACC: {found['images']['held_out']} of {found['images']['clean']} clean images, as they are" in out
     )
-    assert f"oracle (sees the trigger): {found['points']['oracle']['pruned']} neurons" in texts(drawn[-1])
+    label = f"oracle (sees the trigger): {found['points']['oracle']['pruned']} neurons (pruned here)"
+    assert sum(label in texts(figure) for figure in drawn) == 2, "in the curve and in rnp.png"
+    purified, _ = subject.store.load(Path(newest("prune").info.artifact_uri) / "purified_model")
+    said = [axes.get_xlabel() for axes in after.axes[8:16]]
+    for k, words in enumerate(said):
+        before, now = (
+            f"{word}: {name}"
+            for word, name in zip(("before", "after"), answers_of(made, purified, bad[[k]]), strict=True)
+        )
+        assert words.replace(" ✓", "") == f"{before}\n{now}"
     assert newest("prune").data.metrics["pruned"] == found["points"]["oracle"]["pruned"]
     assert newest("prune").data.metrics["der"] == found["points"]["oracle"]["der"]
 
@@ -550,7 +428,7 @@ def test_an_imported_models_samples_have_its_answers_under_them(store: Path, dra
     said = columns(drawn[-1], 3)
     first = [int((bad["true_labels"] == int(column[0])).nonzero()[0]) for column in said]
     assert [column[0] for column in said] == ["1", "2", "3"]
-    assert [column[1:] for column in said] == [[word] for word in answers(run, bad["images"][first])]
+    assert [column[2] for column in said] == answers(run, bad["images"][first])
 
 
 def git(folder: Path, *words: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 SETTINGS, HISTORY, COMPARISON = "settings.json", "history.csv", "comparison.json"
+PROGRESS = "progress.csv"
 MODEL_FOLDER, UNLEARNED_FOLDER, PURIFIED_FOLDER = "model", "unlearned_model", "purified_model"
 MODEL, MODEL_SPEC = "model/model.safetensors", "model/model.json"
 DATA, POISON_PLAN = "data.json", "poison_plan.json"
@@ -32,6 +33,8 @@ class Artifact:
 
 
 RECORD = Artifact(SETTINGS, compared=False, decides=False)
+# Runs that were made before it existed have none, and a picture is all that it decides.
+MOMENTS = Artifact(PROGRESS, optional=True, compared=False, decides=False)
 MODEL_RUN = (
     Artifact(MODEL),
     Artifact(MODEL_SPEC),
@@ -53,9 +56,10 @@ ARTIFACTS: dict[str, tuple[Artifact, ...]] = {
         Artifact(HOLDOUT_INDEX),
         Artifact(VERDICT, optional=True),
         Artifact(PROXY, optional=True),
+        MOMENTS,
         RECORD,
     ),
-    "recover": (Artifact(MASK), RECORD),
+    "recover": (Artifact(MASK), MOMENTS, RECORD),
     "prune": (
         Artifact(CURVE),
         Artifact(CURVE_PNG, compared=False, decides=False),

@@ -21,7 +21,7 @@ from rnp_mlflow.config.former import (
     with_current_names,
     words_of,
 )
-from rnp_mlflow.config.method import EpochEval, Method, Prune, Recover, Unlearn
+from rnp_mlflow.config.method import Method, Prune, Recover, Unlearn
 from rnp_mlflow.config.suspects import Attack, Common, Data, Import
 from rnp_mlflow.config.values import (
     DATASETS,
@@ -49,7 +49,6 @@ __all__ = [
     "Attack",
     "Common",
     "Data",
-    "EpochEval",
     "Import",
     "Method",
     "Prune",

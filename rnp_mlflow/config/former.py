@@ -29,19 +29,25 @@ RENAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "stop_ratio": ("min_acc_ratio", {}),
     "max_doubt": ("benign_threshold", {}),
 }
+# Former parameters that changed no result → what there is in their place. Stored values are ignored.
+REMOVED = {"eval_every": "unlearning and recovery measure ACC and ASR at a few moments in any case"}
 
 
 def with_current_names(logged: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a run logged under the names and values that parameters have now."""
     found = {}
     for name, value in logged.items():
+        if name in REMOVED:
+            continue
         current, values = RENAMED.get(name, (name, {}))
         found[current] = values.get(value, value) if values else value
     return found
 
 
 def rename_hint(name: str) -> str | None:
-    """Return what to say of a parameter's former name; None for any other name."""
+    """Return what to say of a parameter's former name, or of one that was removed; None for any other name."""
+    if name in REMOVED:
+        return f"parameter {name} was removed: {REMOVED[name]}"
     if name not in RENAMED:
         return None
     current, values = RENAMED[name]

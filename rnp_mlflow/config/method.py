@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rnp_mlflow.config.suspects import Common
 from rnp_mlflow.config.values import FILE, OUTPUT, RUN, AbsPath, Text, text
-from rnp_mlflow.core.params import COMMON, OWN, DetectParams, RecoverParams, SweepParams, UnlearnParams
+from rnp_mlflow.core.params import COMMON, DetectParams, RecoverParams, SweepParams, UnlearnParams
 from rnp_mlflow.errors import ConfigError
 
 
@@ -21,19 +21,7 @@ class Method(Common):
     )
 
 
-class EpochEval(Method):
-    """Evaluation during training; it changes no result."""
-
-    eval_every: int = Field(
-        0,
-        ge=0,
-        json_schema_extra=OWN,
-        description="measure ACC, ASR and RA on up to 1,000 test and triggered images every N epochs of unlearning and "
-        "recovery (0 = never)",
-    )
-
-
-class Unlearn(EpochEval, DetectParams, UnlearnParams, frozen=True):
+class Unlearn(Method, DetectParams, UnlearnParams, frozen=True):
     """Gradient ascent on a few clean images until clean accuracy collapses."""
 
     model_run_id: Text = Field(
@@ -53,7 +41,7 @@ class Unlearn(EpochEval, DetectParams, UnlearnParams, frozen=True):
     )
 
 
-class Recover(EpochEval, RecoverParams, frozen=True):
+class Recover(Method, RecoverParams, frozen=True):
     """Learn a mask that brings clean accuracy back; the backdoor's neurons stay low."""
 
     unlearn_run_id: Text = Field(

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from rnp_mlflow.core.evaluate import Scores
-
 
 def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
     """Yield one epoch: a random order of `count` indices in parts as equal as possible, none over `batch_size`.
@@ -21,32 +19,37 @@ def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tenso
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: mean loss and accuracy (0 to 1) on its batches in training; steps made; test scores after it."""
+    """One epoch: mean loss and accuracy (0 to 1) on its batches in training; steps made."""
 
     epoch: int
     loss: float
     accuracy: float
     steps: int
-    scores: Scores | None = None
 
 
 EpochCallback = Callable[[EpochRecord], None]
-EvalCallback = Callable[[int, nn.Module], Scores | None]  # (epoch, model after it) → scores, None if not evaluated
+ModelCallback = Callable[[int, float, Callable[[], nn.Module]], None]
 
 
 def ignore_epoch(record: EpochRecord) -> None:
     """Do nothing after an epoch."""
 
 
+def ignore_model(step: int, accuracy: float, model: Callable[[], nn.Module]) -> None:
+    """Do nothing with a model in training."""
+
+
 @dataclass(frozen=True)
 class TrainingHooks:
-    """What training calls after every epoch. Neither changes its result.
+    """What training calls. Neither changes its result.
 
-    evaluate: scores the model. on_epoch: receives the epoch's record.
+    on_epoch: receives the record of every epoch. on_model: receives the number of steps made so far, an accuracy, and a
+    function that returns the model as it now is. Unlearning calls it whenever its stop rule looks, with the accuracy
+    that the rule saw; recovery after every epoch, with the epoch's.
     """
 
-    evaluate: EvalCallback | None = None
     on_epoch: EpochCallback = ignore_epoch
+    on_model: ModelCallback = ignore_model
 
 
 NO_HOOKS = TrainingHooks()
@@ -66,6 +69,6 @@ class EpochMeter:
         self.loss += loss.item() * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
 
-    def record(self, scores: Scores | None = None) -> EpochRecord:
-        """Return the epoch's record, with the test scores after it."""
-        return EpochRecord(self.epoch, self.loss / self.images, self.right / self.images, self.steps, scores)
+    def record(self) -> EpochRecord:
+        """Return the epoch's record."""
+        return EpochRecord(self.epoch, self.loss / self.images, self.right / self.images, self.steps)

@@ -1,11 +1,11 @@
 """Pruned models evaluated along a sweep, on the test images and on held-out clean ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.evaluate import EvalSet, Scores, Transform, accuracy, evaluate, predict
+from rnp_mlflow.core.evaluate import EvalSet, Predictions, Scores, Transform, accuracy, predict, predict_all
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.core.params import Precision
@@ -20,6 +20,7 @@ class CurvePoint:
     """One evaluated point: cutoff (None = unpruned), neurons pruned, test scores.
 
     holdout_acc: accuracy on held-out images. proxy_asr: the proxy's success rate on them, None without one.
+    predictions: what the scores were computed from.
     """
 
     cutoff: float | int | None
@@ -27,6 +28,7 @@ class CurvePoint:
     scores: Scores
     holdout_acc: float
     proxy_asr: float | None = None
+    predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,16 @@ class Evaluator:
         """Measure accuracy on the held-out images."""
         return accuracy(predict(model, self.holdout.images, self.transform, self.precision), self.holdout.labels)
 
-    def __call__(self, model: nn.Module) -> tuple[Scores, float, float | None]:
-        """Measure all that a `CurvePoint` holds of the model: scores, holdout_acc, proxy_asr."""
-        scores = evaluate(model, self.eval_set, self.transform, self.precision)
+    def __call__(self, model: nn.Module) -> tuple[Scores, float, float | None, Predictions]:
+        """Measure all that a `CurvePoint` holds of the model: scores, holdout_acc, proxy_asr, predictions."""
+        found = predict_all(model, self.eval_set, self.transform, self.precision)
+        scores = found.scores(self.eval_set)
         predicted = predict(model, self.holdout.images, self.transform, self.precision)
         holdout_acc = accuracy(predicted, self.holdout.labels)
         if self.proxy is None:
-            return scores, holdout_acc, None
+            return scores, holdout_acc, None, found
         rate = self.proxy.success_rate(model, self.holdout, self.transform, self.precision, plain=predicted)
-        return scores, holdout_acc, rate
+        return scores, holdout_acc, rate, found
 
 
 @dataclass(frozen=True)

@@ -87,18 +87,19 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 def accuracy_with_early_exit(
     limit: float, model: nn.Module, clean: LabeledImages, transform: Transform, precision: Precision = "fp32"
-) -> float:
+) -> tuple[float, int]:
     """Return the exact accuracy if it is at most `limit`; otherwise stop early and return a lower bound above it.
 
-    The images are evaluated batch by batch, in their order.
+    The images are evaluated batch by batch, in their order. Also return how many were evaluated.
     """
     images, labels = clean
-    right, size = 0, batch_for(images, device_of(model))
+    right, seen, size = 0, 0, batch_for(images, device_of(model))
     for part, truth in zip(images.split(size), labels.cpu().split(size), strict=True):
         right += int((predict(model, part, transform, precision) == truth).sum())
+        seen += len(part)
         if right / len(images) > limit:
             break
-    return right / len(images)
+    return right / len(images), seen
 
 
 def ahead(first: Tensor, second: Tensor, errors: float = 2.0) -> bool:
@@ -152,6 +153,32 @@ class EvalSet:
         return EvalSet(*some, *(values[bad] for values in (self.triggered, self.true_labels, self.target_labels)))
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """The labels that a model predicts for an `EvalSet`: (N,) for the clean images, (M,) for the triggered ones."""
+
+    clean: Tensor
+    triggered: Tensor | None = None
+
+    def scores(self, eval_set: EvalSet) -> Scores:
+        """Return ACC, ASR and RA."""
+        acc = accuracy(self.clean, eval_set.labels)
+        if self.triggered is None or eval_set.true_labels is None or eval_set.target_labels is None:
+            return Scores(acc)
+        asr, ra = (accuracy(self.triggered, labels) for labels in (eval_set.target_labels, eval_set.true_labels))
+        return Scores(acc, asr, ra)
+
+
+def predict_all(
+    model: nn.Module, eval_set: EvalSet, transform: Transform, precision: Precision = "fp32"
+) -> Predictions:
+    """Predict the clean images and, if there are any, the triggered ones."""
+    clean = predict(model, eval_set.images, transform, precision)
+    if eval_set.triggered is None:
+        return Predictions(clean)
+    return Predictions(clean, predict(model, eval_set.triggered, transform, precision))
+
+
 def evenly_spaced(size: int, count: int) -> Tensor:
     """Return at most `count` of the indices 0 to size - 1, evenly spaced from 0; int64 (min(size, count),)."""
     few = min(size, count)
@@ -160,11 +187,7 @@ def evenly_spaced(size: int, count: int) -> Tensor:
 
 def evaluate(model: nn.Module, eval_set: EvalSet, transform: Transform, precision: Precision = "fp32") -> Scores:
     """Measure ACC on the clean images; ASR and RA on the triggered ones, if there are any."""
-    acc = accuracy(predict(model, eval_set.images, transform, precision), eval_set.labels)
-    if eval_set.triggered is None or eval_set.true_labels is None or eval_set.target_labels is None:
-        return Scores(acc)
-    predicted = predict(model, eval_set.triggered, transform, precision)
-    return Scores(acc, accuracy(predicted, eval_set.target_labels), accuracy(predicted, eval_set.true_labels))
+    return predict_all(model, eval_set, transform, precision).scores(eval_set)
 
 
 def der(before: Scores, after: Scores) -> float | None:

@@ -51,7 +51,7 @@ def recover(
     recovered. suspect: the model before unlearning. If both are given, each step on the unlearned model is followed by
     `params.suspect_steps` on the suspect: the same mask has to restore the accuracy of the one and to remove the
     proxy's effect from the other. The mean of the mask over all steps ranks neurons by how soon and how surely they
-    fall, while many last values are 0. hooks: `evaluate` gets the unlearned model with the mask applied.
+    fall, while many last values are 0. hooks: `on_model` gets the unlearned model with the mask applied.
 
     Raises:
         ModelError: the model has no BatchNorm layer with a scale.
@@ -85,9 +85,9 @@ def recover(
                         total[name] += values.clamp_(0, 1)
                 steps += 1
                 meter.add(loss, logits, labels[index])
-            scores = hooks.evaluate(epoch, with_mask_applied(model, working[model], mask)) if hooks.evaluate else None
-            history.append(meter.record(scores))
+            history.append(meter.record())
             hooks.on_epoch(history[-1])
+            hooks.on_model(steps, history[-1].accuracy, lambda: with_mask_applied(model, working[model], mask))
     averaged = params.mask_averaging == "steps"
     found = {name: values / steps for name, values in total.items()} if averaged else mask
     return RecoveryResult({name: values.detach().cpu() for name, values in found.items()}, history)

@@ -8,7 +8,7 @@ from torch import nn
 
 from rnp_mlflow.core import verdict
 from rnp_mlflow.core.curve import CurvePoint, Evaluator, SweepPlan, adaptive_sweep, refine_by_bisection
-from rnp_mlflow.core.evaluate import Scores, evaluate
+from rnp_mlflow.core.evaluate import Predictions, predict_all
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.prune import BNCalibration, SweepPoint, pruned_copy, sweep_cutoffs, sweep_point
@@ -60,12 +60,15 @@ def trace_curve(
         cost, forgetting = verdict.removal_cost(curve), estimate.forgetting_rate if estimate else None
 
     @cache
-    def scores(num_pruned: int) -> Scores:
-        return evaluate(
+    def predictions(num_pruned: int) -> Predictions:
+        return predict_all(
             pruned_copy(model, mask, num_pruned, calibrate), full, evaluator.transform, evaluator.precision
         )  # fmt: skip
 
     def on_full_test_set(point: CurvePoint) -> CurvePoint:
-        return point if part is full else replace(point, scores=scores(point.num_pruned))
+        if part is full:
+            return point
+        found = predictions(point.num_pruned)
+        return replace(point, scores=found.scores(full), predictions=found)
 
     return PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set)

@@ -5,7 +5,7 @@ The backdoor was never in those images, so it survives; what is lost is what rec
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
@@ -23,13 +23,29 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # the reference's
 
 
 @dataclass(frozen=True)
+class StopCheck:
+    """What the stop rule saw after a step: accuracy (0 to 1) on the images that it looked at, and how many these were.
+
+    By step, the rule looks at no more images than it needs to know that accuracy is above its limit.
+    """
+
+    step: int
+    accuracy: float
+    images: int
+
+
+@dataclass(frozen=True)
 class UnlearningResult:
-    """The unlearned model; its accuracy as the stop rule measured it; whether that reached the threshold."""
+    """The unlearned model; its accuracy as the stop rule measured it; whether that reached the threshold.
+
+    checks: everything that the stop rule saw.
+    """
 
     model: nn.Module
     accuracy: float
     reached_threshold: bool
     history: list[EpochRecord]
+    checks: list[StopCheck] = field(default_factory=list)
 
 
 def unlearn(
@@ -55,7 +71,13 @@ def unlearn(
     working = copy.deepcopy(model).requires_grad_(True).train()
     optimizer = SGD(working.parameters(), params.unlearning_lr, MOMENTUM, WEIGHT_DECAY)
     history: list[EpochRecord] = []
-    measured = 1.0
+    checks: list[StopCheck] = []
+    measured, steps = 1.0, 0
+
+    def record_check(accuracy_seen: float, images_seen: int) -> None:
+        checks.append(StopCheck(steps, accuracy_seen, images_seen))
+        hooks.on_model(steps, accuracy_seen, lambda: working)
+
     with forward_fn(working, precision) as forward:
         for epoch in range(1, params.unlearning_epochs + 1):
             meter = EpochMeter(epoch)
@@ -67,19 +89,22 @@ def unlearn(
                     clip_grad_norm_(working.parameters(), params.grad_clip_norm)
                 optimizer.step()
                 meter.add(loss, logits, labels[index])
+                steps += 1
                 if by_step:
-                    measured = accuracy_with_early_exit(limit, working, clean, transform, precision)
+                    measured, seen = accuracy_with_early_exit(limit, working, clean, transform, precision)
+                    record_check(round(measured * len(images)) / seen, seen)
                     if measured <= limit:
                         break
             optimizer.lr *= 0.1 ** params.schedule.count(epoch)
-            history.append(meter.record(hooks.evaluate(epoch, working) if hooks.evaluate else None))
+            history.append(meter.record())
             hooks.on_epoch(history[-1])
             if not math.isfinite(history[-1].loss):
                 raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set grad_clip_norm")
             if not by_step:
                 measured = history[-1].accuracy
+                record_check(measured, meter.images)
             if measured <= limit:
                 break
     if by_step and measured > limit:  # so far a lower bound
         measured = accuracy(predict(working, images, transform, precision), labels)
-    return UnlearningResult(working, measured, measured <= limit, history)
+    return UnlearningResult(working, measured, measured <= limit, history, checks)

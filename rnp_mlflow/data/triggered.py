@@ -14,6 +14,7 @@ from rnp_mlflow.data.pixels import SCALE_HINT, convert_images
 from rnp_mlflow.errors import DataError
 
 log = logging.getLogger(__name__)
+SAME, CANDIDATES = 0.5, 1000  # of `find_counterparts`
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,27 @@ def exclude_target_class(images: ImageSet, targets: Tensor) -> Triggered:
     remaining = (images.labels != targets).nonzero().flatten()
     others = images[remaining]
     return Triggered(others.images, others.labels, targets[remaining])
+
+
+def find_counterparts(triggered: Triggered, clean: ImageSet, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest clean image of the same class for each chosen triggered image, and whether it is the same one.
+
+    chosen: positions (int64, (K,)) in `triggered`. The positions (K,) in `clean` are -1 if it has no image of the
+    class. An image counts as the same without its trigger if it is at most `SAME` times as far away as the second
+    nearest. At most `CANDIDATES` images of a class are looked at, at most 32 pixels of a row.
+    """
+    every = max(1, triggered.images.shape[-1] // 32)
+    positions, same = torch.full((len(chosen),), -1), torch.zeros(len(chosen), dtype=torch.bool)
+    for k, place in enumerate(chosen.tolist()):
+        of_class = (clean.labels == triggered.true_labels[place]).nonzero().flatten()[:CANDIDATES]
+        if not len(of_class):
+            continue
+        image = triggered.images[place, :, ::every, ::every].int()
+        apart = (clean.images[of_class.to(clean.images.device)][:, :, ::every, ::every].cpu().int() - image).abs()
+        nearest, order = apart.flatten(1).double().mean(1).sort(stable=True)
+        positions[k] = of_class[order[0]]
+        same[k] = bool(len(nearest) > 1 and nearest[0] <= SAME * nearest[1])
+    return positions, same
 
 
 def read(

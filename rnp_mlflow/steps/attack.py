@@ -25,6 +25,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import resolve_width
 from rnp_mlflow.steps import epochs, runtime, samples, subject
+from rnp_mlflow.steps.captions import caption_of_model
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -91,8 +92,10 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     chosen = {"indices": setup.plan.indices, "covers": setup.plan.covers}
     poisoning.write(run.folder, described | ({} if trigger else {"poison_rate": 0.0}), chosen, trigger)
     if bad is not None:
-        answer = samples.answering(model, transform, settings.precision, setup.data.classes)
-        samples.draw(run.folder / table.SAMPLES_PNG, bad, setup.data.classes, answer, setup.test)
+        respondents = samples.Respondents({"": model}, transform, settings.precision, setup.data.classes)
+        named = (settings.attack, settings.poison_rate)
+        caption = caption_of_model(run, setup.spec, setup.data.name, settings.seed, named)
+        samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, setup.test, respondents, caption)
     already = without_trigger(model, setup.test, bad, transform, settings.precision) if bad is not None else None
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})

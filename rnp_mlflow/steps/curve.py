@@ -7,7 +7,6 @@ from typing import Any
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.steps.summary import PruneSummary
-from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.runs import StepRun
 
 FIGURES = ("acc", "asr", "ra", "der")
@@ -27,8 +26,8 @@ def step_of(point: CurvePoint) -> int:
     return round(1000 * point.cutoff) if isinstance(point.cutoff, float) else point.cutoff
 
 
-def write(run: StepRun, points: list[CurvePoint], summary: PruneSummary, *, title: str, model_id: str) -> None:
-    """Write the curve as csv, png, html and metrics; the summary as json and metrics, linked to the logged model."""
+def write(run: StepRun, points: list[CurvePoint], summary: PruneSummary, *, model_id: str) -> None:
+    """Write the curve as csv and metrics; the summary as json and metrics, linked to the logged model."""
     axis = summary.pruning_by
     lines = [values(point, axis) for point in points]
     with (run.folder / table.CURVE).open("w", newline="") as out:
@@ -36,9 +35,6 @@ def write(run: StepRun, points: list[CurvePoint], summary: PruneSummary, *, titl
         writer.writeheader()
         writer.writerows(lines)
     (run.folder / table.SUMMARY).write_text(json.dumps(summary.to_json(), indent=2) + "\n")
-    marked = {"selected": summary.selected, "at": summary.picked.cutoff, "pruned": summary.picked.num_pruned}
-    figures.curve_png(run.folder / table.CURVE_PNG, lines, axis, marked, title)
-    figures.curve_html(run.folder / table.CURVE_HTML, lines, axis, marked, title)
     log_curve(run, points)
     log_figures(run, summary, model_id)
 
@@ -64,11 +60,3 @@ def log_figures(run: StepRun, summary: PruneSummary, model_id: str | None = None
     run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc", "proxy_asr")}, model_id=model_id)
     for name, point in content["points"].items():
         run.metrics({f"{name}/{key}": point[key] for key in (*FIGURES, "pruned")})
-
-
-def measured_on(summary: PruneSummary) -> str:
-    """Say what the curve was measured on: the words of its title."""
-    counts = summary.images
-    kind, count = ("test", counts.test) if counts.test else ("held-out", counts.held_out)
-    some = [min(each, summary.curve_eval_size or each) for each in (count, counts.triggered)]
-    return f"{some[0]} {kind} images" + (f", {some[1]} triggered" if some[1] else "")

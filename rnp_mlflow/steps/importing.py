@@ -18,6 +18,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import Candidate, candidates
 from rnp_mlflow.steps import guard, model_source, runtime, samples, subject
 from rnp_mlflow.steps.architecture import settle_architecture
+from rnp_mlflow.steps.captions import caption_of_model
 from rnp_mlflow.steps.model_source import ImportedModel
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
@@ -48,8 +49,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     known = {"attack": "unknown", "target": target, "label_mode": None, "poison_rate": None}
     poisoning.write(run.folder, known, {"indices": poisoned}, bad)
     if bad is not None:
-        answer = samples.answering(model, transform, precision, spec.classes)
-        samples.draw(run.folder / table.SAMPLES_PNG, bad, spec.classes, answer)
+        respondents = samples.Respondents({"": model}, transform, precision, spec.classes)
+        caption = caption_of_model(run, spec, data.name, settings.seed, ("unknown", None))
+        samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, clean, respondents, caption)
     run.tags({"precision": precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     report(spec, data, bad, scores)

@@ -9,10 +9,10 @@ from torch import nn
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID, Prune, params_of
-from rnp_mlflow.core.neurons import Mask
+from rnp_mlflow.core.neurons import Mask, copy_sharing_weights
 from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
-from rnp_mlflow.core.prune import keep_mask, prune_at_, ranking
+from rnp_mlflow.core.prune import prune_at_, ranking
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.selectors import SELECTORS, backdoor_suspected, best_der_point, select_point, trigger_free
 from rnp_mlflow.core.trace import planned_points
@@ -23,7 +23,7 @@ from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import curve, printed, runtime, stored, subject
+from rnp_mlflow.steps import curve, pictures, printed, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.steps.summary import DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
@@ -53,18 +53,20 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     found = sweep_with_progress(suspect, clean, mask, detected, params)
     points = summary_points(params, found)
     picked = points[SELECTORS[params.select_by].row]
+    unpruned, used = (found.on_full_test_set(point) for point in (found.points[0], select_point(found, params)))
     summary = PruneSummary(
-        before=PointFigures.of(found.on_full_test_set(found.points[0])),
+        before=PointFigures.of(unpruned),
         select_by=params.select_by,
         selected=SELECTORS[params.select_by].row,
         pruning_by=params.pruning_by,
         curve_eval_size=params.curve_eval_size,
         points=points,
         verdict=detection_summary(params, found, detected[0], suspect.spec.classes),
-        layers=pruned_by_layer(mask, picked.num_pruned),
+        layers={k: n for k, n in pictures.pruned_by_layer(mask, picked.num_pruned).items() if n[0]},
         images=image_counts(suspect, clean),
         views=holdout_views(params, suspect, clean),
     )
+    before = copy_sharing_weights(suspect.model)
     purified = prune_at_(suspect.model, mask, picked.num_pruned, found.calibrate)  # in place: no longer needed as it is
     store.save(run.folder / table.PURIFIED_FOLDER, purified, suspect.spec)
     masks.write_csv(run.folder / table.PRUNED_NEURONS, mask, ranking(mask)[: picked.num_pruned])
@@ -73,8 +75,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     runtime.release_memory()  # torch.export takes some
     model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     log_verdict(run, summary.verdict, detected[0])
-    title = f"{suspect.spec.architecture} on {suspect.data.name}: {curve.measured_on(summary)}"
-    curve.write(run, found.points, summary, title=title, model_id=model_id)
+    curve.write(run, found.points, summary, model_id=model_id)
+    shown = pictures.Pruned(
+        suspect, before, purified, mask, found.points, unpruned, used, summary, clean.holdout, detected[1],
+        settings.precision,
+    )  # fmt: skip
+    pictures.draw_all(run, shown, upstream, settings.seed, plan["unlearn"].clean_threshold)
     run.upload()
     if settings.register_as:
         register(run, settings.register_as, model_id, upstream, {name: getattr(picked, name) for name in curve.FIGURES})
@@ -146,13 +152,6 @@ def holdout_views(params: SweepParams, suspect: subject.Suspect, clean: clean_im
     """Say how held-out accuracy is measured."""
     some, each = views_of(params, len(clean.holdout))
     return HoldoutViews(some, each, int(suspect.transform.crop > 0), int(suspect.transform.flip))
-
-
-def pruned_by_layer(mask: Mask, num_pruned: int) -> dict[str, tuple[int, int]]:
-    """Return layer → (neurons pruned, neurons) of the layers that lose any."""
-    parts = keep_mask(mask, num_pruned).split([len(values) for values in mask.values()])
-    lost = {name: (int((keep == 0).sum()), len(keep)) for name, keep in zip(mask, parts, strict=True)}
-    return {name: counts for name, counts in lost.items() if counts[0]}
 
 
 def detection_summary(

@@ -2,18 +2,22 @@
 
 import torch
 
-from rnp_mlflow.artifacts import history, table
+from rnp_mlflow.artifacts import history, progress, table
 from rnp_mlflow.config import Recover, params_of
+from rnp_mlflow.core.batches import TrainingHooks
+from rnp_mlflow.core.moments import MomentMeter, evaluation_part
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
-from rnp_mlflow.pipeline import recover_mask, training_hooks
+from rnp_mlflow.pipeline import recover_mask
+from rnp_mlflow.report.mask import draw_mask
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, runtime, stored, subject
+from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.tracking import figures, lineage
+from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
@@ -26,10 +30,11 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
     proxy = stored.load_proxy(upstream["unlearn"], device)
     settings = suspect.resolve_precision(run, settings, clean)
-    test = suspect.eval_set(clean.holdout)
+    stand_in = proxy if suspect.triggered is None else None
+    part = evaluation_part(suspect.eval_set(clean.holdout))
+    meter = MomentMeter(part, suspect.transform, settings.precision, stand_in, labeled(clean.holdout))
     with runtime.progress("recover", settings.recovering_epochs) as advance:
-        log = epochs.on_epoch(run, "recover", advance)
-        hooks = training_hooks(test, suspect.transform, settings.precision, every=settings.eval_every, on_epoch=log)
+        hooks = TrainingHooks(epochs.on_epoch(run, "recover", advance), meter.every(settings.recovering_epochs))
         result = recover_mask(
             model.to(device), labeled(clean.train), suspect.transform, params_of(RecoverParams, settings),
             suspect=suspect.model, proxy=proxy, hooks=hooks,
@@ -37,7 +42,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     masks.write_csv(run.folder / table.MASK, result.mask)
     masks.write_text(run.folder / table.MASK_TEXT, result.mask)
     history.write(run.folder, result.history)
-    figures.mask_histograms(run.folder / table.MASK_PNG, result.mask)
+    progress.write(run.folder, meter.found, part)
+    epochs.log_moments(run, "recover", meter.found)
+    draw_mask(run.folder / table.MASK_PNG, result.mask, caption_of(run, suspect, settings.seed))
     values = flatten(result.mask)
     run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
     runtime.log(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")

@@ -1,25 +1,24 @@
 """Entry point `unlearn`: make the suspect model forget its task, and keep what it then is."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
-from rnp_mlflow.artifacts import detection, history, split, table
+from rnp_mlflow.artifacts import detection, history, progress, split, table
 from rnp_mlflow.config import Unlearn, params_of
+from rnp_mlflow.core.batches import TrainingHooks
 from rnp_mlflow.core.detect import detect_target
 from rnp_mlflow.core.evaluate import evaluate
-from rnp_mlflow.core.params import DetectParams, Precision, UnlearnParams
-from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.moments import MomentMeter, evaluation_part
+from rnp_mlflow.core.params import DetectParams, UnlearnParams
 from rnp_mlflow.core.unlearn import UnlearningResult
-from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.models import store
-from rnp_mlflow.pipeline import training_hooks, unlearn_model
+from rnp_mlflow.pipeline import unlearn_model
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, runtime, samples, subject
+from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
-from rnp_mlflow.tracking import figures
 from rnp_mlflow.tracking.runs import StepRun
 
 
@@ -32,11 +31,13 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     settings = suspect.resolve_precision(run, settings, clean)
     test, train = suspect.eval_set(clean.holdout), labeled(clean.train)
     with runtime.low_memory_malloc(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
-        log = epochs.on_epoch(run, "unlearn", advance)
-        hooks = training_hooks(test, suspect.transform, settings.precision, every=settings.eval_every, on_epoch=log)
+        meter = MomentMeter(evaluation_part(test), suspect.transform, settings.precision)
+        meter.measure(0, suspect.model)
+        hooks = TrainingHooks(epochs.on_epoch(run, "unlearn", advance), meter.after_fall)
         result = unlearn_model(
             suspect.model, train, suspect.transform, params_of(UnlearnParams, settings), hooks=hooks
         )  # fmt: skip
+        meter.measure(result.checks[-1].step, result.model)
     params = params_of(DetectParams, settings)
     estimate, proxy = detect_target(suspect.model, result, train, suspect.transform, params)
     scores = evaluate(result.model, test, suspect.transform, settings.precision)
@@ -45,9 +46,20 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     split.write(run.folder, clean.indices, clean.holdout_indices)
     if proxy:
         detection.write_proxy(run.folder, proxy)
-        draw_proxy(run.folder / table.PROXY_PNG, proxy, suspect, clean.holdout, settings.precision)
+        respondents = samples.Respondents(
+            {"": suspect.model}, suspect.transform, settings.precision, suspect.spec.classes
+        )
+        caption = caption_of(run, suspect, settings.seed)
+        samples.draw_proxied(run.folder / table.PROXY_PNG, clean.holdout, proxy, respondents, caption)
         rate = proxy.success_rate(suspect.model, labeled(clean.holdout), suspect.transform, settings.precision)
         run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.delta.norm())})
+        if suspect.triggered is None:  # the proxy stands in for the trigger
+            meter.proxy, meter.holdout = proxy, labeled(clean.holdout)
+            for place, model in ((0, suspect.model), (-1, result.model)):
+                meter.with_proxy_rate(place, model)
+    progress.write(run.folder, meter.found, meter.eval_set, result.checks)
+    run.history([("unlearn/rule_accuracy", check.accuracy, check.step) for check in result.checks])
+    epochs.log_moments(run, "unlearn", meter.found)
     steps = sum(record.steps for record in result.history)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
     run.metrics({"unlearn/stop_accuracy": result.accuracy})
@@ -72,24 +84,3 @@ def remaining_accuracy(settings: Unlearn, result: UnlearningResult, images: int)
     if settings.unlearning_stop == "epoch":
         return f"training accuracy in the last epoch {result.accuracy:.4f} after {steps} steps"
     return f"clean accuracy {result.accuracy:.4f} on {images} images after {steps} steps"
-
-
-def draw_proxy(
-    file: Path, proxy: ProxyTrigger, suspect: subject.Suspect, holdout: ImageSet, precision: Precision
-) -> None:
-    """Draw a held-out image of up to eight other classes, the same with the proxy, and what it changes.
-
-    Under them stand the suspect's answers: to the image, and to what the proxy makes of it.
-    """
-    others = [k for k in holdout.labels.unique() if k != proxy.target][:8]
-    if not others:
-        return
-    shown, classes = holdout[torch.stack([(holdout.labels == k).nonzero()[0, 0] for k in others])], suspect.spec.classes
-    changed = suspect.transform.pixels(proxy(suspect.transform(shown.images, None))).cpu()
-    plain, proxied = (
-        samples.answering(suspect.model, transform, precision, classes)(shown.images)
-        for transform in (suspect.transform, proxy.composed_with(suspect.transform))
-    )
-    rows = [("clean", shown.images.cpu(), plain), ("with the proxy", changed, proxied)]
-    note = f"{samples.CAPTION}; the proxy was made to lead to {classes[proxy.target]}"
-    figures.sample_png(file, rows, [classes[k] for k in shown.labels.tolist()], note)
