@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Files run side by side, so threads that wait must leave the processor to those that work: CI takes 11 minutes with it,
 # 13.5 without (AMD EPYC, 2 cores). Read as torch is imported.
@@ -125,7 +125,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> "list[Figure]":
     found: list[Figure] = []
     savefig = Figure.savefig
 
-    def save(own: Figure, *to: Path, **how: object) -> None:
+    def save(own: Figure, *to: Path, **how: Any) -> None:
         if own not in found:
             found.append(own)
         savefig(own, *to, **how)

@@ -1,8 +1,10 @@
 """A model that is often wrong, images for it, and what stands in a figure."""
 
 import matplotlib.text
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
 from rnp_mlflow.data.imageset import ImageSet
@@ -39,3 +41,15 @@ def columns(figure: Figure, count: int) -> list[list[str]]:
     axes = figure.axes
     found = [[axes[k].get_title(), *(ax.get_xlabel() for ax in axes[k::count])] for k in range(count)]
     return [[word.replace("\n", " ").replace(" ✓", "") for word in column] for column in found]
+
+
+def xs(line: Line2D) -> list[float]:
+    """Return the x values of a line."""
+    found: list[float] = np.asarray(line.get_xdata(), dtype=float).tolist()
+    return found
+
+
+def ys(line: Line2D) -> list[float]:
+    """Return the y values of a line."""
+    found: list[float] = np.asarray(line.get_ydata(), dtype=float).tolist()
+    return found

@@ -355,7 +355,7 @@ def answers(model_run: mlflow.entities.Run, images: Tensor, proxy: ProxyTrigger 
 
 def answers_of(model_run: mlflow.entities.Run, purified: nn.Module, images: Tensor) -> tuple[str, str]:
     """What the stored model of a run says to one image, and what the purified one says."""
-    _, spec = subject.store.load(Path(model_run.info.artifact_uri) / "model")
+    _, spec = load(Path(model_run.info.artifact_uri) / "model")
     feed = Preprocess(spec.mean, spec.std)
     return answers(model_run, images)[0], spec.classes[int(predict(purified, images, feed))]
 
@@ -407,9 +407,9 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
     )
     label = f"oracle (sees the trigger): {found['points']['oracle']['pruned']} neurons (pruned here)"
     assert sum(label in texts(figure) for figure in drawn) == 2, "in the curve and in rnp.png"
-    purified, _ = subject.store.load(Path(newest("prune").info.artifact_uri) / "purified_model")
-    said = [axes.get_xlabel() for axes in after.axes[8:16]]
-    for k, words in enumerate(said):
+    purified, _ = load(Path(newest("prune").info.artifact_uri) / "purified_model")
+    under = [axes.get_xlabel() for axes in after.axes[8:16]]
+    for k, words in enumerate(under):
         before, now = (
             f"{word}: {name}"
             for word, name in zip(("before", "after"), answers_of(made, purified, bad[[k]]), strict=True)
