@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.artifacts.renamed import METRICS, detection_entries
+from rnp_mlflow.artifacts.renamed import METRICS, NO_LONGER_LOGGED, detection_entries
 from rnp_mlflow.tracking import contents, lineage
 from rnp_mlflow.tracking.runs import VERSIONS
 
@@ -61,6 +61,9 @@ def metric_diffs(old: Run, new: Run) -> list[str]:
     """Return a line for each metric whose history differs, with the largest difference."""
     client, lines = MlflowClient(), []
     stored = [{METRICS.get(name, name): name for name in run.data.metrics} for run in (old, new)]
+    for own in stored:
+        for name in filter(NO_LONGER_LOGGED.fullmatch, list(own)):
+            del own[name]
     for name in sorted({*stored[0], *stored[1]}):
         before, now = (
             [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, own.get(name, name))]
@@ -97,6 +100,8 @@ def file_diff(old: Path, new: Path, path: str) -> list[str]:
         return []
     if path == table.VERDICT and _verdict(old) == _verdict(new):
         return []
+    if path == table.SUMMARY:
+        return [f"{path}: {name} differs" for name in summary_diff(old, new)]
     if path.endswith(".safetensors"):
         return [f"{path}: {weights_diff(old, new)}"]
     if path.endswith(".csv"):
@@ -107,6 +112,14 @@ def file_diff(old: Path, new: Path, path: str) -> list[str]:
 def _verdict(file: Path) -> dict[str, Any]:
     """Read a verdict under the present names of its entries."""
     return detection_entries(json.loads(file.read_text()))
+
+
+def summary_diff(old: Path, new: Path) -> list[str]:
+    """Return the entries of both summaries that differ; an older one may lack some."""
+    before, now = (json.loads(file.read_text()) for file in (old, new))
+    for content in (before, now):
+        content["verdict"] = detection_entries(content.get("verdict") or {})
+    return [name for name in before if name in now and before[name] != now[name]]
 
 
 def weights_diff(old: Path, new: Path) -> str:
