@@ -15,11 +15,17 @@ SETTINGS = {
 def prune(command: Sequence[str], home: Path, **env: str) -> str:
     """Run `COMMAND prune` with these settings in the folder `home`; what it printed."""
     asked = [*command, "prune", *(f"--{name}={value}" for name, value in SETTINGS.items())]
-    left_out = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "VIRTUAL_ENV")
+    left_out = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     done = subprocess.run(asked, cwd=home, env=inherited | env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def table(home: Path, query: str) -> list[tuple[str, ...]]:
+    """The rows that a query of `home`'s store gives."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        return store.execute(query).fetchall()
 
 
 def names(home: Path, table: str, entry: str) -> set[str]:

@@ -14,9 +14,9 @@ FIGURES = ("ACC", "ASR", "RA", "DER")
 def table(rows: Mapping[str, Iterable[float | None]], head: Iterable[str] = FIGURES) -> str:
     """Return a table of shares (0 to 1), one row per name; unknown ones are empty."""
     columns = list(head)
-    lines = [" | ".join(["", *columns]), "|".join(["---"] * (len(columns) + 1))]
-    lines += [" | ".join([name, *("" if x is None else f"{x:.4f}" for x in row)]) for name, row in rows.items()]
-    return "\n".join(f"| {line} |" for line in lines)
+    cells = [["", *columns], ["---"] * (len(columns) + 1)]
+    cells += [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def scores_table(rows: Mapping[str, Scores]) -> str:

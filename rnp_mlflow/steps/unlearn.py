@@ -58,8 +58,10 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         run.metrics({f"verdict/{key}": value for key, value in shares.items()})
         run.tags({"suspected_target": name})
         runtime.log(f"  {suspicion(estimate, name)}")
-    told = [suspicion(estimate, name)] if estimate else []
-    run.describe(description(suspect.run_id, scores, [remaining_accuracy(settings, result, len(clean.train)), *told]))
+    suspected = [suspicion(estimate, name)] if estimate else []
+    run.describe(
+        description(suspect.run_id, scores, [remaining_accuracy(settings, result, len(clean.train)), *suspected])
+    )
     if not result.reached_threshold:
         runtime.log(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "

@@ -43,17 +43,17 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: 
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
         )  # fmt: skip
     _name_source(info.model_id)
-    shown = _with_prefix(tags) | {NOTE: f"{card}\n\n{how_to_load(info.model_id)}"}
+    shown = _with_prefix(tags) | {NOTE: f"{card}\n\n{how_to_use(info.model_id)}"}
     MlflowClient().set_logged_model_tags(info.model_id, shown)
     found: str = info.model_id
     return found
 
 
-def how_to_load(model_id: str) -> str:
+def how_to_use(model_id: str) -> str:
     """Say how the model is used."""
     return (
-        f"Load it: `mlflow.pyfunc.load_model('models:/{model_id}').predict(pixels)`, with uint8 pixels (N, C, H, W), "
-        "gives logits; it normalises the pixels itself."
+        f"Serve it: `mlflow models serve -m models:/{model_id} --env-manager local`. It takes uint8 pixels "
+        "(N, C, H, W), which it normalises itself, and gives logits."
     )
 
 
@@ -83,7 +83,7 @@ def register(model_id: str, name: str, tags: Mapping[str, object], card: str) ->
         with silenced("mlflow.tracking._model_registry.fluent"):
             found = mlflow.register_model(f"models:/{model_id}", name, tags=_with_prefix(tags))
         client = MlflowClient()
-        client.update_model_version(name, found.version, f"{card}\n\n{how_to_load(model_id)}")
+        client.update_model_version(name, found.version, f"{card}\n\n{how_to_use(model_id)}")
         client.set_registered_model_alias(name, ALIAS, found.version)
     except mlflow.MlflowException as error:
         raise LineageError(f"register_as={name}: {str(error).splitlines()[0][:200]}") from None

@@ -14,10 +14,9 @@ CHOSEN_BY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")  # `mlflow.set_ex
 VIEW = "rnp"
 TAG = f"mlflow.sharedViewState.{VIEW}"  # a view that the UI opens with viewStateShareKey=VIEW
 COLUMNS = (
-    *(f"tags.`rnp.{name}`" for name in ("entry", "suspect", "model", "dataset")),
+    *(f"metrics.`{name}`" for name in ("acc_before", "acc", "asr_before", "asr", "der")),
     "params.`seed`",
-    *(f"metrics.`{name}`" for name in ("acc_before", "acc", "asr_before", "asr", "ra", "der", "pruned")),
-    *(f"tags.`rnp.{name}`" for name in ("backdoor_suspected", "suspected_target")),
+    *(f"tags.`rnp.{name}`" for name in ("suspect", "model", "dataset", "backdoor_suspected", "suspected_target")),
 )
 STATE = {
     "searchFilter": "",
