@@ -15,7 +15,7 @@ SETTINGS = {
 def prune(command: Sequence[str], home: Path, **env: str) -> str:
     """Run `COMMAND prune` with these settings in the folder `home`; what it printed."""
     asked = [*command, "prune", *(f"--{name}={value}" for name, value in SETTINGS.items())]
-    left_out = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
+    left_out = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     done = subprocess.run(asked, cwd=home, env=inherited | env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

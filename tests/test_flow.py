@@ -370,7 +370,9 @@ def test_memory_is_spared_while_a_model_unlearns(monkeypatch: pytest.MonkeyPatch
 def test_the_suspect_becomes_the_purified_model_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, logged, load, log = [], [], subject.load, models.log
     monkeypatch.setattr(subject, "load", lambda *given: (loaded.append(load(*given)), loaded[-1])[1])
-    monkeypatch.setattr(models, "log", lambda model, *given: (logged.append(model), log(model, *given))[1])
+    monkeypatch.setattr(
+        models, "log", lambda model, *given, **named: (logged.append(model), log(model, *given, **named))[1]
+    )
     recover = runs(entry="recover")[-1].info.run_id
     number = {"pruning_by": "number", "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1}
     assert call("prune", recover_run_id=recover, select_by="number", **number) == 0

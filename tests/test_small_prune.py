@@ -61,7 +61,7 @@ def test_images_are_logged_with_their_use_and_number(home: Path) -> None:
     rows = small.table(home, "SELECT DISTINCT t.value, d.dataset_profile FROM input_tags t JOIN inputs i USING "
                        "(input_uuid) JOIN datasets d ON d.dataset_uuid = i.source_id")  # fmt: skip
     counts = {use: json.loads(profile)["images"] for use, profile in rows}
-    assert counts == {"training": 300, "test": 100, "triggered": 90, "clean": 30, "held out": 10}
+    assert counts == {"training": 300, "test": 100, "triggered": 90, "clean": 30, "held out": 6}
 
 
 @pytest.mark.parametrize("entry", ["attack", "unlearn", "recover", "prune"])
