@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import chain, runtime, subject
+from rnp_mlflow.steps import chain, runtime, stored, subject
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
@@ -48,7 +49,8 @@ def ours(base: Figures, earlier: Figures) -> Figures:
     """Run the defaults, chosen without the trigger; add the unlearned model's verdict."""
     run_id = prune(base)
     unlearned = lineage.get(lineage.tag(lineage.get(run_id), "unlearn_run_id") or "")
-    verdict = {k.removeprefix("verdict/"): v for k, v in unlearned.data.metrics.items() if k.startswith("verdict/")}
+    estimate = stored.load_estimate(unlearned.info.run_id)
+    verdict = asdict(estimate) if estimate else {}
     return figures(run_id) | {"unlearn_run": unlearned.info.run_id, "verdict": verdict}
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# An experiment that the user chose; tests/small.py's runs go to the package's own.
+os.environ.setdefault("MLFLOW_EXPERIMENT_ID", "0")
 
 # The longest files, begun first, so that none is left alone at the end with a core idle.
 FIRST = ("test_real_data.py", "test_main_job.py", "test_reuse.py")

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,11 +28,17 @@ def prune(command: Sequence[str], home: Path, **env: str) -> str:
     """Run `COMMAND prune` in the folder `home`, with all that a prune can log; return what it printed."""
     settings = SETTINGS | {"register_as": "small"}
     words = [*command, "prune", *(f"--{name}={value}" for name, value in settings.items())]
-    left_out = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "VIRTUAL_ENV")
+    left_out = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     done = subprocess.run(words, cwd=home, env=inherited | env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def table(home: Path, query: str) -> list[Any]:
+    """Return the rows that a query of `home`'s store gives."""
+    with closing(sqlite3.connect(home / "mlflow.db")) as store:
+        return store.execute(query).fetchall()
 
 
 def names(home: Path, table: str, entry: str) -> set[str]:

@@ -5,11 +5,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 from stores import artifacts, enter, newest, runs
 
 from rnp_mlflow import config
 from rnp_mlflow.artifacts import renamed
 from rnp_mlflow.cli import main
+from rnp_mlflow.tracking import contents
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
@@ -38,6 +40,9 @@ def make_former(home: Path) -> None:
     for verdict in home.glob("mlruns/0/*/artifacts/verdict.json"):
         content = json.loads(verdict.read_text())
         verdict.write_text(json.dumps({FORMER_DETECTION.get(name, name): value for name, value in content.items()}))
+        for file, name in contents.METRIC_OF_OPTIONAL.items():
+            if (verdict.parent / file).is_file():
+                MlflowClient().log_metric(verdict.parents[1].name, name, 0)  # logged until manifests said it
     for manifest in home.glob("mlruns/0/*/artifacts/manifest.json"):
         manifest.unlink()
     with sqlite3.connect(home / "mlflow.db") as store:

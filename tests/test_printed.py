@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from urllib.parse import unquote
 
 import mlflow
 import outside_files as files
@@ -40,11 +39,11 @@ from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.models.store import load
 from rnp_mlflow.pipeline import holdout_views
-from rnp_mlflow.steps import attack, printed, prune, recover, stored, subject, unlearn
+from rnp_mlflow.steps import attack, notes, printed, prune, recover, registering, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.steps.summary import PruneSummary
-from rnp_mlflow.tracking import models, runs, ui
+from rnp_mlflow.tracking import models, runs
 
 pytestmark = pytest.mark.slow
 
@@ -253,26 +252,15 @@ def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
     assert not [line for line in printed.footnotes(without) if line.startswith("  proxy:")]
 
 
-def test_the_link_to_the_curves_names_only_metrics_that_the_run_has() -> None:
-    for before, metrics in (
-        ({}, ["curve/asr", "curve/acc"]),
-        ({"asr": None}, ["curve/proxy_asr", "curve/acc"]),
-        ({"asr": None, "proxy_asr": None}, ["curve/acc"]),
-    ):
-        found = printed.shown(summary(before=before))
-        assert found == metrics
-        address = unquote(ui.curves_url("http://host", "0", ["a", "b"], found))
-        assert f"plot_metric_keys={json.dumps(metrics)}" in address
-        assert f'&metric="{metrics[0]}"&' in address
-        assert 'runs=["a", "b"]' in address
-
-
 def test_a_registered_version_has_no_tag_for_an_unknown_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, object] = {}
-    monkeypatch.setattr(models, "register", lambda model_id, name, tags: found.update(tags) or "1")
+    monkeypatch.setattr(models, "register", lambda model_id, name, tags, card: found.update(tags) or "1")
+    monkeypatch.setattr(notes, "pruning", lambda summary, runs: "card")
     run = cast(runs.StepRun, SimpleNamespace(run_id="p", tags=lambda tags: None))
-    prune.register(run, "name", "m", {"attack": "a"}, {"acc": 0.9, "asr": None, "der": None})
-    assert found == {"prune_run_id": "p", "model_run_id": "a", "acc": 0.9}
+    unknown = summary(before={"asr": None, "ra": None})
+    unknown = replace(unknown, points={"chosen": replace(unknown.picked, asr=None, ra=None, der=None)})
+    registering.register(run, Prune(register_as="name"), unknown, "m", {"attack": "a"})
+    assert found.keys() == {"prune_run_id", "model_run_id", "acc"}
 
 
 def test_the_chosen_point_says_what_chose_it() -> None:

@@ -134,9 +134,9 @@ def test_the_suspect_becomes_the_purified_model_without_a_copy(monkeypatch: pyte
         loaded.append(suspect.model)
         return suspect
 
-    def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
+    def log(model: nn.Module, spec: ModelSpec, example: Tensor, **about: Any) -> str:
         logged.append(model)
-        return original_log(model, spec, example)
+        return original_log(model, spec, example, **about)
 
     monkeypatch.setattr(subject, "load", load)
     monkeypatch.setattr(models, "log", log)

@@ -67,8 +67,8 @@ ARTIFACTS: dict[str, tuple[Artifact, ...]] = {
         Artifact(PURIFIED),
         Artifact(PURIFIED_SPEC),
         Artifact(PRUNED_NEURONS),
-        Artifact(SUMMARY, compared=False),  # its figures are also metrics, which are compared
+        Artifact(SUMMARY),
         RECORD,
     ),
-    "main": (Artifact(CURVE), Artifact(SUMMARY, compared=False), RECORD),
+    "main": (Artifact(CURVE), Artifact(SUMMARY), RECORD),
 }

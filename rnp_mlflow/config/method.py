@@ -66,7 +66,8 @@ class Prune(Method, SweepParams, frozen=True):
     register_as: Text = Field(
         None,
         json_schema_extra=OUTPUT,
-        description="register the purified model under this name, with the alias `purified`",
+        description="register the purified model under this name, with the alias `purified`; not if nothing was "
+        "pruned, there is no verdict, or held-out accuracy fell below min_acc_ratio (without a proxy: acc_ratio)",
     )
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import resolve_width
-from rnp_mlflow.steps import epochs, runtime, samples, subject
+from rnp_mlflow.steps import epochs, images, notes, runtime, samples, subject
 from rnp_mlflow.steps.captions import caption_of_model
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking.runs import StepRun
@@ -74,7 +74,6 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     if settings.precision == "auto":  # there is no model yet to hold bf16 to
         settings = settings.model_copy(update={"precision": "fp32"})
     setup = prepare(settings)
-    run.dataset(setup.data.name, setup.data_digest, setup.source.place)
     model, transform = setup.model.to(device), subject.preprocess(setup.spec, setup.data)
     training, trigger = poisoned_training_set(settings, setup, transform, device)
     with runtime.progress("attack", settings.training_epochs) as advance:
@@ -84,6 +83,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         )  # fmt: skip
     how = (len(setup.data.classes), settings.target, settings.label_mode)
     bad = poison.with_trigger(setup.test, *how, trigger) if trigger else None
+    place = setup.source.place
+    images.log_images(run, setup.data, setup.data_digest, place, suspect_id=run.run_id, triggered=bad)
     scores = evaluate(model, subject.test_set(setup.test, bad, device), transform, settings.precision)
     history_file.write(run.folder, history)
     store.save(run.folder / table.MODEL_FOLDER, model, setup.spec)
@@ -99,8 +100,22 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     already = without_trigger(model, setup.test, bad, transform, settings.precision) if bad is not None else None
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.tags({"precision": settings.precision})
-    run.metrics({"attack/poisoned": len(setup.plan.indices), "attack/covers": len(setup.plan.covers)})
+    run.describe(description(settings, setup, scores))
     report(run, scores, already)
+
+
+def description(settings: Attack, setup: AttackSetup, scores: Scores) -> str:
+    """Return the run's description: the figures, and what was planted."""
+    planted = "No backdoor: a clean model."
+    if setup.attack is not None:
+        covers = f", {len(setup.plan.covers)} covers" if len(setup.plan.covers) else ""
+        leads = f"class {setup.data.classes[settings.target]!r}"
+        if settings.label_mode == "all_to_all":
+            leads = "the next class"
+        planted = f"`{settings.attack}`: the trigger is on {len(setup.plan.indices)} training images{covers}, "
+        planted += f"and leads to {leads}."
+    counts = f"Trained on {len(setup.data.train)} images; ACC on {len(setup.test)} test images."
+    return "\n\n".join([notes.scores_table({"suspect": scores}), planted, counts])
 
 
 def train_params(settings: Attack) -> train.TrainParams:

@@ -12,7 +12,7 @@ from rnp_mlflow.config import PIPELINE, RUN_ID, STEPS, legacy_value, names, step
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import attack, clean, importing, prune, recover, runtime, subject, unlearn
+from rnp_mlflow.steps import attack, clean, importing, labels, prune, recover, registering, runtime, subject, unlearn
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
@@ -43,8 +43,9 @@ MODULES: dict[str, Step] = {
 
 def run_step(step: str, plan: Plan) -> str:
     """Run the requested step, with whatever it needs nested in it; return its run ID."""
-    preflight(step, plan)
+    suspect_id = preflight(step, plan)
     with step_run(step) as run:
+        label(run, step, plan, suspect_id)
         run.params(flat(plan, step))
         upstream = resolve_upstream(step, plan)
         execute_in_run(
@@ -64,6 +65,7 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
         runtime.log(f"{step}: taken from run {found} (same inputs)")
         return upstream | {step: found}
     with step_run(step) as run:
+        label(run, step, plan, upstream.get("attack"))
         own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
         resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
         run.params(own | resolved)
@@ -84,12 +86,20 @@ def execute_in_run(
     made_on = {"device": device, "threads": torch.get_num_threads(), "processor": runtime.processor(device)}
     run.tags({"inputs": inputs, "code": lineage.code_digest(), **made_on})
     run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
+    label(run, step, plan, upstream.get("attack"))
     settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
     MODULES[step].execute(run, plan, upstream, device)
     runtime.release_memory()
     run.tags({"output": output_digest(run)})
+
+
+def label(run: StepRun, entry: str, plan: Plan, model_run_id: str | None) -> None:
+    """Name a run after its suspect. model_run_id: None if the suspect is still to be made."""
+    subject = labels.recorded(model_run_id) if model_run_id else labels.planned(plan)
+    seed = None if "import" in plan.settings else plan["prune"].seed
+    labels.label(run, entry, seed, subject)
 
 
 def output_digest(run: StepRun) -> str:
@@ -212,8 +222,10 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
     return lineage.digest(content)
 
 
-def preflight(step: str, plan: Plan) -> None:
+def preflight(step: str, plan: Plan) -> str | None:
     """Find bad input before hours of work: device, files, what the suspect cannot do and, if all is to be made, data.
+
+    Return the run ID of the suspect that the user's runs lead to, if any.
 
     Raises:
         RnpError: whichever the step itself would raise later.
@@ -222,7 +234,9 @@ def preflight(step: str, plan: Plan) -> None:
     subject.load_data.cache_clear()  # what was read for an earlier call may have changed since
     device = runtime.prepare(plan[step])
     if step == "import":
-        return
+        return None
+    if step == "prune":
+        registering.check_name(plan["prune"].register_as)
     for holder, name in (("unlearn", "index"), ("prune", "mask_file")):
         place = getattr(plan[holder], name)
         if place and PIPELINE.index(holder) <= PIPELINE.index(step) and not Path(place).is_file():
@@ -232,12 +246,13 @@ def preflight(step: str, plan: Plan) -> None:
             spec = store.read_spec(lineage.fetch(run_id, table.MODEL_SPEC))
             triggered = poisoning.read(lineage.fetch(run_id, table.POISON_PLAN))["triggered"]
             prune.check_possible(plan["prune"], spec, triggered is not None)
-        return
+        return run_id
     setup = attack.prepare(plan["attack"])
     if step != "attack":
         clean.draw(setup.data, plan["unlearn"], device)
     if step == "prune":
         prune.check_possible(plan["prune"], setup.spec, setup.attack is not None)
+    return None
 
 
 def suspect_run(step: str, plan: Plan) -> str | None:

@@ -35,28 +35,30 @@ def write(run: StepRun, points: list[CurvePoint], summary: PruneSummary, *, mode
         writer.writeheader()
         writer.writerows(lines)
     (run.folder / table.SUMMARY).write_text(json.dumps(summary.to_json(), indent=2) + "\n")
+    log_figures(run, summary, model_id)  # first: the page of a run shows metrics in the order in which they were logged
     log_curve(run, points)
-    log_figures(run, summary, model_id)
 
 
 def log_curve(run: StepRun, points: list[CurvePoint]) -> None:
-    """Log `curve/…` metrics over integer steps, and the threshold itself as one of them."""
+    """Log `curve/…` metrics over integer steps."""
     history: list[tuple[str, float | None, int]] = []
     step = -2
     for point in points:
         step = max(step + 1, step_of(point))  # a refined point may lie within a thousandth of another
         names = {"acc": point.scores.acc, "asr": point.scores.asr, "ra": point.scores.ra}
         names |= {"val_acc": point.holdout_acc, "proxy_asr": point.proxy_asr}
-        names |= {"pruned": point.num_pruned, "at": point.cutoff}
+        names["pruned"] = point.num_pruned
         history += [(f"curve/{name}", value, step) for name, value in names.items()]
     run.history(history)
 
 
 def log_figures(run: StepRun, summary: PruneSummary, model_id: str | None = None) -> None:
-    """Log the figures before pruning and at the selected point, under the names that others rely on."""
+    """Log the results: at the selected point, and before pruning. Those of other points are in the summary alone."""
     content = summary.to_json()
-    picked = content["points"][summary.selected]
-    run.metrics({f"{name}_before": value for name, value in content["before"].items()})
-    run.metrics({name: picked[name] for name in (*FIGURES, "pruned", "val_acc", "proxy_asr")}, model_id=model_id)
-    for name, point in content["points"].items():
-        run.metrics({f"{name}/{key}": point[key] for key in (*FIGURES, "pruned")})
+    before, picked = content["before"], content["points"][summary.selected]
+    run.metrics({name: picked[name] for name in FIGURES}, model_id=model_id)
+    run.metrics({f"{name}_before": before[name] for name in FIGURES if name in before})
+    run.metrics({"pruned": picked["pruned"], "val_acc": picked["val_acc"], "val_acc_before": before["val_acc"]})
+    if summary.verdict is not None:
+        shown = ("benign_score", "target_share", "forgetting_rate")
+        run.metrics({f"verdict/{name}": getattr(summary.verdict, name) for name in shown})

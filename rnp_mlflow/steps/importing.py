@@ -1,5 +1,6 @@
 """Entry point `import`: a model that we did not train becomes a model run. Nothing in its files is executed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import Candidate, candidates
-from rnp_mlflow.steps import guard, model_source, runtime, samples, subject
+from rnp_mlflow.steps import guard, images, labels, model_source, notes, runtime, samples, subject
 from rnp_mlflow.steps.architecture import settle_architecture
 from rnp_mlflow.steps.captions import caption_of_model
 from rnp_mlflow.steps.model_source import ImportedModel
@@ -31,9 +32,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     fits = fitting(settings, found)
     source = model_source.data_source(settings, found, plan.is_rerun, fits[0].channels)
     data, digest = subject.load_data(source)
-    run.dataset(data.name, digest, source.place)
     model, spec = suspect_model(settings, found, fits, data)
     bad = known_triggered(settings, found, data)
+    images.log_images(run, data, digest, source.place, suspect_id=run.run_id, triggered=bad)
     clean = data.test or data.train
     test, transform = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
     precision = resolve_precision(settings.precision, model.to(device), test.images, transform)
@@ -54,11 +55,22 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         samples.draw_triggered(run.folder / table.SAMPLES_PNG, bad, clean, respondents, caption)
     run.tags({"precision": precision})
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
+    dataset = labels.dataset_name(source.dataset, source.data_dir)
+    labels.label(run, "import", None, replace(labels.planned(plan), model=spec.architecture, dataset=dataset))
+    run.describe(description(spec, data, bad, scores))
     report(spec, data, bad, scores)
     for line in judgement.lines:
         runtime.log(line)
     run.tags({"accuracy_doubtful": bool(judgement.lines)})
     judgement.require(settings.require_acc)
+
+
+def description(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> str:
+    """Return the run's description: the figures, and what came in."""
+    kind, count = ("test", len(data.test)) if data.test is not None else ("clean", len(data.train))
+    known = f"ASR and RA: {len(bad.images)} triggered ones" if bad is not None else "no triggered images are known"
+    model = f"`{spec.architecture}`, {len(spec.classes)} classes; ACC: {count} {kind} images; {known}."
+    return "\n\n".join([notes.scores_table({"suspect": scores}), model])
 
 
 def fitting(settings: Import, found: ImportedModel) -> list[Candidate]:

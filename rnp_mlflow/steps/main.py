@@ -5,7 +5,7 @@ import shutil
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
-from rnp_mlflow.steps import chain, curve
+from rnp_mlflow.steps import chain, curve, notes
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import lineage
@@ -14,8 +14,9 @@ from rnp_mlflow.tracking.runs import step_run
 
 def run_all(plan: Plan) -> str:
     """Make attack (unless `model_run_id` is given), unlearn, recover and prune; the parent's run ID."""
-    chain.preflight("prune", plan)
+    suspect_id = chain.preflight("prune", plan)
     with step_run("main") as run:
+        chain.label(run, "main", plan, suspect_id)
         run.params(flat(plan, "main"))
         prune_id = chain.get_or_create_run("prune", plan)["prune"]
         pruned = lineage.require(prune_id, "prune")
@@ -27,8 +28,9 @@ def run_all(plan: Plan) -> str:
         (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
         for name in (table.SUMMARY, table.CURVE, table.CURVE_PNG, table.CURVE_HTML):
             shutil.copy(lineage.fetch(prune_id, name), run.folder / name)
-        curve.log_figures(run, PruneSummary.from_json(json.loads((run.folder / table.SUMMARY).read_text())))
-        run.tags(
-            {name: lineage.tag(pruned, name) for name in ("data", "output", "code", "device", "threads", "processor")}
-        )
+        summary = PruneSummary.from_json(json.loads((run.folder / table.SUMMARY).read_text()))
+        curve.log_figures(run, summary)
+        run.describe(notes.pruning(summary, upstream))
+        taken = ("data", "output", "code", "device", "threads", "processor", "backdoor_suspected", "suspected_target")
+        run.tags({name: found for name in taken if (found := lineage.tag(pruned, name)) is not None})
         return run.run_id

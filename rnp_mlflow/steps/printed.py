@@ -33,18 +33,8 @@ def print_report(run: StepRun, summary: PruneSummary) -> None:
     console.print(report)
     for name in summary.points:
         console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
-    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id], shown(summary))):
+    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def shown(summary: PruneSummary) -> list[str]:
-    """Return the metrics to compare in the UI: ASR or, if it is unknown, the proxy's success rate; and ACC.
-
-    The UI gives a metric that a run lacks an entry in the legend, and draws the next one in its style.
-    """
-    before = summary.before
-    attacks = [name for name in ("asr", "proxy_asr") if getattr(before, name) is not None]
-    return [f"curve/{name}" for name in (*attacks[:1], "acc")]
 
 
 def rule(summary: PruneSummary) -> str:

@@ -2,13 +2,12 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.config import RUN_ID, Prune, params_of
+from rnp_mlflow.config import Prune, params_of
 from rnp_mlflow.core.neurons import Mask, copy_sharing_weights
 from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
@@ -23,11 +22,11 @@ from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import curve, pictures, printed, runtime, stored, subject
+from rnp_mlflow.steps import curve, notes, pictures, printed, registering, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.steps.summary import DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
-from rnp_mlflow.tracking import lineage, models
+from rnp_mlflow.tracking import lineage, models, naming
 from rnp_mlflow.tracking.runs import StepRun
 
 Detected = tuple[TargetEstimate | None, ProxyTrigger | None]
@@ -40,13 +39,13 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         runtime.log(line)
     suspect = subject.load(upstream["attack"], plan, device)
     check_possible(settings, suspect.spec, suspect.triggered is not None)
-    run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     if settings.mask_file:
         clean = clean_images.draw(suspect.data, plan["unlearn"], device)
         mask = masks.read(Path(settings.mask_file), suspect.model)
     else:
         clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
         mask = masks.read(lineage.fetch(upstream["recover"], table.MASK), suspect.model)
+    suspect.log_images(run, clean)
     settings = suspect.resolve_precision(run, settings, clean)
     params = params_of(SweepParams, settings)
     detected = stored.load_detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
@@ -73,17 +72,22 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     runtime.release_memory()  # torch.export takes some
-    model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
-    log_verdict(run, summary.verdict, detected[0])
+    verdict = verdict_tags(summary.verdict)
+    run.tags(verdict)
+    card = notes.pruning(summary, {**upstream, "prune": run.run_id})
+    about = {"prune_run_id": run.run_id, "pruned": picked.num_pruned, **run.subject.tags(), **verdict}
+    example, name = suspect.data.train.images[:2], naming.model_name(run.subject)
+    model_id = models.log(purified, suspect.spec, example, name=name, tags=about, card=card)
     curve.write(run, found.points, summary, model_id=model_id)
     shown = pictures.Pruned(
         suspect, before, purified, mask, found.points, unpruned, used, summary, clean.holdout, detected[1],
         settings.precision,
     )  # fmt: skip
     pictures.draw_all(run, shown, upstream, settings.seed, plan["unlearn"].clean_threshold)
+    run.describe(notes.pruning(summary, upstream))
     run.upload()
     if settings.register_as:
-        register(run, settings.register_as, model_id, upstream, {name: getattr(picked, name) for name in curve.FIGURES})
+        registering.register(run, settings, summary, model_id, upstream)
     printed.print_report(run, summary)
 
 
@@ -119,14 +123,6 @@ def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:
     backdoorbench.write_defense(
         file, purified, spec.architecture, len(spec.classes), width=spec.width, channels=spec.input_shape[0]
     )
-
-
-def register(run: StepRun, name: str, model_id: str, upstream: dict[str, str], figures: dict[str, Any]) -> None:
-    """Register a version of the model `name`, tagged with the runs it came from and its figures, if known."""
-    tags = {"prune_run_id": run.run_id, **{RUN_ID[step]: run_id for step, run_id in upstream.items()}}
-    known = {figure: value for figure, value in figures.items() if value is not None}
-    number = models.register(model_id, name, tags | known)
-    run.tags({"registered": f"models:/{name}/{number}"})
 
 
 def sweep_with_progress(
@@ -172,13 +168,14 @@ def detection_summary(
     )
 
 
-def log_verdict(run: StepRun, verdict: DetectionSummary | None, estimate: TargetEstimate | None) -> None:
-    """Log the detection statistics as `verdict/…`, and the verdict as a tag."""
-    if verdict is None or estimate is None:
-        return
-    if verdict.benign_score is not None:
-        run.tags({"backdoor_suspected": verdict.backdoor_suspected})
-    run.metrics({f"verdict/{name}": value for name, value in (verdict.metrics() | {"target": estimate.target}).items()})
+def verdict_tags(verdict: DetectionSummary | None) -> dict[str, object]:
+    """Return the verdict as tags, if there is one, and the class that a backdoor would lead to."""
+    tags: dict[str, object] = {}
+    if verdict is not None and verdict.backdoor_suspected is not None:
+        tags["backdoor_suspected"] = verdict.backdoor_suspected
+    if verdict is not None and verdict.backdoor_suspected is not False:
+        tags["suspected_target"] = verdict.target
+    return tags
 
 
 def summary_points(params: SweepParams, found: PruningCurve) -> dict[str, PointFigures]:

@@ -13,7 +13,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import recover_mask
 from rnp_mlflow.report.mask import draw_mask
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import epochs, runtime, stored, subject
+from rnp_mlflow.steps import epochs, notes, runtime, stored, subject
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
@@ -25,9 +25,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
-    run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], table.UNLEARNED_FOLDER))
     clean = clean_images.recorded(upstream["unlearn"], suspect.data, device)
+    suspect.log_images(run, clean)
     proxy = stored.load_proxy(upstream["unlearn"], device)
     settings = suspect.resolve_precision(run, settings, clean)
     stand_in = proxy if suspect.triggered is None else None
@@ -46,9 +46,11 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     epochs.log_moments(run, "recover", meter.found)
     draw_mask(run.folder / table.MASK_PNG, result.mask, caption_of(run, suspect, settings.seed))
     values = flatten(result.mask)
-    run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
-    runtime.log(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")
-    runtime.log(f"  {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+    low = f"{int((values < 0.5).sum())} of {len(values)} neurons below 0.5"
+    last = regained(settings, result.history[-1].accuracy, proxy is not None)
+    run.describe("\n\n".join([f"**{low}** in the mask.", f"Recovery: {last}.", notes.lineage_links(upstream)]))
+    runtime.log(f"  {last}")
+    runtime.log(f"  {low}")
 
 
 def regained(settings: Recover, accuracy: float, proxy: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID, STEPS, Rerun, legacy_value, names, parameters, parse, text, with_current_names
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.steps import chain, main, runtime
+from rnp_mlflow.steps import chain, main, notes, runtime
 from rnp_mlflow.steps.plan import plan_again
 from rnp_mlflow.tracking import compare, lineage
 from rnp_mlflow.tracking.runs import prepare_store, step_run
@@ -30,16 +30,20 @@ def repeat(values: dict[str, Any]) -> int:
     record = lineage.settings_of(settings.run_id)
     changes = changed(settings)
     plan = plan_again(record["entry"], repeated_values(record, settings.run_id, old) | changes, changes)
-    with step_run("rerun", {"rerun_of": settings.run_id}) as run:
+    with step_run("rerun", {"rerun_of": settings.run_id}, old.info.experiment_id) as run:
+        entry = record["entry"]
+        suspect_id = chain.suspect_run("prune" if entry == "main" else entry, plan)
+        chain.label(run, f"rerun of {entry}", plan, suspect_id)
         run.params({name: text(value) for name, value in settings})
-        runtime.log(f"repeating {record['entry']} run {settings.run_id}")
-        new_id = main.run_all(plan) if record["entry"] == "main" else chain.run_step(record["entry"], plan)
+        runtime.log(f"repeating {entry} run {settings.run_id}")
+        new_id = main.run_all(plan) if entry == "main" else chain.run_step(entry, plan)
         pairs = matching(record, settings.run_id, new_id)
         neutral = names("machine", "place", "run", "output")
         findings = {step: compare.runs(*pair, neutral, with_current_names) for step, pair in pairs.items()}
         identical = not any(findings.values())
         (run.folder / table.COMPARISON).write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
+        run.describe(description(findings, pairs))
         print_report(findings, pairs)
     return 0 if identical else 1
 
@@ -79,6 +83,16 @@ def matching(record: dict[str, Any], old_id: str, new_id: str) -> dict[str, tupl
     old_ids = record["upstream"] | {record["entry"]: old_id}
     new_ids = new["upstream"] | {record["entry"]: new_id}
     return {s: (old_ids[s], new_ids[s]) for s in new_ids if s in old_ids and old_ids[s] != new_ids[s]}
+
+
+def description(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> str:
+    """Return the result as the run's description."""
+    lines = [
+        f"* {step}: {notes.link('old', pairs[step][0])} and {notes.link('new', pairs[step][1])} are "
+        + ("identical" if not differences else f"different: {'; '.join(differences[:3])}")
+        for step, differences in findings.items()
+    ]
+    return "\n".join(["**Different**" if any(findings.values()) else "**Identical bit for bit**", "", *lines])
 
 
 def print_report(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:

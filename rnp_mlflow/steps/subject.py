@@ -22,6 +22,7 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.clean import CleanImages
+from rnp_mlflow.steps.images import log_images
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
@@ -50,6 +51,12 @@ class Suspect:
     def eval_set(self, holdout: ImageSet) -> EvalSet:
         """Return what the model is tested on: the data's test part or, if there is none, `holdout`."""
         return test_set(self.data.test or holdout, self.triggered, holdout.images.device)
+
+    def log_images(self, run: StepRun, clean: CleanImages) -> None:
+        """Log the images that a step works with as the run's datasets."""
+        log_images(
+            run, self.data, self.data_digest, self.place, suspect_id=self.run_id, clean=clean, triggered=self.triggered
+        )
 
     def resolve_precision(self, run: StepRun, settings: S, clean: CleanImages) -> S:
         """Return the settings with the precision that `auto` stands for here; tag the run with it.

@@ -43,11 +43,6 @@ class DetectionSummary:
     benign_score: float | None
     benign_threshold: float
 
-    def metrics(self) -> dict[str, float | None]:
-        """Return the statistics that are logged as `verdict/…`."""
-        names = ("target_share", "relative_norm", "removal_cost", "forgetting_rate", "benign_score")
-        return {name: getattr(self, name) for name in names}
-
 
 @dataclass(frozen=True)
 class ImageCounts:

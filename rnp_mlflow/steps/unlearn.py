@@ -1,24 +1,24 @@
 """Entry point `unlearn`: make the suspect model forget its task, and keep what it then is."""
 
-from dataclasses import asdict
-
 import torch
 
 from rnp_mlflow.artifacts import detection, history, progress, split, table
 from rnp_mlflow.config import Unlearn, params_of
 from rnp_mlflow.core.batches import TrainingHooks
 from rnp_mlflow.core.detect import detect_target
-from rnp_mlflow.core.evaluate import evaluate
+from rnp_mlflow.core.evaluate import Scores, evaluate
 from rnp_mlflow.core.moments import MomentMeter, evaluation_part
 from rnp_mlflow.core.params import DetectParams, UnlearnParams
 from rnp_mlflow.core.unlearn import UnlearningResult
+from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import unlearn_model
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import epochs, runtime, samples, subject
+from rnp_mlflow.steps import epochs, notes, runtime, samples, subject
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
@@ -26,8 +26,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     """Unlearn on the defender's images (less those held out); leave the model and the indices used."""
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
-    run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
     clean = clean_images.draw(suspect.data, settings, device)
+    suspect.log_images(run, clean)
     settings = suspect.resolve_precision(run, settings, clean)
     test, train = suspect.eval_set(clean.holdout), labeled(clean.train)
     with runtime.low_memory_malloc(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
@@ -52,30 +52,48 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         caption = caption_of(run, suspect, settings.seed)
         samples.draw_proxied(run.folder / table.PROXY_PNG, clean.holdout, proxy, respondents, caption)
         rate = proxy.success_rate(suspect.model, labeled(clean.holdout), suspect.transform, settings.precision)
-        run.metrics({"verdict/proxy_asr": rate, "verdict/proxy_norm": float(proxy.delta.norm())})
+        run.tags({"proxy_asr": f"{rate:.4f}"})
         if suspect.triggered is None:  # the proxy stands in for the trigger
             meter.proxy, meter.holdout = proxy, labeled(clean.holdout)
             for place, model in ((0, suspect.model), (-1, result.model)):
                 meter.with_proxy_rate(place, model)
     progress.write(run.folder, meter.found, meter.eval_set, result.checks)
+    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.history([("unlearn/rule_accuracy", check.accuracy, check.step) for check in result.checks])
     epochs.log_moments(run, "unlearn", meter.found)
-    steps = sum(record.steps for record in result.history)
-    run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra, "unlearn/steps": steps})
-    run.metrics({"unlearn/stop_accuracy": result.accuracy})
     run.tags({"reached_threshold": result.reached_threshold})
     runtime.log(f"  {remaining_accuracy(settings, result, len(clean.train))}")
+    name = suspect.spec.classes[estimate.target] if estimate else ""
     if estimate:
-        name = suspect.spec.classes[estimate.target]
         detection.write_estimate(run.folder, estimate)
-        run.metrics({f"verdict/{key}": value for key, value in asdict(estimate).items()})
+        shares = {"target_share": estimate.target_share, "forgetting_rate": estimate.forgetting_rate}
+        run.metrics({f"verdict/{key}": value for key, value in shares.items()})
         run.tags({"suspected_target": name})
-        runtime.log(f"  it now classifies {estimate.target_share:.0%} of the other classes' images as {name!r}")
+        runtime.log(f"  {suspicion(estimate, name)}")
+    suspected = [suspicion(estimate, name)] if estimate else []
+    run.describe(
+        description(suspect.run_id, scores, [remaining_accuracy(settings, result, len(clean.train)), *suspected])
+    )
     if not result.reached_threshold:
         runtime.log(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
             "separate: raise unlearning_epochs or unlearning_lr"
         )
+
+
+def suspicion(estimate: TargetEstimate, name: str) -> str:
+    """Say which class is suspected, and why."""
+    return f"it now classifies {estimate.target_share:.0%} of the other classes' images as {name!r}"
+
+
+def description(model_run_id: str, scores: Scores, lines: list[str]) -> str:
+    """Return the run's description: the figures of the suspect and of the unlearned model, and these lines."""
+    before = lineage.get(model_run_id).data.metrics
+    rows = {"before": [before.get(name) for name in ("acc", "asr", "ra")],
+            "unlearned": [scores.acc, scores.asr, scores.ra]}  # fmt: skip
+    links = notes.lineage_links({"attack": model_run_id})
+    sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
+    return "\n\n".join([notes.table(rows, notes.FIGURES[:3]), *sentences, links])
 
 
 def remaining_accuracy(settings: Unlearn, result: UnlearningResult, images: int) -> str:

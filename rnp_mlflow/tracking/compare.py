@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.artifacts.renamed import METRICS, detection_entries
+from rnp_mlflow.artifacts.renamed import MEASURED_AT_MOMENTS, METRICS, NO_LONGER_LOGGED, detection_entries
 from rnp_mlflow.tracking import contents, lineage
 from rnp_mlflow.tracking.runs import VERSIONS
 
@@ -60,7 +60,12 @@ def settings_diff(old_id: str, new_id: str, neutral: Collection[str], renaming: 
 def metric_diffs(old: Run, new: Run) -> list[str]:
     """Return a line for each metric whose history differs, with the largest difference."""
     client, lines = MlflowClient(), []
+    both_measured = all(_has_moments(run) for run in (old, new))
     stored = [{METRICS.get(name, name): name for name in run.data.metrics} for run in (old, new)]
+    for own in stored:
+        for name in list(own):
+            if NO_LONGER_LOGGED.fullmatch(name) or (MEASURED_AT_MOMENTS.fullmatch(name) and not both_measured):
+                del own[name]
     for name in sorted({*stored[0], *stored[1]}):
         before, now = (
             [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, own.get(name, name))]
@@ -69,6 +74,11 @@ def metric_diffs(old: Run, new: Run) -> list[str]:
         if before != now:
             lines.append(f"metric {name}: {history_diff(before, now)}")
     return lines
+
+
+def _has_moments(run: Run) -> bool:
+    """Return whether the run measured moments, or drew the chart of those that its upstream runs measured."""
+    return table.PROGRESS in contents.listed_artifacts(run) or "rnp/acc" in run.data.metrics
 
 
 def history_diff(before: list[tuple[int, float]], now: list[tuple[int, float]]) -> str:
@@ -97,6 +107,8 @@ def file_diff(old: Path, new: Path, path: str) -> list[str]:
         return []
     if path == table.VERDICT and _verdict(old) == _verdict(new):
         return []
+    if path == table.SUMMARY:
+        return [f"{path}: {name} differs" for name in summary_diff(old, new)]
     if path.endswith(".safetensors"):
         return [f"{path}: {weights_diff(old, new)}"]
     if path.endswith(".csv"):
@@ -107,6 +119,14 @@ def file_diff(old: Path, new: Path, path: str) -> list[str]:
 def _verdict(file: Path) -> dict[str, Any]:
     """Read a verdict under the present names of its entries."""
     return detection_entries(json.loads(file.read_text()))
+
+
+def summary_diff(old: Path, new: Path) -> list[str]:
+    """Return the entries of both summaries that differ; an older one may lack some."""
+    before, now = (json.loads(file.read_text()) for file in (old, new))
+    for content in (before, now):
+        content["verdict"] = detection_entries(content.get("verdict") or {})
+    return [name for name in before if name in now and before[name] != now[name]]
 
 
 def weights_diff(old: Path, new: Path) -> str:

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.artifacts.manifest import file_digest
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import contents
+from rnp_mlflow.tracking import contents, views
 from rnp_mlflow.tracking.runs import PREFIX
 
 MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
@@ -43,12 +43,13 @@ def tag(run: Run, name: str) -> str | None:
 
 
 def find_finished(entry: str, inputs: str) -> str | None:
-    """Return the newest finished run of this experiment with these inputs and intact artifacts, None if none."""
+    """Return the newest finished run with these inputs and intact artifacts, None if none (`views.searched`)."""
     active = mlflow.active_run()
     if active is None:
         return None
     rule = f"tags.`{PREFIX}inputs` = '{inputs}' and tags.`{PREFIX}entry` = '{entry}' and status = 'FINISHED'"
-    runs = MlflowClient().search_runs([active.info.experiment_id], rule, max_results=10, order_by=["start_time DESC"])
+    experiments = views.searched(active.info.experiment_id)
+    runs = MlflowClient().search_runs(experiments, rule, max_results=10, order_by=["start_time DESC"])
     return next((run.info.run_id for run in runs if not contents.find_fault(run)), None)
 
 

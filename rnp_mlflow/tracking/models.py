@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.store import SPEC, ModelSpec, write_spec
-from rnp_mlflow.tracking.runs import PREFIX, own_source
+from rnp_mlflow.tracking.runs import NOTE, PREFIX, own_source
 
-NAME, ALIAS = "purified", "purified"
+ALIAS = "purified"
 NOISY_LOGGERS = ("mlflow.utils.environment", "mlflow.pytorch", "mlflow.models.model")  # they warn of pip's version
 PINNED = ("mlflow", "numpy", "torch")
 
 
-def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
+def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: Mapping[str, object], card: str) -> str:
     """Log `model` in the active run as pt2, with signature and pinned requirements; return its model ID.
 
     model: is moved to the CPU. example: at least two uint8 images (N, C, H, W), because the export would fix a batch
-    size of one in the graph.
+    size of one in the graph. tags: set on the model, with our prefix; None is left out. card: what the model is, in
+    Markdown.
     """
     wrapped = PixelInputModel(model.cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
@@ -37,13 +38,27 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor) -> str:
         description = Path(folder, SPEC)
         write_spec(description, spec)
         info = mlflow.pytorch.log_model(
-            wrapped, name=NAME, input_example=example.cpu().numpy(), extra_files=[str(description)],
+            wrapped, name=name, input_example=example.cpu().numpy(), extra_files=[str(description)],
             signature=ModelSignature(Schema([pixels]), Schema([logits])),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
         )  # fmt: skip
     _name_source(info.model_id)
+    shown = _with_prefix(tags) | {NOTE: f"{card}\n\n{how_to_use(info.model_id)}"}
+    MlflowClient().set_logged_model_tags(info.model_id, shown)
     found: str = info.model_id
     return found
+
+
+def how_to_use(model_id: str) -> str:
+    """Say how the model is used."""
+    return (
+        f"Serve it: `mlflow models serve -m models:/{model_id} --env-manager local`. It takes uint8 pixels "
+        "(N, C, H, W), which it normalises itself, and gives logits."
+    )
+
+
+def _with_prefix(tags: Mapping[str, object]) -> dict[str, str]:
+    return {PREFIX + name: str(value) for name, value in tags.items() if value is not None}
 
 
 def _name_source(model_id: str) -> None:
@@ -56,18 +71,20 @@ def _name_source(model_id: str) -> None:
         client.delete_logged_model_tag(model_id, name)
 
 
-def register(model_id: str, name: str, tags: Mapping[str, object]) -> str:
+def register(model_id: str, name: str, tags: Mapping[str, object], card: str) -> str:
     """Register a new version of the model `name` with the alias `purified`, and return its number.
+
+    tags: set on the version, as in `log`. card: its description, in Markdown.
 
     Raises:
         LineageError: the registry refuses it.
     """
     try:
         with silenced("mlflow.tracking._model_registry.fluent"):
-            found = mlflow.register_model(
-                f"models:/{model_id}", name, tags={PREFIX + k: str(v) for k, v in tags.items()}
-            )
-        MlflowClient().set_registered_model_alias(name, ALIAS, found.version)
+            found = mlflow.register_model(f"models:/{model_id}", name, tags=_with_prefix(tags))
+        client = MlflowClient()
+        client.update_model_version(name, found.version, f"{card}\n\n{how_to_use(model_id)}")
+        client.set_registered_model_alias(name, ALIAS, found.version)
     except mlflow.MlflowException as error:
         raise LineageError(f"register_as={name}: {str(error).splitlines()[0][:200]}") from None
     return str(found.version)

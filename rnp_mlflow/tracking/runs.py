@@ -1,5 +1,7 @@
 """Open, fill and close MLflow runs: no run is left RUNNING, and no artifact is left incomplete."""
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -8,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +19,18 @@ import mlflow
 from filelock import FileLock
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
+from mlflow.utils import name_utils
 
 import rnp_mlflow
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
+from rnp_mlflow.tracking import views
+from rnp_mlflow.tracking.naming import Subject
 
 PREFIX = "rnp."
 # MLflow's own tags
-ENTRY_POINT = "mlflow.project.entryPoint"
+ENTRY_POINT, NAME = "mlflow.project.entryPoint", "mlflow.runName"
+NOTE, CONTEXT = "mlflow.note.content", "mlflow.data.context"
 COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
 # The folder that contains this package, and one of its files that must be tracked by its git repository
 HOME, TRACKED = Path(__file__).resolve().parents[2], "rnp_mlflow/__init__.py"
@@ -32,6 +39,14 @@ VERSIONS = ("torch", "numpy", "mlflow")
 
 class Stopped(BaseException):
     """The process was asked to end (SIGTERM); the run is marked KILLED."""
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """Images with one use. profile: figures to show. key: what distinguishes them from other parts of the same data."""
+
+    profile: Mapping[str, object]
+    key: str = ""
 
 
 class StepRun:
@@ -44,6 +59,19 @@ class StepRun:
         self.data: mlflow.entities.Dataset | None = None
         self.data_digest: str | None = None
         self.uploaded = False
+        self.given_name: str | None = None  # by us
+        self.subject = Subject()
+
+    def name(self, name: str) -> None:
+        """Name the run, unless the user named it (`mlflow run --run-name`)."""
+        known = self.client.get_run(self.run_id).info.run_name
+        if known == self.given_name or is_random_name(known):
+            self.client.set_tag(self.run_id, NAME, name)
+            self.given_name = name
+
+    def describe(self, markdown: str) -> None:
+        """Set the description that the run's page shows."""
+        self.client.set_tag(self.run_id, NOTE, markdown)
 
     def params(self, values: Mapping[str, str]) -> None:
         """Log the parameters that `mlflow run` has not logged yet (MLflow refuses to change a value)."""
@@ -70,12 +98,19 @@ class StepRun:
         for start in range(0, len(found), 500):
             self.client.log_batch(self.run_id, metrics=found[start : start + 500])
 
-    def dataset(self, name: str, digest: str, source: str) -> None:
-        """Show the data on the run's page, and store their digest (SHA-256, hex) in the tag `rnp.data`."""
+    def dataset(self, name: str, digest: str, source: str, parts: Mapping[str, DataPart]) -> None:
+        """Show the data's parts on the run's page, and store the digest of all (SHA-256, hex) in the tag `rnp.data`.
+
+        parts: what the images are used for → the part. The last is the one that metrics of a model are linked to.
+        """
         self.tags({"data": digest})
         self.data_digest = digest
-        self.data = mlflow.entities.Dataset(name, digest[:36], "local", source)
-        self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(self.data)])
+        inputs = []
+        for context, part in parts.items():
+            own = hashlib.sha256(f"{digest} {context} {part.key}".encode()).hexdigest()[:36]
+            self.data = mlflow.entities.Dataset(name, own, "local", source, profile=json.dumps(part.profile))
+            inputs.append(mlflow.entities.DatasetInput(self.data, [mlflow.entities.InputTag(CONTEXT, context)]))
+        self.client.log_inputs(self.run_id, inputs)
 
     def upload(self) -> None:
         """Upload the files in `folder` and their manifest, once; `step_run` calls this at the end if needed."""
@@ -87,15 +122,18 @@ class StepRun:
 
 
 @contextmanager
-def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[StepRun]:
+def step_run(
+    entry: str, tags: Mapping[str, object] | None = None, experiment_id: str | None = None
+) -> Iterator[StepRun]:
     """Open a run for one step: the one that `mlflow run` opened, a child of the active run, or a new one.
 
+    experiment_id: of a new one, if the user chose none; None takes the experiment `rnp`.
     It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, Ctrl-C). The tag `rnp.error` has the message of the
     error. If the error is not the user's, `error.txt` has the traceback.
     """
     prepare_store()
     with tempfile.TemporaryDirectory(prefix="rnp-") as name:
-        active = _start(entry)
+        active = _start(entry, experiment_id)
         run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
         status = "FAILED"
         try:
@@ -117,11 +155,25 @@ def step_run(entry: str, tags: Mapping[str, object] | None = None) -> Iterator[S
             mlflow.end_run(status)
 
 
-def _start(entry: str) -> mlflow.ActiveRun:
-    if mlflow.active_run() is None and "MLFLOW_RUN_ID" in os.environ:
-        return mlflow.start_run()  # attaches to the project's run
-    nested = mlflow.active_run() is not None
-    return mlflow.start_run(nested=nested, run_name=entry if nested else None, tags={ENTRY_POINT: entry})
+def _start(entry: str, experiment_id: str | None) -> mlflow.ActiveRun:
+    parent = mlflow.active_run()
+    if parent is None and "MLFLOW_RUN_ID" in os.environ:
+        started = mlflow.start_run()  # attaches to the project's run
+    else:
+        ours = views.experiment_id()
+        home = parent.info.experiment_id if parent else ours and (experiment_id or ours)
+        started = mlflow.start_run(experiment_id=home, nested=parent is not None, tags={ENTRY_POINT: entry})
+    if parent is None:
+        views.save(started.info.experiment_id)
+    return started
+
+
+def is_random_name(name: str) -> bool:
+    """Whether MLflow made this run name up, as `handsome-sloth-675`: of its own lists of words, and a number."""
+    lists = name_utils._GENERATOR_PREDICATES, name_utils._GENERATOR_NOUNS
+    *words, number = name.split("-")
+    known = [word in map(str.lower, some) for word, some in zip(words, lists, strict=False)]
+    return len(words) == len(lists) and all(known) and number.isdecimal()
 
 
 def _name_source(run_id: str) -> None:

@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 import mlflow
 
+from rnp_mlflow.tracking import views
+
 LOCAL = "http://127.0.0.1:5000"
 
 
@@ -26,14 +28,19 @@ def curves_url(base: str, experiment_id: str, run_ids: list[str], metrics: list[
     return f"{base}/#/metric?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
 
 
-def ui_links(experiment_id: str, run_ids: list[str], metrics: list[str]) -> list[str]:
-    """Return lines that tell the user how to open the run and its curves. metrics: those of the curves."""
+def ui_links(experiment_id: str, run_ids: list[str]) -> list[str]:
+    """Return lines that tell the user how to open the run, and the table of all runs."""
     uri = mlflow.get_tracking_uri()
     remote = uri.startswith("http")
     base = uri.rstrip("/") if remote else LOCAL
     start = [] if remote else [f"Look at it:  mlflow ui --backend-store-uri {uri}   and then"]
     return [
         *start,
-        f"  run and artifacts: {base}/#/experiments/{experiment_id}/runs/{run_ids[0]}",
-        f"  curves: {curves_url(base, experiment_id, run_ids, metrics)}",
+        f"  this run: {base}/#/{run_path(experiment_id, run_ids[0])}",
+        f"  all runs: {views.table_url(base, experiment_id)}",
     ]
+
+
+def run_path(experiment_id: str, run_id: str) -> str:
+    """Return a run's place in the UI, behind `#/`."""
+    return f"experiments/{experiment_id}/runs/{run_id}"

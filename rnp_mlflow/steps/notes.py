@@ -1,0 +1,90 @@
+"""Descriptions of runs and models, in Markdown: figures first, because the UI shows the first lines alone."""
+
+from collections.abc import Iterable, Mapping
+
+from rnp_mlflow.core.evaluate import Scores
+from rnp_mlflow.errors import LineageError
+from rnp_mlflow.steps.summary import PointFigures, PruneSummary
+from rnp_mlflow.tracking import lineage, ui
+
+ROLES = {"attack": "suspect", "unlearn": "unlearned model", "recover": "mask", "prune": "purified model"}
+FIGURES = ("ACC", "ASR", "RA", "DER")
+
+
+def table(rows: Mapping[str, Iterable[float | None]], head: Iterable[str] = FIGURES) -> str:
+    """Return a table of shares (0 to 1), one row per name; unknown ones are empty."""
+    columns = list(head)
+    cells = [["", *columns], ["---"] * (len(columns) + 1)]
+    cells += [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def scores_table(rows: Mapping[str, Scores]) -> str:
+    """Return a table of ACC, ASR and RA, one row per model."""
+    return table({name: (s.acc, s.asr, s.ra) for name, s in rows.items()}, FIGURES[:3])
+
+
+def pruning(summary: PruneSummary, upstream: Mapping[str, str]) -> str:
+    """Describe a pruning run: before and after, verdict, what was pruned, and the runs that it started from."""
+    return "\n\n".join(
+        [
+            before_and_after(summary),
+            f"**{verdict(summary)}** {lost(summary)}",
+            measured(summary),
+            lineage_links(upstream),
+            "The metrics `curve/…` show the end of the sweep, which is not a result; their charts show all of it.",
+        ]
+    )
+
+
+def before_and_after(summary: PruneSummary) -> str:
+    """Return the table of the suspect's and the purified model's figures."""
+    points = {"before": summary.before, f"after ({summary.selected})": summary.picked}
+    return table({name: four(point) for name, point in points.items()})
+
+
+def four(point: PointFigures) -> tuple[float | None, ...]:
+    """Return ACC, ASR, RA and DER of a point."""
+    return point.acc, point.asr, point.ra, point.der
+
+
+def verdict(summary: PruneSummary) -> str:
+    """Say the verdict in a sentence."""
+    found = summary.verdict
+    if found is None:
+        return "No verdict: unlearning gave no estimate."
+    if found.backdoor_suspected is None:
+        return f"No verdict without a proxy; if there is a backdoor, it leads to class {found.target!r}."
+    if found.backdoor_suspected:
+        return f"A backdoor to class {found.target!r} is suspected."
+    return "No sign of a backdoor."
+
+
+def lost(summary: PruneSummary) -> str:
+    """Say which neurons were pruned."""
+    layers = [f"`{layer}` {n} of {of}" for layer, (n, of) in summary.layers.items()]
+    if not layers:
+        return "Nothing was pruned."
+    return f"{summary.picked.num_pruned} neurons were pruned: {', '.join(layers)}."
+
+
+def measured(summary: PruneSummary) -> str:
+    """Say what the figures were measured on."""
+    counts = summary.images
+    clean = f"{counts.test} test images" if counts.test else f"{counts.held_out} held-out images"
+    triggered = f"; ASR and RA: {counts.triggered} triggered ones" if counts.triggered else ""
+    return f"ACC: {clean}{triggered}. The defender has {counts.clean} clean images."
+
+
+def lineage_links(upstream: Mapping[str, str]) -> str:
+    """Return links to the runs that a run started from, or made."""
+    return "Runs: " + " · ".join(link(ROLES[step], run_id) for step, run_id in upstream.items())
+
+
+def link(text: str, run_id: str) -> str:
+    """Return a link to a run's page, relative to the UI; the text alone if the run is gone."""
+    try:
+        experiment_id = lineage.get(run_id).info.experiment_id
+    except LineageError:
+        return text
+    return f"[{text}](#/{ui.run_path(experiment_id, run_id)})"
