@@ -62,7 +62,8 @@ def pruned(imported: mlflow.entities.Run) -> mlflow.entities.Run:
     arguments = [f"--model_run_id={imported.info.run_id}", "--ratio=0.5", "--export=backdoorbench",
                  "--register_as=tested", "--select_by=number", "--pruning_by=number", "--pruning_number=60",
                  *QUICK, "--pruning_step=50", "--pruning_max=150",
-                 "--acc_ratio=0.01", "--min_acc_ratio=0.01"]  # fmt: skip
+                 "--acc_ratio=0.01", "--min_acc_ratio=0.01", "--clean_threshold=0.9",
+                 "--unlearning_epochs=20"]  # fmt: skip
     assert main(["prune", *arguments]) == 0
     return newest("prune")
 
