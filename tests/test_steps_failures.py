@@ -116,13 +116,16 @@ def test_sigterm_leaves_runs_killed_and_no_half_result(store: Path) -> None:
     arguments = [sys.executable, "-m", "rnp_mlflow", "attack", "--training_epochs=500", "--seed=77"]
     env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(arguments, cwd=store, env=env, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while "attack: run" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
-    assert process.stderr.read().strip().splitlines()[-1] == "error: stopped by SIGTERM"
+    try:
+        assert process.stderr is not None
+        while "attack: run" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+        assert process.stderr.read().strip().splitlines()[-1] == "error: stopped by SIGTERM"
+    finally:
+        process.kill()
     killed = newest("attack")
     assert killed.info.status == "KILLED"
     assert not (artifacts(killed) / "model").exists()
