@@ -8,8 +8,6 @@ from mlflow.tracking import MlflowClient
 from small import call
 from stores import artifacts, newest, runs
 
-from rnp_mlflow.cli import main
-
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
@@ -72,22 +70,30 @@ def test_a_run_whose_artifact_is_gone_is_not_reused_and_is_refused_by_id(capsys:
     assert newest("recover").info.run_id != recover.info.run_id
 
 
-def test_epochs_are_tested_where_asked_for_and_the_mask_stays_the_same() -> None:
-    """With a run that was made without: `eval_every` belongs to the step that is asked for."""
-    unlearn, before = newest("unlearn").info.run_id, newest("recover")
-    arguments = ("--recovering_epochs=5", "--eval_every=2", "--threads=2")
-    assert main(["recover", f"--unlearn_run_id={unlearn}", *arguments]) == 0
-    after = newest("recover")
-    found = {
-        name: MlflowClient().get_metric_history(after.info.run_id, f"recover/test_{name}") for name in ("acc", "asr")
-    }
-    assert {name: [m.step for m in history] for name, history in found.items()} == {"acc": [2, 4], "asr": [2, 4]}
-    rows = list(csv.DictReader((artifacts(after) / "history.csv").open()))
-    assert [row["test_acc"] for row in rows] == ["", repr(found["acc"][0].value), "", repr(found["acc"][1].value), ""]
-    assert all(0 <= float(rows[k]["test_ra"]) <= 1 for k in (1, 3))
-    assert "recover/test_acc" not in before.data.metrics
-    first = list(csv.DictReader((artifacts(before) / "history.csv").open()))
-    assert [row["loss"] for row in rows[:2]] == [row["loss"] for row in first]
+def test_moments_of_unlearning_and_recovery_are_measured_and_drawn_by_the_prune() -> None:
+    steps = {step: newest(step) for step in ("unlearn", "recover", "prune")}
+    client = MlflowClient()
+
+    def history(step: str, metric: str) -> list[tuple[int, float]]:
+        return [(m.step, m.value) for m in client.get_metric_history(steps[step].info.run_id, metric)]
+
+    expected: dict[str, list[float]] = {"acc": [], "asr": []}
+    for step in ("unlearn", "recover"):
+        rows = list(csv.DictReader((artifacts(steps[step]) / "progress.csv").open()))
+        measured = [row for row in rows if row["acc"]]
+        assert 1 <= len(measured) <= 10
+        for name, values in expected.items():
+            assert history(step, f"{step}/test_{name}") == [(int(row["step"]), float(row[name])) for row in measured]
+            values += [float(row[name]) for row in measured]
+    rows = list(csv.DictReader((artifacts(steps["unlearn"]) / "progress.csv").open()))
+    seen = [float(row["rule_accuracy"]) for row in rows if row["rule_accuracy"]]
+    assert [value for _, value in history("unlearn", "unlearn/rule_accuracy")] == seen
+    for name, values in expected.items():
+        chart = [value for _, value in history("prune", f"rnp/{name}")]
+        assert chart[: len(values)] == values
+    names = ("rnp", "pruning_curve", "confusion", "tradeoff", "trigger_change")
+    assert all((artifacts(steps["prune"]) / f"{name}{kind}").is_file() for name in names for kind in (".png", ".svg"))
+    assert (artifacts(steps["prune"]) / "samples_after.png").is_file()
 
 
 def test_a_clean_model_has_no_asr_and_the_chain_still_works() -> None:
