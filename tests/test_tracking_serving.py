@@ -32,7 +32,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
     experiment = mlflow.create_experiment("serving", artifact_location=(home / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment):  # set_experiment would last beyond this file
-        model_id = models.log(files.suspect(), files.spec(), torch.from_numpy(PIXELS[:2].copy()))
+        model_id = models.log(
+            files.suspect(), files.spec(), torch.from_numpy(PIXELS[:2].copy()), name="purified", tags={}, card=""
+        )
     os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
     yield f"models:/{model_id}"
     del os.environ["MLFLOW_TRACKING_URI"]

@@ -45,6 +45,6 @@ def register(run: StepRun, settings: Prune, summary: PruneSummary, model_id: str
         return
     figures = {name: getattr(summary.picked, name) for name in curve.FIGURES}
     tags = {"prune_run_id": run.run_id, **{RUN_ID[step]: run_id for step, run_id in upstream.items()}}
-    card = notes.pruning(summary, {**upstream, "prune": run.run_id})
+    card = notes.card(summary, {**upstream, "prune": run.run_id})
     number = models.register(model_id, settings.register_as, tags | figures, card)
     run.tags({"registered": f"models:/{settings.register_as}/{number}"})
