@@ -32,8 +32,8 @@ def pruning(summary: PruneSummary, upstream: Mapping[str, str]) -> str:
 
 def card(summary: PruneSummary, runs: Mapping[str, str]) -> str:
     """Describe a purified model: before and after, verdict, what was pruned, and the runs that it comes from."""
-    said = f"**{verdict(summary)}** {lost(summary)}"
-    return "\n\n".join([before_and_after(summary), said, measured(summary), lineage_links(runs)])
+    result = f"**{verdict(summary)}** {lost(summary)}"
+    return "\n\n".join([before_and_after(summary), result, measured(summary), lineage_links(runs)])
 
 
 def before_and_after(summary: PruneSummary) -> str:
