@@ -121,7 +121,7 @@ def test_the_printed_links_are_short() -> None:
 def test_a_chosen_experiment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in views.CHOSEN_BY:
         monkeypatch.setenv(name, "7")
-        assert views.experiment_id() is None
+        assert views.experiment_id() is views.home("3") is None
         monkeypatch.delenv(name)
 
 
@@ -139,6 +139,7 @@ def test_the_experiment_is_made_once_and_earlier_runs_are_found_in_both(
         assert ours is not None
         assert ours == views.experiment_id() == client.get_experiment_by_name("rnp").experiment_id
         assert set(views.searched("0")) == set(views.searched(ours)) == {"0", ours}
+        assert (views.home(None), views.home("3")) == (ours, "3")
         other = client.create_experiment("theirs")
         assert views.searched(other) == [other]
         client.delete_experiment(ours)

@@ -7,7 +7,7 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.steps.summary import PointFigures, PruneSummary
 from rnp_mlflow.tracking import lineage, ui
 
-ROLES = {"attack": "suspect", "unlearn": "unlearned model", "recover": "mask", "prune": "purified model"}
+ROLES = {"attack": "suspect", "unlearn": "unlearned model", "recover": "mask", "prune": "pruning"}
 FIGURES = ("ACC", "ASR", "RA", "DER")
 
 
@@ -25,16 +25,15 @@ def scores_table(rows: Mapping[str, Scores]) -> str:
 
 
 def pruning(summary: PruneSummary, upstream: Mapping[str, str]) -> str:
-    """Describe a pruning run: before and after, verdict, what was pruned, and the runs that it started from."""
-    return "\n\n".join(
-        [
-            before_and_after(summary),
-            f"**{verdict(summary)}** {lost(summary)}",
-            measured(summary),
-            lineage_links(upstream),
-            "The metrics `curve/…` show the end of the sweep, which is not a result; their charts show all of it.",
-        ]
-    )
+    """Describe a pruning run: its model (`card`), and what its metrics are."""
+    curve = "The metrics `curve/…` show the end of the sweep, which is not a result; their charts show all of it."
+    return f"{card(summary, upstream)}\n\n{curve}"
+
+
+def card(summary: PruneSummary, runs: Mapping[str, str]) -> str:
+    """Describe a purified model: before and after, verdict, what was pruned, and the runs that it comes from."""
+    result = f"**{verdict(summary)}** {lost(summary)}"
+    return "\n\n".join([before_and_after(summary), result, measured(summary), lineage_links(runs)])
 
 
 def before_and_after(summary: PruneSummary) -> str:

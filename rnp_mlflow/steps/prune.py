@@ -74,7 +74,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     runtime.release_memory()  # torch.export takes some
     verdict = verdict_tags(summary.verdict)
     run.tags(verdict)
-    card = notes.pruning(summary, {**upstream, "prune": run.run_id})
+    card = notes.card(summary, {**upstream, "prune": run.run_id})
     about = {"prune_run_id": run.run_id, "pruned": picked.num_pruned, **run.subject.tags(), **verdict}
     example, name = suspect.data.train.images[:2], naming.model_name(run.subject)
     model_id = models.log(purified, suspect.spec, example, name=name, tags=about, card=card)

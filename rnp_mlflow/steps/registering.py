@@ -46,6 +46,6 @@ def register(run: StepRun, settings: Prune, summary: PruneSummary, model_id: str
     known = {name: getattr(summary.picked, name) for name in curve.FIGURES}
     figures = {name: value for name, value in known.items() if value is not None}
     tags = {"prune_run_id": run.run_id, **{RUN_ID[step]: run_id for step, run_id in upstream.items()}}
-    card = notes.pruning(summary, {**upstream, "prune": run.run_id})
+    card = notes.card(summary, {**upstream, "prune": run.run_id})
     number = models.register(model_id, settings.register_as, tags | figures, card)
     run.tags({"registered": f"models:/{settings.register_as}/{number}"})

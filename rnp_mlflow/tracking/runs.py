@@ -160,8 +160,7 @@ def _start(entry: str, experiment_id: str | None) -> mlflow.ActiveRun:
     if parent is None and "MLFLOW_RUN_ID" in os.environ:
         started = mlflow.start_run()  # attaches to the project's run
     else:
-        ours = views.experiment_id()
-        home = parent.info.experiment_id if parent else ours and (experiment_id or ours)
+        home = parent.info.experiment_id if parent else views.home(experiment_id)
         started = mlflow.start_run(experiment_id=home, nested=parent is not None, tags={ENTRY_POINT: entry})
     if parent is None:
         views.save(started.info.experiment_id)

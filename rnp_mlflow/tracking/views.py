@@ -26,13 +26,17 @@ STATE = {
 }
 
 
+def _is_chosen() -> bool:
+    return any(os.environ.get(name) for name in CHOSEN_BY)
+
+
 def experiment_id() -> str | None:
     """Return the ID of the experiment `rnp`, made if it is missing; None if the user chose an experiment.
 
     Raises:
         LineageError: it was deleted.
     """
-    if any(os.environ.get(name) for name in CHOSEN_BY):
+    if _is_chosen():
         return None
     client = MlflowClient()
     found = client.get_experiment_by_name(EXPERIMENT)
@@ -49,6 +53,11 @@ def experiment_id() -> str | None:
         )
     known: str = found.experiment_id
     return known
+
+
+def home(wanted: str | None) -> str | None:
+    """Return the ID of the experiment for a new run: `wanted` or `rnp`; None if the user chose one."""
+    return experiment_id() if wanted is None or _is_chosen() else wanted
 
 
 def searched(experiment_id: str) -> list[str]:
