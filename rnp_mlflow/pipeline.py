@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rnp_mlflow.core.batches import NO_HOOKS, EpochCallback, TrainingHooks, ignore_epoch
 from rnp_mlflow.core.bn_stats import bn_shift_fn, reestimate_
-from rnp_mlflow.core.curve import Evaluator
+from rnp_mlflow.core.curve import CurvePoint, Evaluator
 from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate, evenly_spaced
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask
@@ -52,16 +52,17 @@ def training_hooks(
     *,
     every: int,
     on_epoch: EpochCallback = ignore_epoch,
+    on_step: EpochCallback = ignore_epoch,
 ) -> TrainingHooks:
     """Return hooks that score the model on a part of the test images every N epochs (0 = never)."""
     if not every:
-        return TrainingHooks(on_epoch=on_epoch)
+        return TrainingHooks(on_epoch=on_epoch, on_step=on_step)
     part = eval_set.subset(EPOCH_EVAL_SIZE)
 
     def score(epoch: int, model: nn.Module) -> Scores | None:
         return None if epoch % every else evaluate(model, part, transform, precision)
 
-    return TrainingHooks(score, on_epoch)
+    return TrainingHooks(score, on_epoch, on_step)
 
 
 def unlearn_model(
@@ -102,11 +103,11 @@ def draw_curve(
     params: SweepParams,
     *,
     detected: tuple[TargetEstimate | None, ProxyTrigger | None] = (None, None),
-    on_point: Callable[[], object] = lambda: None,
+    on_point: Callable[[CurvePoint], object] = lambda point: None,
 ) -> PruningCurve:
     """Run step 3's sweep (`core.trace`).
 
-    detected: what `core.detect` found. on_point: called after each point.
+    detected: what `core.detect` found. on_point: receives each point.
     """
     estimate, proxy = detected
     calibrate = bn_calibration(model, images.train, transform, params)

@@ -35,28 +35,30 @@ EvalCallback = Callable[[int, nn.Module], Scores | None]  # (epoch, model after 
 
 
 def ignore_epoch(record: EpochRecord) -> None:
-    """Do nothing after an epoch."""
+    """Do nothing after an epoch or a step."""
 
 
 @dataclass(frozen=True)
 class TrainingHooks:
-    """What training calls after every epoch. Neither changes its result.
+    """What training calls after every epoch, and after every step. None of them changes its result.
 
-    evaluate: scores the model. on_epoch: receives the epoch's record.
+    evaluate: scores the model. on_epoch: receives the epoch's record. on_step: receives that of the epoch so far.
     """
 
     evaluate: EvalCallback | None = None
     on_epoch: EpochCallback = ignore_epoch
+    on_step: EpochCallback = ignore_epoch
 
 
 NO_HOOKS = TrainingHooks()
 
 
 class EpochMeter:
-    """Accumulates loss and accuracy over an epoch, weighted by batch size."""
+    """Accumulates loss and accuracy over an epoch, weighted by batch size. on_step: called after each batch."""
 
-    def __init__(self, epoch: int):
+    def __init__(self, epoch: int, on_step: EpochCallback = ignore_epoch):
         self.epoch, self.steps, self.images = epoch, 0, 0
+        self.on_step = on_step
         self.loss, self.right = 0.0, 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -65,6 +67,7 @@ class EpochMeter:
         self.images += len(labels)
         self.loss += loss.item() * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
+        self.on_step(self.record())
 
     def record(self, scores: Scores | None = None) -> EpochRecord:
         """Return the epoch's record, with the test scores after it."""

@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
-from rnp_mlflow.steps import chain, curve
+from rnp_mlflow.steps import chain, curve, output
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import lineage
@@ -31,4 +32,6 @@ def run_all(plan: Plan) -> str:
         run.tags(
             {name: lineage.tag(pruned, name) for name in ("data", "output", "code", "device", "threads", "processor")}
         )
-        return run.run_id
+    if result := output.newest():  # that of the prune run
+        output.keep(replace(result, content={**result.content, "entry": "main", "run_id": run.run_id}))
+    return run.run_id

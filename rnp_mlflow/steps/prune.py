@@ -9,6 +9,7 @@ from torch import nn
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID, Prune, params_of
+from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
@@ -25,7 +26,9 @@ from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import curve, printed, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.progress import note
 from rnp_mlflow.steps.summary import DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
 from rnp_mlflow.tracking import lineage, models
 from rnp_mlflow.tracking.runs import StepRun
@@ -33,8 +36,8 @@ from rnp_mlflow.tracking.runs import StepRun
 Detected = tuple[TargetEstimate | None, ProxyTrigger | None]
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Sweep the mask over the suspect model; leave curve, summary and purified model."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Sweep the mask over the suspect model; leave curve, summary and purified model; return what to print."""
     settings: Prune = plan["prune"]
     for line in advice(plan.given, settings):
         runtime.log(line)
@@ -71,14 +74,15 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     runtime.release_memory()  # torch.export takes some
-    model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
+    with note("exporting the purified model"):
+        model_id = models.log(purified, suspect.spec, suspect.data.train.images[:2])
     log_verdict(run, summary.verdict, detected[0])
     title = f"{suspect.spec.architecture} on {suspect.data.name}: {curve.measured_on(summary)}"
     curve.write(run, found.points, summary, title=title, model_id=model_id)
     run.upload()
     if settings.register_as:
         register(run, settings.register_as, model_id, upstream, {name: getattr(picked, name) for name in curve.FIGURES})
-    printed.print_report(run, summary)
+    return printed.result(run, summary)
 
 
 def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> None:
@@ -130,10 +134,17 @@ def sweep_with_progress(
     images = CurveImages(labeled(clean.train), labeled(clean.holdout), suspect.eval_set(clean.holdout))
     # Most often two more are evaluated next to the choice.
     expected = len(planned_points(mask, params)[0]) // params.pruning_stride + 2
-    with runtime.progress("prune", expected) as advance:
+    with runtime.progress("prune", expected) as bar:
         return draw_curve(
-            suspect.model, mask, images, suspect.transform, params, detected=detected, on_point=advance
+            suspect.model, mask, images, suspect.transform, params, detected=detected,
+            on_point=lambda point: bar(trigger_free_figures(point)),
         )  # fmt: skip
+
+
+def trigger_free_figures(point: CurvePoint) -> str:
+    """Return what the bar shows of a point: held-out accuracy, and the proxy's success rate if there is a proxy."""
+    proxy = "" if point.proxy_asr is None else f"  proxy {point.proxy_asr:.3f}"
+    return f"held-out ACC {point.holdout_acc:.3f}{proxy}"
 
 
 def image_counts(suspect: subject.Suspect, clean: clean_images.CleanImages) -> ImageCounts:
@@ -182,16 +193,21 @@ def log_verdict(run: StepRun, verdict: DetectionSummary | None, estimate: Target
     run.metrics({f"verdict/{name}": value for name, value in (verdict.metrics() | {"target": estimate.target}).items()})
 
 
+def tested(name: str, point: PointFigures) -> str:
+    """Return what the bar shows of an operating point."""
+    return f"{name}: ACC {point.acc:.3f}" + ("" if point.asr is None else f"  ASR {point.asr:.3f}")
+
+
 def summary_points(params: SweepParams, found: PruningCurve) -> dict[str, PointFigures]:
     """Return the figures of each operating point, on all test images: chosen, fixed and, if ASR is known, oracle."""
     picked = {"chosen": select_point(found, trigger_free(params)), "fixed": found.fixed}
     before = found.on_full_test_set(found.points[0]).scores
     points: dict[str, PointFigures] = {}
-    with runtime.progress("test", len(picked) + 1) as advance:
+    with runtime.progress("test", len(picked) + 1) as bar:
         for name, point in picked.items():
             points[name] = PointFigures.of(found.on_full_test_set(point), before)
-            advance()
+            bar(tested(name, points[name]))
         if best := best_der_point(found, params):
             points["oracle"] = PointFigures.of(found.on_full_test_set(best), before)
-        advance()
+            bar(tested("oracle", points["oracle"]))
     return points

@@ -4,6 +4,7 @@ import torch
 
 from rnp_mlflow.artifacts import history, table
 from rnp_mlflow.config import Recover, params_of
+from rnp_mlflow.core.batches import EpochRecord
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.interop import masks
@@ -12,13 +13,17 @@ from rnp_mlflow.pipeline import recover_mask, training_hooks
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import figures, lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Recover on the images that unlearning used; leave the mask in both forms and its histogram.
+
+    Return how many neurons stay low.
+    """
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
     run.dataset(suspect.data.name, suspect.data_digest, suspect.place)
@@ -27,9 +32,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     proxy = stored.load_proxy(upstream["unlearn"], device)
     settings = suspect.resolve_precision(run, settings, clean)
     test = suspect.eval_set(clean.holdout)
-    with runtime.progress("recover", settings.recovering_epochs) as advance:
-        log = epochs.on_epoch(run, "recover", advance)
-        hooks = training_hooks(test, suspect.transform, settings.precision, every=settings.eval_every, on_epoch=log)
+    with runtime.progress("recover", settings.recovering_epochs) as bar:
+        hooks = training_hooks(
+            test, suspect.transform, settings.precision, every=settings.eval_every,
+            on_epoch=epochs.on_epoch(run, "recover", bar, figure),
+            on_step=epochs.on_step(bar, len(clean.train), settings.recovering_batch_size, figure),
+        )  # fmt: skip
         result = recover_mask(
             model.to(device), labeled(clean.train), suspect.transform, params_of(RecoverParams, settings),
             suspect=suspect.model, proxy=proxy, hooks=hooks,
@@ -39,9 +47,19 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     history.write(run.folder, result.history)
     figures.mask_histograms(run.folder / table.MASK_PNG, result.mask)
     values = flatten(result.mask)
-    run.metrics({"recover/neurons": len(values), "recover/below_half": int((values < 0.5).sum())})
-    runtime.log(f"  {regained(settings, result.history[-1].accuracy, proxy is not None)}")
-    runtime.log(f"  {int((values < 0.5).sum())} of {len(values)} neurons below 0.5")
+    low, accuracy = int((values < 0.5).sum()), result.history[-1].accuracy
+    run.metrics({"recover/neurons": len(values), "recover/below_half": low})
+    runtime.log(f"  {regained(settings, accuracy, proxy is not None)}")
+    runtime.log(f"  {low} of {len(values)} neurons have a mask value below 0.5")
+    return Result(
+        {"training_accuracy": accuracy, "neurons": len(values), "below_half": low},
+        [f"  {low} of {len(values)} neurons have a mask value below 0.5"],
+    )
+
+
+def figure(record: EpochRecord) -> str:
+    """Return what the bar shows."""
+    return f"accuracy {record.accuracy:.3f}"
 
 
 def regained(settings: Recover, accuracy: float, proxy: bool) -> str:
