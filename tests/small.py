@@ -12,9 +12,9 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def prune(command: Sequence[str], home: Path, **env: str) -> str:
+def prune(command: Sequence[str], home: Path, flags: Sequence[str] = (), **env: str) -> str:
     """Run `COMMAND prune` with these settings in the folder `home`; what it printed."""
-    asked = [*command, "prune", *(f"--{name}={value}" for name, value in SETTINGS.items())]
+    asked = [*command, "prune", *(f"--{name}={value}" for name, value in SETTINGS.items()), *flags]
     left_out = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "VIRTUAL_ENV")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     done = subprocess.run(asked, cwd=home, env=inherited | env, capture_output=True, text=True, timeout=600)

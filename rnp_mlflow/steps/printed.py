@@ -107,7 +107,7 @@ def rule(summary: PruneSummary) -> str:
     if summary.select_by != "proxy" and selector.trigger_free:
         return f"{selector.prunes_at}, without the trigger"
     if summary.verdict and summary.verdict.backdoor_suspected is False:
-        return "nothing is pruned, because there is no sign of a backdoor"
+        return "no neurons, because there is no sign of a backdoor"
     if summary.before.proxy_asr:
         return "where the proxy fails, without the trigger"
     return "as far as held-out accuracy allows, without the trigger (there is no proxy)"
