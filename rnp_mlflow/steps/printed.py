@@ -86,8 +86,8 @@ def measured(summary: PruneSummary) -> str:
     counts, held_out = summary.images, summary.views.images
     acc = f"{counts.test} test images"
     if not counts.test:
-        acc = "the same" if held_out == counts.held_out else f"all {counts.held_out} held-out images"
-    triggered = f"{counts.triggered} triggered images" if counts.triggered else "not known, no triggered images"
+        acc = f"the same {held_out}" if held_out == counts.held_out else f"all {counts.held_out} held-out images"
+    triggered = f"{counts.triggered} triggered images" if counts.triggered else "unknown (no triggered images)"
     return f"held-out {held_out} images; ACC {acc}; ASR and RA {triggered}"
 
 
