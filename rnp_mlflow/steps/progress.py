@@ -57,7 +57,7 @@ class Shown:
 
 @contextmanager
 def bar(phase: str, total: int | None, after: Callable[[], None]) -> Iterator[Bar]:
-    """Show a bar until the end, where it is full. after: called at every advance."""
+    """Show a bar; it is full when the work ends. after: called at every advance."""
     columns = (
         TextColumn("{task.description:<8}", markup=False),
         BarColumn(bar_width=20),
