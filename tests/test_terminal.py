@@ -159,7 +159,7 @@ def test_a_rerun_adds_its_comparison_to_what_the_repeated_run_concludes() -> Non
     assert lines[:3] == ["report", "recover: identical", f"  runs {old} and {new}"]
     assert "prune: different" in lines
     assert all(len(line) <= 80 for line in lines)
-    assert (found.brief, lines[-1], found.content["identical"]) == (["different"], "different", False)
+    assert (found.brief, lines[-1], found.content["identical"]) == (["rerun run 9", "  different"], "different", False)
     assert found.content["result"] == {"entry": "prune"}
 
 
@@ -291,14 +291,22 @@ def test_a_bar_shows_its_figure_and_ends_full_if_the_work_ends_early(screen: Scr
     assert "proxy 0.300" in last
 
 
-def test_a_note_is_gone_when_its_work_is_done_and_a_line_is_wrapped(screen: Screen) -> None:
+def test_a_note_makes_way_for_a_bar_and_lines_are_wrapped(screen: Screen) -> None:
     with redirect_stderr(screen.stream):
-        with progress.note("loading digits"), progress.bar("inner", 2, lambda: None) as inner:
+        with (
+            progress.note("loading digits"),
+            progress.note("another"),
+            progress.bar("outer", 2, lambda: None) as bar,
+            progress.bar("inner", 2, lambda: None) as inner,
+        ):
+            bar()
             inner()
         output.log("  warning: " + "word " * 40)
     lines = screen.read()
     assert any("loading digits" in line for line in lines)
-    assert not any("inner" in line for line in lines), "one thing at a time"
+    assert any("outer" in line for line in lines)
+    assert not any("inner" in line or "another" in line for line in lines), "one thing at a time"
+    assert not any("outer" in line and "loading" in line for line in lines)
     warned = [line for line in lines if "word" in line]
     assert len(warned) == 3
     assert all(len(line) <= 80 for line in warned)

@@ -78,7 +78,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     setup = prepare(settings)
     run.dataset(setup.data.name, setup.data_digest, setup.source.place)
     model, transform = setup.model.to(device), subject.preprocess(setup.spec, setup.data)
-    training, trigger = poisoned_training_set(settings, setup, transform, device)
+    with note("making the trigger and the poisoned images"):
+        training, trigger = poisoned_training_set(settings, setup, transform, device)
     with runtime.progress("attack", settings.training_epochs) as bar:
         history = train.train(
             model, training.to(device), transform, generator(settings.seed, "training"), train_params(settings),

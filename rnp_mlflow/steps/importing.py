@@ -32,7 +32,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     Return the figures.
     """
     settings: Import = plan["import"]
-    found = model_source.read_source(settings)
+    with note("reading the model"):
+        found = model_source.read_source(settings)
     fits = fitting(settings, found)
     source = model_source.data_source(settings, found, plan.is_rerun, fits[0].channels)
     data, digest = subject.load_data(source)
@@ -46,7 +47,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         scores = evaluate(model, test, transform, precision)
     folders = source.place != "embedded" and Path(source.place).is_dir()
     judged = guard.Images(clean, data.classes, folders, found.mean is None and found.own_norm is None)
-    judgement = guard.check(model, judged, transform, precision, acc=scores.acc, recorded=found.acc)
+    with note("comparing with other ways to read the images"):
+        judgement = guard.check(model, judged, transform, precision, acc=scores.acc, recorded=found.acc)
     store.save(run.folder / table.MODEL_FOLDER, model, spec)
     source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []

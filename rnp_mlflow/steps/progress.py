@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Column
 
 from rnp_mlflow.steps.output import is_terminal
@@ -50,51 +51,58 @@ class Bar:
 
 
 class Shown:
-    """Whether a bar or a note is on the screen: there is one at a time."""
+    """What is on the screen: one bar, or one note, which makes way for a bar."""
 
-    now = False
+    bar = False
+    note: Status | None = None
 
 
 @contextmanager
 def bar(phase: str, total: int | None, after: Callable[[], None]) -> Iterator[Bar]:
     """Show a bar; it is full when the work ends. after: called at every advance."""
-    columns = (
+    if Shown.bar or not is_terminal(sys.stderr):
+        yield Bar(None, phase, total, after)
+        return
+    display = Progress(
         TextColumn("{task.description:<8}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figure]}", markup=False, table_column=Column(no_wrap=True)),
-    )
-    if Shown.now or not is_terminal(sys.stderr):
-        yield Bar(None, phase, total, after)
-        return
-    display = Progress(
-        *columns,
         console=Console(stderr=True),
         refresh_per_second=REFRESHES,
         redirect_stdout=is_terminal(sys.stdout),  # else it is not the screen that the bar is on
     )
-    with shown(), display:
+    with instead_of_note(), display:
         found = Bar(display, phase, total, after)
         yield found
         found.finish()
 
 
 @contextmanager
-def note(text: str) -> Iterator[None]:
-    """Show what is being done, and remove it when it is."""
-    if Shown.now or not is_terminal(sys.stderr):
-        yield
-        return
-    with shown(), Console(stderr=True).status(text, spinner="line", refresh_per_second=REFRESHES):
-        yield
-
-
-@contextmanager
-def shown() -> Iterator[None]:
-    """Mark that something is on the screen."""
-    Shown.now = True
+def instead_of_note() -> Iterator[None]:
+    """Take the note off the screen while a bar is there."""
+    Shown.bar = True
+    if Shown.note:
+        Shown.note.stop()
     try:
         yield
     finally:
-        Shown.now = False
+        Shown.bar = False
+        if Shown.note:
+            Shown.note.start()
+
+
+@contextmanager
+def note(text: str) -> Iterator[None]:
+    """Show what is being done, and remove it when it is; nothing if a bar or another note says it."""
+    if Shown.bar or Shown.note or not is_terminal(sys.stderr):
+        yield
+        return
+    status = Console(stderr=True).status(text, spinner="line", refresh_per_second=REFRESHES)
+    Shown.note = status
+    try:
+        with status:
+            yield
+    finally:
+        Shown.note = None

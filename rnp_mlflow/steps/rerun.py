@@ -100,7 +100,7 @@ def result(
         "compared": {step: {"run_ids": list(pairs[step]), "differences": found} for step, found in findings.items()},
         "result": repeated.content if repeated else None,
     }
-    return output.Result(content, [verdict], lines)
+    return output.Result(content, [f"rerun run {run_id}", f"  {verdict}"], lines)
 
 
 def comparison(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> list[str]:
