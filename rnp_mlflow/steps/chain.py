@@ -62,7 +62,7 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
     upstream = resolve_upstream(step, plan)
     inputs = inputs_digest(step, plan, upstream)
     if plan.reuse and (found := lineage.find_finished(step, inputs)):
-        runtime.log(f"{step}: run {found} is used again (same inputs)")
+        runtime.log(f"{step}: reuses run {found} (same inputs)")
         return upstream | {step: found}
     with step_run(step) as run:
         own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
