@@ -4,9 +4,13 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+from pydantic.fields import FieldInfo
 
-from rnp_mlflow.config import choices, is_common, parameters, rename_hint, text
+import rnp_mlflow
+from rnp_mlflow.config import HEADINGS, choices, extra, heading, is_common, parameters, rename_hint, text
 from rnp_mlflow.errors import RnpError
+from rnp_mlflow.steps import output
 
 ENTRIES = {
     "attack": "Train a backdoored model, the suspect of the other steps.",
@@ -17,19 +21,62 @@ ENTRIES = {
     "main": "Run all four steps again as children of one run.",
     "rerun": "Repeat a finished run and compare. It uses the logged settings, and compares bit by bit.",
 }
+# What is printed. These are no parameters: they are not logged, and MLproject does not declare them.
+FLAGS = {
+    "quiet": (["-q", "--quiet"], "Print only errors and the last lines of the result."),
+    "verbose": (["-v", "--verbose"], "Print also where the verdict comes from, and what was measured on which images."),
+    "as_json": (["--json", "as_json"], "Print the result as one JSON object on standard output."),
+}
+PROGRAM = "python -m rnp_mlflow"
+SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-def run(entry: str, values: dict[str, Any]) -> int:
-    """Run one entry point and return its exit code. values: parameter → text or value."""
+def run(entry: str, values: dict[str, Any], **shown: bool) -> int:
+    """Run one entry point and return its exit code. values: parameter → text or value. shown: the flags given."""
     from rnp_mlflow import steps
 
-    return steps.run(entry, values)
+    return steps.run(entry, values, **shown)
+
+
+class Parameter(click.Option):
+    """An option that is a parameter of an entry point."""
+
+    def __init__(self, name: str, field: FieldInfo):
+        self.words = choices(field)
+        self.heading, self.role = heading(field), extra(field).get("role")
+        default = "required" if field.is_required() else f"default: {text(field.default)}"
+        super().__init__(
+            [f"--{name}"],
+            metavar="|".join(self.words) or "TEXT",
+            help=f"{field.description}  [{default}]",
+            required=field.is_required(),
+            hidden=not is_common(field),
+        )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what a shell offers: the words that the parameter takes, or files."""
+        if self.role in ("file", "place"):
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
 class Command(click.Command):
-    """A command whose `--help` shows the common parameters, and `--help-all` all parameters."""
+    """A command whose `--help` shows the common parameters under headings, and `--help-all` all parameters."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group; those that say what to print are the last of `Output`."""
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in HEADINGS}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record:
+                groups[option.heading if isinstance(option, Parameter) else HEADINGS[-1]].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Say how many parameters are left out."""
         hidden = sum(option.hidden for option in self.params if isinstance(option, click.Option))
         if hidden:
             formatter.write(f"\n--help-all shows {hidden} more parameters.\n")
@@ -46,44 +93,53 @@ def show_all(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 def command(entry: str) -> click.Command:
-    """Build the command of one entry point; its options are the fields of `config`."""
-    options: list[click.Parameter] = []
-    for name, field in parameters(entry).items():
-        words = "|".join(choices(field)) or "TEXT"
-        default = "required" if field.is_required() else f"default: {text(field.default)}"
-        settings: dict[str, Any] = {"metavar": words, "help": f"{field.description}  [{default}]"}
-        settings |= {"required": field.is_required(), "hidden": not is_common(field)}
-        options.append(click.Option([f"--{name}"], **settings))
+    """Build the command of one entry point; its options are the fields of `config`, and `FLAGS`."""
+    options: list[click.Parameter] = [Parameter(name, field) for name, field in parameters(entry).items()]
+    options += [click.Option(names, is_flag=True, help=meaning) for names, meaning in FLAGS.values()]
     flag: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": show_all}
     options.append(click.Option(["--help-all"], help="Show every parameter and exit.", **flag))
 
     def invoke(**values: Any) -> int:
         """Pass on only the values that the user gave, including those that equal the default."""
-        return run(entry, {name: value for name, value in values.items() if value is not None})
+        shown = {name: True for name in FLAGS if values.pop(name)}
+        if {"quiet", "verbose"} <= shown.keys():
+            raise click.UsageError("give --quiet or --verbose, not both", click.get_current_context())
+        return run(entry, {name: value for name, value in values.items() if value is not None}, **shown)
 
-    return Command(entry, params=options, help=ENTRIES[entry], callback=invoke)
+    return Command(entry, params=options, help=ENTRIES[entry], callback=invoke, context_settings=SETTINGS)
 
 
 def group() -> click.Group:
-    """Build `rnp_mlflow` with one command per entry point."""
+    """Build `rnp_mlflow` with one command per entry point; without one it prints its help."""
     help_text = "Reconstructive Neuron Pruning: find a backdoor's neurons with clean images, and prune them."
-    return click.Group("rnp_mlflow", commands={entry: command(entry) for entry in ENTRIES}, help=help_text)
+
+    def no_command() -> None:
+        context = click.get_current_context()
+        if context.invoked_subcommand is None:
+            click.echo(context.get_help())
+
+    commands = {entry: command(entry) for entry in ENTRIES}
+    how: dict[str, Any] = {"invoke_without_command": True, "callback": no_command, "context_settings": SETTINGS}
+    found = click.Group("rnp_mlflow", commands=commands, help=help_text, **how)
+    return click.version_option(rnp_mlflow.__version__, message="%(prog)s %(version)s")(found)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Exit code 0: success; 1: a rerun that differs, or a defect; 2: bad input."""
     try:
-        code = group().main(arguments, prog_name="python -m rnp_mlflow", standalone_mode=False)
+        code = group().main(arguments, standalone_mode=False)
     except click.NoSuchOption as error:
-        path = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
+        path = error.ctx.command_path if error.ctx else PROGRAM
         return fail(f"{rename_hint(error.option_name.lstrip('-')) or error.format_message()} (see {path} --help)", 2)
     except click.UsageError as error:
-        command_path = error.ctx.command_path if error.ctx else "python -m rnp_mlflow"
+        command_path = error.ctx.command_path if error.ctx else PROGRAM
         return fail(f"{error.format_message()} (see {command_path} --help)", 2)
     except RnpError as error:
         return fail(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return fail("interrupted", 130)
+    except SystemExit as ended:  # click's own end: after shell completion, or if nobody reads the help
+        return ended.code if isinstance(ended.code, int) else 0
     except OSError as error:
         return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:
@@ -96,5 +152,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fail(message: str, code: int) -> int:
     """Print one line on standard error and return the exit code."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    output.write(["error: " + " ".join(message.split())], sys.stderr)
     return code

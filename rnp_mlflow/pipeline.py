@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks
 from rnp_mlflow.core.bn_stats import bn_shift_fn, reestimate_
-from rnp_mlflow.core.curve import Evaluator
+from rnp_mlflow.core.curve import CurvePoint, Evaluator
 from rnp_mlflow.core.evaluate import EvalSet, evenly_spaced
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask
@@ -82,11 +82,11 @@ def draw_curve(
     params: SweepParams,
     *,
     detected: tuple[TargetEstimate | None, ProxyTrigger | None] = (None, None),
-    on_point: Callable[[], object] = lambda: None,
+    on_point: Callable[[CurvePoint], object] = lambda point: None,
 ) -> PruningCurve:
     """Run step 3's sweep (`core.trace`).
 
-    detected: what `core.detect` found. on_point: called after each point.
+    detected: what `core.detect` found. on_point: receives each point.
     """
     estimate, proxy = detected
     calibrate = bn_calibration(model, images.train, transform, params)

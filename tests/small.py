@@ -24,10 +24,10 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def prune(command: Sequence[str], home: Path, **env: str) -> str:
+def prune(command: Sequence[str], home: Path, flags: Sequence[str] = (), **env: str) -> str:
     """Run `COMMAND prune` in the folder `home`, with all that a prune can log; return what it printed."""
     settings = SETTINGS | {"register_as": "small"}
-    words = [*command, "prune", *(f"--{name}={value}" for name, value in settings.items())]
+    words = [*command, "prune", *(f"--{name}={value}" for name, value in settings.items()), *flags]
     left_out = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     done = subprocess.run(words, cwd=home, env=inherited | env, capture_output=True, text=True, timeout=600)

@@ -371,7 +371,7 @@ def test_a_coarse_sweep_looks_at_every_point_beside_its_choice(
 ) -> None:
     points = sweep_cutoffs(TENTHS, "threshold", 0.9, 0.1)
     plan, steps = curve.SweepPlan(points, selection_rule(0.95, 0.05), stride), []
-    found = curve.adaptive_sweep(small_net, TENTHS, plan, counted, on_point=lambda: steps.append(1))
+    found = curve.adaptive_sweep(small_net, TENTHS, plan, counted, on_point=lambda point: steps.append(1))
     assert [cut.num_pruned for cut in found] == looked_at
     assert len(steps) == len(found)
     assert [(cut.cutoff, cut.num_pruned) for cut in found] == [

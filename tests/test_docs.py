@@ -16,7 +16,7 @@ from torch import nn
 
 import rnp_mlflow
 from rnp_mlflow import config
-from rnp_mlflow.cli import ENTRIES
+from rnp_mlflow.cli import ENTRIES, FLAGS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,9 +56,8 @@ def given(words: list[str]) -> tuple[str, dict[str, str]]:
         return entry, {pair[0]: pair[1] for pair in pairs}
     entry, *options = words[words.index("rnp_mlflow") + 1 :] if "rnp_mlflow" in words else words[1:]
     joined = " ".join(options).replace("=", " ").split()
-    names = [
-        word.removeprefix("--") for word in joined if word.startswith("--") and word not in ("--help", "--help-all")
-    ]
+    flags = {"--help", "--help-all", *(word for spellings, _ in FLAGS.values() for word in spellings)}
+    names = [word.removeprefix("--") for word in joined if word.startswith("--") and word not in flags]
     values = [joined[joined.index(f"--{name}") + 1] for name in names]
     return entry, dict(zip(names, values, strict=True))
 

@@ -165,7 +165,7 @@ def test_a_defender_with_clean_images_alone(home: Path, capsys: pytest.CaptureFi
     assert "asr" not in run.data.metrics
     assert "ra" not in run.data.metrics
     capsys.readouterr()
-    assert main(["main", f"--model_run_id={run.info.run_id}", *QUICK]) == 0
+    assert main(["main", f"--model_run_id={run.info.run_id}", *QUICK, "--verbose"]) == 0
     told = capsys.readouterr().out
     assert "held-out ACC: 16 of 80 clean images, each once, " in told
     assert "the same 16 as they are; there is no test part" in told

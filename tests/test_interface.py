@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rnp_mlflow import config
-from rnp_mlflow.cli import ENTRIES, command, main
+from rnp_mlflow.cli import ENTRIES, FLAGS, command, main
 from rnp_mlflow.data import sources
 from rnp_mlflow.errors import ConfigError
 
@@ -60,7 +60,8 @@ def test_the_command_line_takes_every_parameter_and_hands_on_what_was_given_alon
 ) -> None:
     known = config.parameters(entry)
     options = {option.name: option for option in command(entry).params}
-    assert list(options) == [*known, "help_all"]
+    assert list(options) == [*known, *FLAGS, "help_all"]
+    assert not known.keys() & {word.lstrip("-") for words, _ in FLAGS.values() for word in words}
     assert all(option.help for option in options.values())
     told: list[dict[str, object]] = []
 
@@ -125,11 +126,11 @@ def test_help_is_quick_and_names_every_option() -> None:
     done = subprocess.run([*asked, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert time.monotonic() - started < 10  # a second on an idle machine; torch and mlflow would cost more
     common = {name for name, field in config.parameters("prune").items() if config.is_common(field)}
-    assert set(re.findall(r"^  --(\w+) ", done.stdout, re.M)) - {"help"} == common
+    assert set(re.findall(r"^  --(\w+) ", done.stdout, re.M)) - {"json"} == common
     assert set(REFERENCE) | set(config.RUN_ID.values()) | {"dataset", "data_dir", "model", "attack", "seed"} <= common
     assert "--help-all" in done.stdout
     done = subprocess.run([*asked, "--help-all"], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert set(re.findall(r"^  --(\w+) ", done.stdout, re.M)) - {"help"} == set(config.parameters("prune"))
+    assert set(re.findall(r"^  --(\w+) ", done.stdout, re.M)) - {"json"} == set(config.parameters("prune"))
     lazy = "import sys, rnp_mlflow.cli; print([m for m in ('torch', 'mlflow', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import mlflow
 import outside_files as files
@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from pictured import Wrong, columns, shades, texts
 from safetensors.torch import load_file
 from stores import artifacts, enter, newest
+from summaries import summary
 from torch import Tensor, nn
 
 import rnp_mlflow
@@ -42,7 +43,6 @@ from rnp_mlflow.pipeline import holdout_views
 from rnp_mlflow.steps import attack, notes, printed, prune, recover, registering, stored, subject, unlearn
 from rnp_mlflow.steps.clean import CleanImages, recorded
 from rnp_mlflow.steps.plan import make_plan
-from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import models, runs
 
 pytestmark = pytest.mark.slow
@@ -159,32 +159,6 @@ def test_the_docs_prune_the_number_that_they_name() -> None:
     assert all("-P select_by=number" in line for line in calls)
 
 
-def summary(**changes: Any) -> PruneSummary:
-    """A summary as `prune` leaves it, with these entries other; of a dict those named."""
-    point = {
-        "threshold": 0.5,
-        "pruned": 7,
-        "val_acc": 0.9,
-        "proxy_asr": 0.0,
-        "acc": 0.9,
-        "asr": 0.0,
-        "ra": 0.9,
-        "der": 1,
-    }
-    found: dict[str, Any] = {
-        "before": {"acc": 0.9, "asr": 1.0, "ra": 0.0, "val_acc": 0.9, "proxy_asr": 0.8}, "select_by": "proxy",
-        "selected": "chosen", "pruning_by": "threshold", "curve_eval_size": 1000,
-        "points": {"chosen": point, "fixed": point, "oracle": point},
-        "images": {"clean": 500, "held_out": 100, "test": 400, "triggered": 300}, "layers": {},
-        "views": {"images": 100, "each": 5, "cropped": 1, "mirrored": 0},
-        "verdict": {"backdoor_suspected": True, "target": "cat", "target_share": 0.9, "relative_norm": 0.1,
-                    "removal_cost": 0.01, "forgetting_rate": 0.2, "benign_score": 0.0003, "benign_threshold": 0.007},
-    }  # fmt: skip
-    for name, value in changes.items():
-        found[name] = found[name] | value if isinstance(value, dict) else value
-    return PruneSummary.from_json(found)
-
-
 def test_held_out_accuracy_says_how_its_images_were_looked_at() -> None:
     def told(**views: int) -> str:
         return next(line for line in printed.footnotes(summary(views=views)) if "held-out ACC:" in line)
@@ -237,19 +211,23 @@ def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
     assert (
         "  proxy: share of the other classes' held-out images that a stand-in for the trigger turns to 'cat'" in lines
     )
-    assert lines[0] == "  verdict: a backdoor to 'cat' is suspected (benign score 0.0003 ≤ benign_threshold=0.007)"
-    assert lines[1].startswith(
-        "  benign score: relative norm of the proxy 0.100 × removal cost 0.01 × (0.1 + forgetting rate 0.20); the "
+    assert printed.verdict_line(summary()) == "verdict: a backdoor to 'cat' is suspected"
+    assert lines[0] == (
+        "  benign score: 0.0003 ≤ benign_threshold=0.007; relative norm of the proxy 0.100 × removal cost 0.01 × "
+        "(0.1 + forgetting rate 0.20)"
     )
     nothing = {"backdoor_suspected": False, "relative_norm": 1.0, "removal_cost": 1.0, "benign_score": 0.3}
-    said, turned = printed.footnotes(summary(before={"proxy_asr": 0.0}, verdict=nothing))[:2]
-    assert (
-        said == "  verdict: no sign of a backdoor (benign score 0.3000 > benign_threshold=0.007), so nothing is pruned"
-    )
-    assert "the proxy flips no held-out image" in turned
+    found = summary(before={"proxy_asr": 0.0}, verdict=nothing)
+    assert printed.verdict_line(found) == "verdict: no sign of a backdoor, so nothing is pruned"
+    turned = printed.footnotes(found)[0]
+    assert turned.startswith("  benign score: 0.3000 > benign_threshold=0.007; the proxy flips no held-out image")
     assert "norm of the proxy" not in turned, "a norm of 1 is what counts then, not what was measured"
+    by_accuracy = summary(before={"proxy_asr": 0.0}, verdict=nothing, select_by="clean_acc")
+    assert printed.verdict_line(by_accuracy) == "verdict: no sign of a backdoor"
     without = summary(before={"proxy_asr": None}, verdict={"benign_score": None, "backdoor_suspected": None})
     assert not [line for line in printed.footnotes(without) if line.startswith("  proxy:")]
+    assert "its target is 'cat'" in printed.verdict_line(without)
+    assert "no target class" in printed.verdict_line(summary(verdict=None))
 
 
 def test_a_registered_version_has_no_tag_for_an_unknown_figure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,12 +243,12 @@ def test_a_registered_version_has_no_tag_for_an_unknown_figure(monkeypatch: pyte
 
 def test_the_chosen_point_says_what_chose_it() -> None:
     for changes, words in (
-        ({}, "without trigger, by the proxy"),
-        ({"select_by": "asr", "selected": "oracle"}, "without trigger, by the proxy"),
-        ({"select_by": "clean_acc"}, "without trigger, as far as held-out accuracy allows"),
-        ({"verdict": {"backdoor_suspected": False}}, "without trigger, nothing: no sign of a backdoor"),
+        ({}, "where the proxy fails, without the trigger"),
+        ({"select_by": "asr", "selected": "oracle"}, "where the proxy fails, without the trigger"),
+        ({"select_by": "clean_acc"}, "as far as held-out accuracy allows, without the trigger"),
+        ({"verdict": {"backdoor_suspected": False}}, "no neurons, because there is no sign of a backdoor"),
         ({"verdict": None, "before": {"proxy_asr": None}},
-         "without trigger, as far as held-out accuracy allows: there is no proxy"),
+         "as far as held-out accuracy allows, without the trigger (there is no proxy)"),
     ):  # fmt: skip
         assert printed.rule(summary(**changes)) == words
 
@@ -359,7 +337,7 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
         "--curve_eval_size=9",
         "--select_by=asr",
     )
-    assert main(["prune", *SMALL, *QUICK, "--clean_threshold=0.99", *sweep]) == 0
+    assert main(["prune", *SMALL, *QUICK, "--clean_threshold=0.99", *sweep, "--verbose"]) == 0
     samples_, proxied, after = (figure for figure in drawn if len(figure.axes) > 10)
     made = newest("attack")
     suspect = subject.load(made.info.run_id, make_plan("prune", {}), torch.device("cpu"))
@@ -388,8 +366,8 @@ def test_the_chain_draws_its_models_answers_and_labels_the_oracle(
         "oracle",
         max(p["der"] for p in found["points"].values()),
     )
-    assert "│ oracle ◀ purified │" in out
-    assert "  oracle: best DER in hindsight, sees the trigger" in out
+    assert f"\noracle ◀  {found['points']['oracle']['pruned']:>7}" in out
+    assert "  oracle: best DER in hindsight, with the trigger" in out
     assert (
         f"  held-out ACC: {found['images']['held_out']} of {found['images']['clean']} clean images, as they are" in out
     )

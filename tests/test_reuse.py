@@ -237,8 +237,8 @@ def test_a_lost_artifact_further_up_is_refused_by_id_and_made_again_otherwise(
         assert f"run {unlearned.info.run_id} no longer has its artifact proxy.safetensors" in capsys.readouterr().err
         assert main(["prune", f"--model_run_id={runs['import'].info.run_id}", *QUICK, *SWEEP]) == 0
         said = capsys.readouterr().err
-        assert f"recover: taken from run {recovered.info.run_id}" in said
-        assert "unlearn: taken from" not in said
+        assert f"recover: reuses run {recovered.info.run_id}" in said
+        assert "unlearn: reuses run" not in said
         tags = newest("prune").data.tags
         assert tags["rnp.unlearn_run_id"] == newest("unlearn").info.run_id != unlearned.info.run_id
         assert json.loads((artifacts(newest("prune")) / "summary.json").read_text())["verdict"]

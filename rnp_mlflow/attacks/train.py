@@ -33,10 +33,12 @@ def train(
     params: TrainParams,
     *,
     on_epoch: EpochCallback = ignore_epoch,
+    on_step: EpochCallback = ignore_epoch,
 ) -> list[EpochRecord]:
     """Train `model` in place with SGD, Nesterov momentum 0.9 and a one-cycle schedule (Smith, 2018) peaking at lr.
 
     data: on any device. generator: on the CPU; it determines the order of batches and the augmentation.
+    on_step: receives the record of the epoch so far.
     """
     steps = params.epochs * max(1, -(-len(data) // params.batch_size))
     optimizer = SGD(model.parameters(), params.lr, 0.9, weight_decay=params.weight_decay, nesterov=True)
@@ -46,7 +48,7 @@ def train(
     history: list[EpochRecord] = []
     with forward_fn(model, params.precision) as forward:
         for epoch in range(1, params.epochs + 1):
-            meter = EpochMeter(epoch)
+            meter = EpochMeter(epoch, on_step)
             for index in batches(len(data), params.batch_size, generator):
                 images, labels = data.images[index].to(device), data.labels[index].to(device)
                 logits = forward(transform(images, generator))

@@ -25,11 +25,13 @@ from rnp_mlflow.config.method import Method, Prune, Recover, Unlearn
 from rnp_mlflow.config.suspects import Attack, Common, Data, Import
 from rnp_mlflow.config.values import (
     DATASETS,
+    HEADINGS,
     PLACE,
     AbsPath,
     Settings,
     choices,
     extra,
+    heading,
     is_common,
     not_given,
     text,
@@ -40,6 +42,7 @@ from rnp_mlflow.errors import ConfigError
 __all__ = [
     "AUGMENT",
     "DATASETS",
+    "HEADINGS",
     "LEGACY_DEFAULTS",
     "PIPELINE",
     "PRESETS",
@@ -57,6 +60,8 @@ __all__ = [
     "Settings",
     "Unlearn",
     "choices",
+    "extra",
+    "heading",
     "is_common",
     "legacy_value",
     "names",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from rnp_mlflow.core.params import COMMON
@@ -52,12 +52,18 @@ Name = Annotated[str, BeforeValidator(_spelled)]
 MaybeName = Annotated[Text, BeforeValidator(_spelled)]
 Channels = Annotated[tuple[float, ...] | None, BeforeValidator(_floats_or_auto)]
 
-# Said of a field beside `core.params.COMMON` and `OWN`: `role`, what its value is to a run (`names`).
+# Said of a field beside `core.params.COMMON` and `OWN`: `role`, what its value is to a run (`names`); and `group`, its
+# heading in the help if neither its role nor "Method" is.
 MACHINE = COMMON | {"role": "machine"}  # what computes
 PLACE = COMMON | {"role": "place"}  # where the images lie; their digest decides
 FILE = COMMON | {"role": "file"}  # a file whose content decides, not its name
 RUN = COMMON | {"role": "run"}  # the run to start from
 OUTPUT = COMMON | {"role": "output"}  # where a result goes besides; it changes no figure
+START: dict[str, JsonValue] = {"group": "Runs and files"}
+DATA: dict[str, JsonValue] = {"group": "Data"}
+MODEL: dict[str, JsonValue] = {"group": "Model and attack"}
+GROUPS = {"run": "Runs and files", "file": "Runs and files", "place": "Data", "machine": "Machine", "output": "Output"}
+HEADINGS = ("Runs and files", "Method", "Model and attack", "Data", "Machine", "Output")  # in the order of the help
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -85,6 +91,14 @@ def is_common(field: FieldInfo) -> bool:
 
 def extra(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def heading(field: FieldInfo) -> str:
+    """Return the heading under which the help lists a field: one of `HEADINGS`."""
+    of = extra(field)
+    if field.is_required():
+        return HEADINGS[0]
+    return str(of.get("group") or GROUPS.get(str(of.get("role")), "Method"))
 
 
 def text(value: Any) -> str:

@@ -32,7 +32,7 @@ ModelCallback = Callable[[int, float, Callable[[], nn.Module]], None]
 
 
 def ignore_epoch(record: EpochRecord) -> None:
-    """Do nothing after an epoch."""
+    """Do nothing after an epoch or a step."""
 
 
 def ignore_model(step: int, accuracy: float, model: Callable[[], nn.Module]) -> None:
@@ -41,25 +41,28 @@ def ignore_model(step: int, accuracy: float, model: Callable[[], nn.Module]) -> 
 
 @dataclass(frozen=True)
 class TrainingHooks:
-    """What training calls. Neither changes its result.
+    """What training calls. None of them changes its result.
 
-    on_epoch: receives the record of every epoch. on_model: receives the number of steps made so far, an accuracy, and a
-    function that returns the model as it now is. Unlearning calls it whenever its stop rule looks, with the accuracy
-    that the rule saw; recovery after every epoch, with the epoch's.
+    on_epoch: receives the record of every epoch; on_step, after every step, that of the epoch so far. on_model:
+    receives the number of steps made so far, an accuracy, and a function that returns the model as it now is.
+    Unlearning calls it whenever its stop rule looks, with the accuracy that the rule saw; recovery after every epoch,
+    with the epoch's.
     """
 
     on_epoch: EpochCallback = ignore_epoch
     on_model: ModelCallback = ignore_model
+    on_step: EpochCallback = ignore_epoch
 
 
 NO_HOOKS = TrainingHooks()
 
 
 class EpochMeter:
-    """Accumulates loss and accuracy over an epoch, weighted by batch size."""
+    """Accumulates loss and accuracy over an epoch, weighted by batch size. on_step: called after each batch."""
 
-    def __init__(self, epoch: int):
+    def __init__(self, epoch: int, on_step: EpochCallback = ignore_epoch):
         self.epoch, self.steps, self.images = epoch, 0, 0
+        self.on_step = on_step
         self.loss, self.right = 0.0, 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -68,6 +71,7 @@ class EpochMeter:
         self.images += len(labels)
         self.loss += loss.item() * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
+        self.on_step(self.record())
 
     def record(self) -> EpochRecord:
         """Return the epoch's record."""

@@ -104,7 +104,7 @@ def adaptive_sweep(
     evaluator: Evaluator,
     calibrate: BNCalibration | None = None,
     *,
-    on_point: Callable[[], object] = lambda: None,
+    on_point: Callable[[CurvePoint], object] = lambda point: None,
 ) -> dict[SweepPoint, CurvePoint]:
     """Evaluate every `plan.stride`-th point; around the choice, every point. In the order of `points`, then `extra`.
 
@@ -123,7 +123,7 @@ def adaptive_sweep(
 
     def keep(point: SweepPoint, measured: CurvePoint) -> None:
         found[point] = measured
-        on_point()
+        on_point(measured)
 
     evaluate_sweep(model, mask, visits(), evaluator, calibrate, on_point=keep)
     return {point: found[point] for point in dict.fromkeys((*points, *plan.extra)) if point in found}

@@ -5,6 +5,7 @@ If a backdoor is a shortcut to that class, such a perturbation takes it (Wang et
 that it can be a patch as well as a pattern over the whole image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,11 @@ STEP_SIZE, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
 BATCH_SIZE = 32
 SUCCESS = 0.9  # share of a batch that the proxy has to lead to its target
 PATIENCE = 20  # steps without growth after which the search ends
+SearchCallback = Callable[[int, float], object]
+
+
+def ignore_step(steps: int, success: float) -> None:
+    """Do nothing after a step of the search."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,14 @@ def invert_trigger(
     params: DetectParams,
     *,
     target: int,
+    on_step: SearchCallback = ignore_step,
 ) -> ProxyTrigger:
     """Find a proxy that leads `SUCCESS` of a batch to `target`, with a norm as small as possible.
 
     Momentum ascent with normalised gradients inside an ℓ2 ball that grows by 5 % after every step whose batch
     falls short; the search ends `PATIENCE` steps after the ball last grew, and after `params.proxy_steps` in any case.
     Images of `target` are not used. generator: a CPU one. model: left unchanged, used in eval mode.
+    on_step: receives the number of steps made, and the share of the last batch that the proxy led to the target.
     """
     inputs = transform(clean.images, None)
     low, high = (edge(inputs.transpose(0, 1).flatten(1), 1)[:, None, None] for edge in (torch.amin, torch.amax))
@@ -96,7 +104,9 @@ def invert_trigger(
             logits = forward(proxy(inputs[index]))
             loss = cross_entropy(logits, torch.full((BATCH_SIZE,), target, device=logits.device))
             (grad,) = torch.autograd.grad(loss, proxy.delta)
-            if (logits.argmax(1) == target).float().mean() < SUCCESS:
+            success = float((logits.argmax(1) == target).float().mean())
+            on_step(step + 1, success)
+            if success < SUCCESS:
                 radius *= GROWTH
                 last_growth = step + 1
             velocity = MOMENTUM * velocity - grad / (grad.norm() + 1e-12)

@@ -70,7 +70,7 @@ def recover(
         working = {net: copied.train() for net, copied in copies}
         forward = {net: stack.enter_context(forward_fn(copied, params.precision)) for net, copied in working.items()}
         for epoch in range(1, params.recovering_epochs + 1):
-            meter = EpochMeter(epoch)
+            meter = EpochMeter(epoch, hooks.on_step)
             for index in batches(len(images), params.recovering_batch_size, generator):
                 inputs = transform(images[index], generator)
                 if proxy:

@@ -35,12 +35,11 @@ def trace_curve(
     *,
     calibrate: BNCalibration | None = None,
     estimate: TargetEstimate | None = None,
-    on_point: Callable[[], object] = lambda: None,
+    on_point: Callable[[CurvePoint], object] = lambda point: None,
 ) -> PruningCurve:
     """Sweep `mask` over `model`, and compute the detection statistics if the evaluator has a proxy.
 
-    evaluator: its `eval_set` holds all test images. estimate: what `core.detect` found. on_point: called after each
-    point.
+    evaluator: its `eval_set` holds all test images. estimate: what `core.detect` found. on_point: receives each point.
     """
     full = evaluator.eval_set
     part = full.subset(params.curve_eval_size) if params.curve_eval_size else full

@@ -80,7 +80,7 @@ def unlearn(
 
     with forward_fn(working, precision) as forward:
         for epoch in range(1, params.unlearning_epochs + 1):
-            meter = EpochMeter(epoch)
+            meter = EpochMeter(epoch, hooks.on_step)
             for index in batches(len(images), params.unlearning_batch_size, generator):
                 logits = forward(transform(images[index], generator))
                 loss = cross_entropy(logits, labels[index])

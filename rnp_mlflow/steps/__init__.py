@@ -1,23 +1,34 @@
 """The entry points as plain functions; what they need is imported only when one is called."""
 
+from contextlib import nullcontext
 from typing import Any
 
 
-def run(entry: str, values: dict[str, Any]) -> int:
+def run(
+    entry: str, values: dict[str, Any], *, quiet: bool = False, verbose: bool = False, as_json: bool = False
+) -> int:
     """Run an entry point with these parameters (texts or values); 0, or 1 for a rerun that differs.
+
+    quiet, verbose: print less or more. as_json: print the result as one JSON object.
 
     Raises:
         RnpError: bad input; the message says what was wrong, where, and what to do.
     """
-    from rnp_mlflow.steps import chain, main, rerun, runtime
-    from rnp_mlflow.steps.plan import make_plan
+    from rnp_mlflow.steps import output, progress
+
+    with nullcontext() if quiet else progress.note("starting"):
+        from rnp_mlflow.steps import chain, main, rerun, runtime
+        from rnp_mlflow.steps.plan import make_plan
 
     runtime.stop_on_sigterm()
     runtime.forward_log_records()
-    if entry == "rerun":
-        return rerun.repeat(values)
-    if entry == "main":
-        main.run_all(make_plan(entry, values))
-    else:
-        chain.run_step(entry, make_plan(entry, values))
-    return 0
+    code = 0
+    with output.amount(quiet=quiet, verbose=verbose):
+        if entry == "rerun":
+            code = rerun.repeat(values)
+        elif entry == "main":
+            main.run_all(make_plan(entry, values))
+        else:
+            chain.run_step(entry, make_plan(entry, values))
+    output.print_newest(quiet=quiet, verbose=verbose, as_json=as_json)
+    return code

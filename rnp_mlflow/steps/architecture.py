@@ -33,7 +33,9 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
     if not built:
         raise failed[0]
     if len(built) == 1:
-        runtime.log(f"  taken for {unambiguous_name(built[0][1].architecture)}: {failed[0]}")
+        runtime.log(
+            f"  the model is taken for {unambiguous_name(built[0][1].architecture)}; another that fits: {failed[0]}"
+        )
         return built[0]
     right = [answered_right(model, spec, data) for model, spec in built]
     order = sorted(range(len(built)), key=lambda k: int(right[k].sum()), reverse=True)
@@ -48,7 +50,7 @@ def settle_architecture(found: list[Candidate], classes: tuple[str, ...], data: 
             f"the weights fit {reached} by key and shape, and {count} clean images do not tell which it is: give {ways}"
         )
     taken = unambiguous_name(built[best][1].architecture)
-    runtime.log(f"  the weights fit {reached}: {taken} is taken, by its accuracy on {count} clean images")
+    runtime.log(f"  the weights fit {reached}: {taken} is taken, because it is more accurate on {count} clean images")
     return built[best]
 
 

@@ -26,7 +26,10 @@ from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import resolve_width
 from rnp_mlflow.steps import epochs, images, notes, runtime, samples, subject
 from rnp_mlflow.steps.captions import caption_of_model
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.progress import note
+from rnp_mlflow.steps.summary import scores_result
 from rnp_mlflow.tracking.runs import StepRun
 
 # An attack with a lower ASR did not plant (BackdoorBench's practice), nor one whose label most images get anyway.
@@ -68,24 +71,27 @@ def prepare(settings: Attack) -> AttackSetup:
     return AttackSetup(source, data, digest, data.test, model, spec, attack, plan)
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Train and evaluate; leave model, poison plan, trigger and sample picture."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Train and evaluate; leave model, poison plan, trigger and sample picture; return the figures."""
     settings: Attack = plan["attack"]
     if settings.precision == "auto":  # there is no model yet to hold bf16 to
         settings = settings.model_copy(update={"precision": "fp32"})
     setup = prepare(settings)
     model, transform = setup.model.to(device), subject.preprocess(setup.spec, setup.data)
-    training, trigger = poisoned_training_set(settings, setup, transform, device)
-    with runtime.progress("attack", settings.training_epochs) as advance:
+    with note("making the trigger and the poisoned images"):
+        training, trigger = poisoned_training_set(settings, setup, transform, device)
+    with runtime.progress("attack", settings.training_epochs) as bar:
         history = train.train(
-            model, training.to(device), transform, generator(settings.seed, "training"),
-            train_params(settings), on_epoch=epochs.on_epoch(run, "attack", advance),
+            model, training.to(device), transform, generator(settings.seed, "training"), train_params(settings),
+            on_epoch=epochs.on_epoch(run, "attack", bar),
+            on_step=epochs.on_step(bar, len(training), settings.training_batch_size),
         )  # fmt: skip
     how = (len(setup.data.classes), settings.target, settings.label_mode)
     bad = poison.with_trigger(setup.test, *how, trigger) if trigger else None
     place = setup.source.place
     images.log_images(run, setup.data, setup.data_digest, place, suspect_id=run.run_id, triggered=bad)
-    scores = evaluate(model, subject.test_set(setup.test, bad, device), transform, settings.precision)
+    with note("testing the model"):
+        scores = evaluate(model, subject.test_set(setup.test, bad, device), transform, settings.precision)
     history_file.write(run.folder, history)
     store.save(run.folder / table.MODEL_FOLDER, model, setup.spec)
     source_file.write(run.folder, setup.source)
@@ -102,6 +108,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     run.tags({"precision": settings.precision})
     run.describe(description(settings, setup, scores))
     report(run, scores, already)
+    return scores_result(scores)
 
 
 def description(settings: Attack, setup: AttackSetup, scores: Scores) -> str:
@@ -138,10 +145,12 @@ def poisoned_training_set(
         return clean, None
 
     def surrogate() -> nn.Module:
-        runtime.log(f"  {settings.attack}: training a clean model first, for half of training_epochs")
+        runtime.log(f"  {settings.attack} needs a clean model: one is trained first, for half of training_epochs")
         half = replace(train_params(settings), epochs=max(1, settings.training_epochs // 2))
         own = copy.deepcopy(setup.model)
-        train.train(own, clean, transform, generator(settings.seed, "surrogate"), half)
+        with runtime.progress("surrogate", half.epochs) as bar:
+            step = epochs.on_step(bar, len(clean), half.batch_size)
+            train.train(own, clean, transform, generator(settings.seed, "surrogate"), half, on_step=step)
         return PixelInputModel(own, setup.spec).to(device).eval().requires_grad_(False)
 
     made = setup.attack.build(AttackContext(clean, settings.target, generator(settings.seed, "trigger"), surrogate))
@@ -176,7 +185,7 @@ def report(run: StepRun, scores: Scores, already: float | None) -> None:
     if already >= PLANTED:
         runtime.log(
             f"  warning: {already:.0%} of these images get the attacker's label without the trigger, so ASR "
-            "does not show one; leave this run out of averages"
+            "does not show a backdoor; leave this run out of averages"
         )
     elif scores.asr < PLANTED:
         runtime.log(f"  warning: the attack did not plant (ASR below {PLANTED}); leave this run out of averages")

@@ -12,7 +12,20 @@ from rnp_mlflow.config import PIPELINE, RUN_ID, STEPS, legacy_value, names, step
 from rnp_mlflow.core.precision import has_bf16
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import attack, clean, importing, labels, prune, recover, registering, runtime, subject, unlearn
+from rnp_mlflow.steps import (
+    attack,
+    clean,
+    importing,
+    labels,
+    output,
+    prune,
+    recover,
+    registering,
+    runtime,
+    subject,
+    unlearn,
+)
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
@@ -25,8 +38,8 @@ NOT_COMPARED = names("machine", "place", "file", "run", "output", "own") | {"pre
 class Step(Protocol):
     """What a step's module offers."""
 
-    def execute(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-        """Do the work, and leave its files in `run.folder`.
+    def execute(self, run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+        """Do the work, and leave its files in `run.folder`; return what the step concludes.
 
         upstream: step → run ID of the finished runs before this one.
         """
@@ -62,7 +75,7 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
     upstream = resolve_upstream(step, plan)
     inputs = inputs_digest(step, plan, upstream)
     if plan.reuse and (found := lineage.find_finished(step, inputs)):
-        runtime.log(f"{step}: taken from run {found} (same inputs)")
+        runtime.log(f"{step}: reuses run {found} (same inputs)")
         return upstream | {step: found}
     with step_run(step) as run:
         label(run, step, plan, upstream.get("attack"))
@@ -90,9 +103,10 @@ def execute_in_run(
     settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
-    MODULES[step].execute(run, plan, upstream, device)
+    result = MODULES[step].execute(run, plan, upstream, device)
     runtime.release_memory()
     run.tags({"output": output_digest(run)})
+    output.keep(result.of_run(step, run.run_id, upstream | {step: run.run_id}))
 
 
 def label(run: StepRun, entry: str, plan: Plan, model_run_id: str | None) -> None:

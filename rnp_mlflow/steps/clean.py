@@ -54,7 +54,7 @@ def draw(data: Dataset, settings: Unlearn, device: torch.device) -> CleanImages:
     else:
         ratio = settings.ratio
         if data.test is None:
-            runtime.log(f"  no test part: all {len(labels)} images are the defender's clean images, whatever the ratio")
+            runtime.log(f"  there is no test part, so all {len(labels)} images are the defender's; ratio is not used")
             ratio = 1.0
         given = subset.defence_indices(labels, ratio, generator(settings.seed, "defence"))
     holdout = holdout_split(labels[given], settings.holdout, settings.seed)

@@ -1,20 +1,39 @@
-"""What every step that trains logs of its epochs and moments."""
+"""What every step that trains does after each step and each epoch, and logs of its moments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rnp_mlflow.core.batches import EpochCallback, EpochRecord
 from rnp_mlflow.core.moments import Moment
 from rnp_mlflow.steps import runtime
+from rnp_mlflow.steps.progress import Bar
 from rnp_mlflow.tracking.runs import StepRun
 
+Figure = Callable[[EpochRecord], str]
 
-def on_epoch(run: StepRun, prefix: str, advance: runtime.Advance) -> EpochCallback:
-    """Return what training calls after every epoch: it logs the record and advances the bar."""
+
+def figures(record: EpochRecord) -> str:
+    """Return what a bar shows of an epoch: its loss and accuracy so far."""
+    return f"loss {record.loss:.3f}  accuracy {record.accuracy:.3f}"
+
+
+def on_step(bar: Bar, images: int, batch_size: int, figure: Figure = figures) -> EpochCallback:
+    """Return what training calls after every step: it moves the bar by its part of an epoch, and shows the figure."""
+    steps = max(1, -(-images // batch_size))
+
+    def show(record: EpochRecord) -> None:
+        bar.at(record.epoch - 1 + record.steps / steps, figure(record))
+
+    return show
+
+
+def on_epoch(run: StepRun, prefix: str, bar: Bar, figure: Figure = figures) -> EpochCallback:
+    """Return what training calls after every epoch: it logs the record, moves the bar, and gives back memory."""
 
     def log(record: EpochRecord) -> None:
         values = {"loss": record.loss, "accuracy": record.accuracy}
         run.metrics({f"{prefix}/{name}": value for name, value in values.items()}, record.epoch)
-        advance()
+        bar.at(record.epoch, figure(record))
+        runtime.release_memory()
 
     return log
 

@@ -21,14 +21,21 @@ from rnp_mlflow.steps import guard, images, labels, model_source, notes, runtime
 from rnp_mlflow.steps.architecture import settle_architecture
 from rnp_mlflow.steps.captions import caption_of_model
 from rnp_mlflow.steps.model_source import ImportedModel
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.progress import note
+from rnp_mlflow.steps.summary import scores_result
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Take the model in and evaluate it; leave what `attack` leaves, ASR and RA only if triggered images are known."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Take the model in and evaluate it; leave what `attack` leaves, ASR and RA only if triggered images are known.
+
+    Return the figures.
+    """
     settings: Import = plan["import"]
-    found = model_source.read_source(settings)
+    with note("reading the model"):
+        found = model_source.read_source(settings)
     fits = fitting(settings, found)
     source = model_source.data_source(settings, found, plan.is_rerun, fits[0].channels)
     data, digest = subject.load_data(source)
@@ -38,10 +45,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     clean = data.test or data.train
     test, transform = subject.test_set(clean, bad, device), subject.preprocess(spec, data)
     precision = resolve_precision(settings.precision, model.to(device), test.images, transform)
-    scores = evaluate(model, test, transform, precision)
+    with note("testing the model"):
+        scores = evaluate(model, test, transform, precision)
     folders = source.place != "embedded" and Path(source.place).is_dir()
     judged = guard.Images(clean, data.classes, folders, found.mean is None and found.own_norm is None)
-    judgement = guard.check(model, judged, transform, precision, acc=scores.acc, recorded=found.acc)
+    with note("comparing with other ways to read the images"):
+        judgement = guard.check(model, judged, transform, precision, acc=scores.acc, recorded=found.acc)
     store.save(run.folder / table.MODEL_FOLDER, model, spec)
     source_file.write(run.folder, source)
     targets = bad.target_labels.unique().tolist() if bad is not None else []
@@ -63,6 +72,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         runtime.log(line)
     run.tags({"accuracy_doubtful": bool(judgement.lines)})
     judgement.require(settings.require_acc)
+    return scores_result(scores)
 
 
 def description(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> str:
@@ -124,7 +134,9 @@ def report(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: 
     """Say what came in."""
     part = "test" if data.test is not None else "clean"
     width = f" of width {spec.width}" if spec.width else ""
-    runtime.log(f"  {spec.architecture}{width}, {len(spec.classes)} classes, normalised by {spec.mean}, {spec.std}")
+    runtime.log(
+        f"  {spec.architecture}{width}, {len(spec.classes)} classes, normalised by mean {spec.mean} and std {spec.std}"
+    )
     runtime.log(f"  ACC {scores.acc:.4f} on {len(data.test or data.train)} {part} images")
     if bad is None or scores.asr is None:
         runtime.log("  no triggered images, so ASR and RA are not known")

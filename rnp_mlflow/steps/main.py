@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
-from rnp_mlflow.steps import chain, curve, notes
+from rnp_mlflow.steps import chain, curve, notes, output
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import lineage
@@ -33,4 +34,6 @@ def run_all(plan: Plan) -> str:
         run.describe(notes.pruning(summary, upstream))
         taken = ("data", "output", "code", "device", "threads", "processor", "backdoor_suspected", "suspected_target")
         run.tags({name: found for name in taken if (found := lineage.tag(pruned, name)) is not None})
-        return run.run_id
+    if result := output.newest():  # that of the prune run
+        output.keep(replace(result, content={**result.content, "entry": "main", "run_id": run.run_id}))
+    return run.run_id

@@ -1,66 +1,132 @@
-"""What a prune run prints: its table, the verdict, and what the figures were measured on."""
-
-from rich.console import Console
-from rich.table import Table
+"""What a prune run prints: its table, what a reader needs to read it, the verdict, and on request all details."""
 
 from rnp_mlflow.core.selectors import SELECTORS
 from rnp_mlflow.core.verdict import FORGETTING_OFFSET
-from rnp_mlflow.steps.summary import DetectionSummary, PruneSummary
+from rnp_mlflow.steps.output import Result, wrap
+from rnp_mlflow.steps.summary import DetectionSummary, PointFigures, PruneSummary
 from rnp_mlflow.tracking import ui
 from rnp_mlflow.tracking.runs import StepRun
 
 MEANING = {
     "fixed": "at pruning_number",
-    "oracle": "best DER in hindsight, sees the trigger",
+    "oracle": "best DER in hindsight, with the trigger",
 }
+MARK = "◀"
 
 
-def print_report(run: StepRun, summary: PruneSummary) -> None:
-    """Print the result as a table on standard output, its footnotes, and links."""
-    report = Table(title=f"prune run {run.run_id}", title_justify="left")
-    for column in ("point", summary.pruning_by, "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER"):
-        report.add_column(column, justify="left" if column == "point" else "right")
-    before = summary.before
-    cells = (before.holdout_acc, before.proxy_asr, before.acc, before.asr, before.ra)
-    report.add_row("before", "", "0", *(fmt(value) for value in cells), "")
+def result(run: StepRun, summary: PruneSummary) -> Result:
+    """Return what the run concludes: for a program, in a few lines, and as a report with links."""
+
+    def lines(width: int, verbose: bool) -> list[str]:
+        links = ui.ui_links(run.experiment_id, [run.run_id])
+        return [f"prune run {run.run_id}", *report(summary, width, verbose), *links]
+
+    return Result(content(summary), brief(summary), lines)
+
+
+def content(summary: PruneSummary) -> dict[str, object]:
+    """Return the object of `--json`: that of `summary.json`, and the figures at the point that the model is pruned at.
+
+    They are under `after`, beside those under `before`.
+    """
+    found = summary.to_json()
+    return {"before": found["before"], "after": found["points"][summary.selected], **found}
+
+
+def brief(summary: PruneSummary) -> list[str]:
+    """Return the verdict and what pruning changed: a line each."""
+    before, after = summary.before, summary.picked
+    figures = {"ACC": (before.acc, after.acc), "ASR": (before.asr, after.asr)}
+    changes = [f"{name} {fmt(old)} → {fmt(new)}" for name, (old, new) in figures.items() if new is not None]
+    return [
+        f"  {verdict_line(summary)}",
+        f"  {summary.selected}: {after.num_pruned} neurons pruned, {', '.join(changes)}",
+    ]
+
+
+def report(summary: PruneSummary, width: int, verbose: bool) -> list[str]:
+    """Return the table, its notes and the verdict; if `verbose`, also what these come from. width: in columns."""
+    notes = [f"  {verdict_line(summary)}", f"  {MARK}: the purified model"]
+    notes += [f"  {name}: {meaning(name, summary)}" for name in summary.points]
+    notes += [f"  n: {measured(summary)}"]
+    notes += footnotes(summary) if verbose else []
+    return [*table(summary), "", *(part for note in notes for part in wrap(note, width)), ""]
+
+
+def table(summary: PruneSummary) -> list[str]:
+    """Return a heading, a rule, and a row per operating point, the unpruned model first; below 80 columns wide."""
+    by_number, proxy = summary.pruning_by == "number", summary.before.proxy_asr is not None
+    columns = ["point", *([] if by_number else ["threshold"]), "neurons", "held-out", *(["proxy"] if proxy else [])]
+    columns += ["ACC", "ASR", "RA", "DER"]
+
+    def row(name: str, point: PointFigures, cutoff: str, rating: str) -> list[str]:
+        cells = [name, *([] if by_number else [cutoff]), str(point.num_pruned), fmt(point.holdout_acc)]
+        cells += [fmt(point.proxy_asr)] if proxy else []
+        return [*cells, fmt(point.acc), fmt(point.asr), fmt(point.ra), rating]
+
+    rows = [columns, row("before", summary.before, "", "")]
     for name, point in summary.points.items():
-        mark = " ◀ purified" if name == summary.selected else ""
-        cutoff = "none" if point.cutoff is None else f"{point.cutoff:g}"
-        cells = (point.holdout_acc, point.proxy_asr, point.acc, point.asr, point.ra)
-        measured = (fmt(value) for value in (*cells, point.der))
-        report.add_row(f"{name}{mark}", cutoff, str(point.num_pruned), *measured)
-    console = Console(width=110)
-    console.print(report)
-    for name in summary.points:
-        console.print(f"  {name}: {MEANING.get(name) or rule(summary)}", highlight=False)
-    for line in (*footnotes(summary), *ui.ui_links(run.experiment_id, [run.run_id])):
-        console.print(line, highlight=False, soft_wrap=True)
+        cutoff = "none" if point.cutoff is None else f"{point.cutoff:.4g}"
+        rows.append(row(f"{name} {MARK}" if name == summary.selected else name, point, cutoff, fmt(point.der)))
+    widths = [max(len(cells[k]) for cells in rows) for k in range(len(columns))]
+    lines = [
+        "  ".join(cell.rjust(width) if k else cell.ljust(width) for k, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(cells, widths, strict=True)) for cells in rows)
+    ]
+    return [lines[0].rstrip(), "─" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
+
+
+def meaning(name: str, summary: PruneSummary) -> str:
+    """Say what an operating point is."""
+    return MEANING.get(name) or rule(summary)
+
+
+def measured(summary: PruneSummary) -> str:
+    """Say on how many images the columns of the table were measured."""
+    counts, held_out = summary.images, summary.views.images
+    acc = f"{counts.test} test images"
+    if not counts.test:
+        acc = f"the same {held_out}" if held_out == counts.held_out else f"all {counts.held_out} held-out images"
+    triggered = f"{counts.triggered} triggered images" if counts.triggered else "unknown (no triggered images)"
+    return f"held-out {held_out} images; ACC {acc}; ASR and RA {triggered}"
 
 
 def rule(summary: PruneSummary) -> str:
     """Say what chose the point `chosen`, which sees no trigger."""
     selector = SELECTORS[summary.select_by]
     if summary.select_by != "proxy" and selector.trigger_free:
-        return f"without trigger, {selector.prunes_at}"
+        return f"{selector.prunes_at}, without the trigger"
     if summary.verdict and summary.verdict.backdoor_suspected is False:
-        return "without trigger, nothing: no sign of a backdoor"
+        return "no neurons, because there is no sign of a backdoor"
     if summary.before.proxy_asr:
-        return "without trigger, by the proxy"
-    return "without trigger, as far as held-out accuracy allows: there is no proxy"
+        return "where the proxy fails, without the trigger"
+    return "as far as held-out accuracy allows, without the trigger (there is no proxy)"
+
+
+def verdict_line(summary: PruneSummary) -> str:
+    """Say the verdict in one sentence."""
+    verdict = summary.verdict
+    if verdict is None:
+        return "verdict: none, because no target class was estimated"
+    if verdict.benign_score is None:
+        return f"verdict: none without a proxy; if there is a backdoor, its target is {verdict.target!r}"
+    if verdict.backdoor_suspected:
+        return f"verdict: a backdoor to {verdict.target!r} is suspected"
+    return "verdict: no sign of a backdoor" + (", so nothing is pruned" if summary.select_by == "proxy" else "")
 
 
 def footnotes(summary: PruneSummary) -> list[str]:
-    """Say what the verdict is, what the figures were measured on, and which layers lost neurons."""
+    """Say where the verdict comes from, what the figures were measured on, and which layers lost neurons."""
     counts, most = summary.images, summary.curve_eval_size
     triggered = f"; ASR, RA: {counts.triggered} triggered ones" if counts.triggered else ""
     fewer = 0 < most < max(counts.test or counts.held_out, counts.triggered)
     part = f"; the curve: at most {most} of each" if fewer else ""
     lost = ", ".join(f"{layer} {n} of {of}" for layer, (n, of) in summary.layers.items())
     return [
-        *verdict_lines(summary),
+        *score_lines(summary),
         *holdout_lines(summary),
         f"  ACC: {test_images(summary)}{triggered}{part}",
-        f"  pruned: {lost or 'nothing'}",
+        f"  neurons pruned: {lost or 'none'}",
     ]
 
 
@@ -87,21 +153,17 @@ def test_images(summary: PruneSummary) -> str:
     return f"{which} {counts.held_out} as they are; there is no test part"
 
 
-def verdict_lines(summary: PruneSummary) -> list[str]:
-    """Say the verdict, and how the benign score came about; nothing if there is no verdict."""
+def score_lines(summary: PruneSummary) -> list[str]:
+    """Say how the benign score came about; nothing if there is no verdict."""
     verdict = summary.verdict
     if verdict is None:
         return []
-    target = repr(verdict.target)
-    share = f"the unlearned model classifies {verdict.target_share:.0%} of other images as {target}"
+    share = f"  the unlearned model classifies {verdict.target_share:.0%} of other images as {verdict.target!r}"
     if verdict.benign_score is None:
-        return [f"  verdict: none without a proxy; if there is a backdoor, its target is {target} ({share})"]
-    score, limit = f"benign score {verdict.benign_score:.4f}", f"benign_threshold={verdict.benign_threshold:g}"
-    why = f"  benign score: {statistics(verdict, bool(summary.before.proxy_asr))}; {share}"
-    if verdict.backdoor_suspected:
-        return [f"  verdict: a backdoor to {target} is suspected ({score} ≤ {limit})", why]
-    consequence = ", so nothing is pruned" if summary.select_by == "proxy" else ""
-    return [f"  verdict: no sign of a backdoor ({score} > {limit}){consequence}", why]
+        return [share]
+    sign = "≤" if verdict.backdoor_suspected else ">"
+    limit = f"{verdict.benign_score:.4f} {sign} benign_threshold={verdict.benign_threshold:g}"
+    return [f"  benign score: {limit}; {statistics(verdict, bool(summary.before.proxy_asr))}", share]
 
 
 def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:
@@ -113,5 +175,5 @@ def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:
 
 
 def fmt(value: float | None) -> str:
-    """Format a share for the table."""
-    return "unknown" if value is None else f"{value:.4f}"
+    """Format a share for the table; a dash if it is unknown."""
+    return "–" if value is None else f"{value:.3f}"

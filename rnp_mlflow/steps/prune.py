@@ -8,6 +8,7 @@ from torch import nn
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import Prune, params_of
+from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.neurons import Mask, copy_sharing_weights
 from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
@@ -24,7 +25,9 @@ from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import curve, notes, pictures, printed, registering, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.progress import note
 from rnp_mlflow.steps.summary import DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
 from rnp_mlflow.tracking import lineage, models, naming
 from rnp_mlflow.tracking.runs import StepRun
@@ -32,8 +35,8 @@ from rnp_mlflow.tracking.runs import StepRun
 Detected = tuple[TargetEstimate | None, ProxyTrigger | None]
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Sweep the mask over the suspect model; leave curve, summary and purified model."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Sweep the mask over the suspect model; leave curve, summary and purified model; return what to print."""
     settings: Prune = plan["prune"]
     for line in advice(plan.given, settings):
         runtime.log(line)
@@ -77,18 +80,20 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     card = notes.card(summary, {**upstream, "prune": run.run_id})
     about = {"prune_run_id": run.run_id, "pruned": picked.num_pruned, **run.subject.tags(), **verdict}
     example, name = suspect.data.train.images[:2], naming.model_name(run.subject)
-    model_id = models.log(purified, suspect.spec, example, name=name, tags=about, card=card)
+    with note("exporting the purified model"):
+        model_id = models.log(purified, suspect.spec, example, name=name, tags=about, card=card)
     curve.write(run, found.points, summary, model_id=model_id)
     shown = pictures.Pruned(
         suspect, before, purified, mask, found.points, unpruned, used, summary, clean.holdout, detected[1],
         settings.precision,
     )  # fmt: skip
-    pictures.draw_all(run, shown, upstream, settings.seed, plan["unlearn"].clean_threshold)
+    with note("drawing"):
+        pictures.draw_all(run, shown, upstream, settings.seed, plan["unlearn"].clean_threshold)
     run.describe(notes.pruning(summary, upstream))
     run.upload()
     if settings.register_as:
         registering.register(run, settings, summary, model_id, upstream)
-    printed.print_report(run, summary)
+    return printed.result(run, summary)
 
 
 def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> None:
@@ -132,10 +137,17 @@ def sweep_with_progress(
     images = CurveImages(labeled(clean.train), labeled(clean.holdout), suspect.eval_set(clean.holdout))
     # Most often two more are evaluated next to the choice.
     expected = len(planned_points(mask, params)[0]) // params.pruning_stride + 2
-    with runtime.progress("prune", expected) as advance:
+    with runtime.progress("prune", expected) as bar:
         return draw_curve(
-            suspect.model, mask, images, suspect.transform, params, detected=detected, on_point=advance
+            suspect.model, mask, images, suspect.transform, params, detected=detected,
+            on_point=lambda point: bar(trigger_free_figures(point)),
         )  # fmt: skip
+
+
+def trigger_free_figures(point: CurvePoint) -> str:
+    """Return what the bar shows of a point: held-out accuracy, and the proxy's success rate if there is a proxy."""
+    proxy = "" if point.proxy_asr is None else f"  proxy {point.proxy_asr:.3f}"
+    return f"held-out ACC {point.holdout_acc:.3f}{proxy}"
 
 
 def image_counts(suspect: subject.Suspect, clean: clean_images.CleanImages) -> ImageCounts:
@@ -178,16 +190,21 @@ def verdict_tags(verdict: DetectionSummary | None) -> dict[str, object]:
     return tags
 
 
+def tested(name: str, point: PointFigures) -> str:
+    """Return what the bar shows of an operating point."""
+    return f"{name}: ACC {point.acc:.3f}" + ("" if point.asr is None else f"  ASR {point.asr:.3f}")
+
+
 def summary_points(params: SweepParams, found: PruningCurve) -> dict[str, PointFigures]:
     """Return the figures of each operating point, on all test images: chosen, fixed and, if ASR is known, oracle."""
     picked = {"chosen": select_point(found, trigger_free(params)), "fixed": found.fixed}
     before = found.on_full_test_set(found.points[0]).scores
     points: dict[str, PointFigures] = {}
-    with runtime.progress("test", len(picked) + 1) as advance:
+    with runtime.progress("test", len(picked) + 1) as bar:
         for name, point in picked.items():
             points[name] = PointFigures.of(found.on_full_test_set(point), before)
-            advance()
+            bar(tested(name, points[name]))
         if best := best_der_point(found, params):
             points["oracle"] = PointFigures.of(found.on_full_test_set(best), before)
-        advance()
+            bar(tested("oracle", points["oracle"]))
     return points

@@ -4,7 +4,7 @@ import torch
 
 from rnp_mlflow.artifacts import history, progress, table
 from rnp_mlflow.config import Recover, params_of
-from rnp_mlflow.core.batches import TrainingHooks
+from rnp_mlflow.core.batches import EpochRecord, TrainingHooks
 from rnp_mlflow.core.moments import MomentMeter, evaluation_part
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.core.params import RecoverParams
@@ -16,13 +16,17 @@ from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, notes, runtime, stored, subject
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Recover on the images that unlearning used; leave the mask in both forms and its histogram."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Recover on the images that unlearning used; leave the mask in both forms and its histogram.
+
+    Return how many neurons stay low.
+    """
     settings: Recover = plan["recover"]
     suspect = subject.load(upstream["attack"], plan, device)
     model, _ = store.load(lineage.fetch(upstream["unlearn"], table.UNLEARNED_FOLDER))
@@ -33,8 +37,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     stand_in = proxy if suspect.triggered is None else None
     part = evaluation_part(suspect.eval_set(clean.holdout))
     meter = MomentMeter(part, suspect.transform, settings.precision, stand_in, labeled(clean.holdout))
-    with runtime.progress("recover", settings.recovering_epochs) as advance:
-        hooks = TrainingHooks(epochs.on_epoch(run, "recover", advance), meter.every(settings.recovering_epochs))
+    with runtime.progress("recover", settings.recovering_epochs) as bar:
+        hooks = TrainingHooks(
+            epochs.on_epoch(run, "recover", bar, figure),
+            meter.every(settings.recovering_epochs),
+            epochs.on_step(bar, len(clean.train), settings.recovering_batch_size, figure),
+        )
         result = recover_mask(
             model.to(device), labeled(clean.train), suspect.transform, params_of(RecoverParams, settings),
             suspect=suspect.model, proxy=proxy, hooks=hooks,
@@ -46,11 +54,18 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     epochs.log_moments(run, "recover", meter.found)
     draw_mask(run.folder / table.MASK_PNG, result.mask, caption_of(run, suspect, settings.seed))
     values = flatten(result.mask)
-    low = f"{int((values < 0.5).sum())} of {len(values)} neurons below 0.5"
-    last = regained(settings, result.history[-1].accuracy, proxy is not None)
-    run.describe("\n\n".join([f"**{low}** in the mask.", f"Recovery: {last}.", notes.lineage_links(upstream)]))
+    count, accuracy = int((values < 0.5).sum()), result.history[-1].accuracy
+    low = f"{count} of {len(values)} neurons have a mask value below 0.5"
+    last = regained(settings, accuracy, proxy is not None)
+    run.describe("\n\n".join([f"**{low}**.", f"Recovery: {last}.", notes.lineage_links(upstream)]))
     runtime.log(f"  {last}")
     runtime.log(f"  {low}")
+    return Result({"training_accuracy": accuracy, "neurons": len(values), "below_half": count}, [f"  {low}"])
+
+
+def figure(record: EpochRecord) -> str:
+    """Return what the bar shows."""
+    return f"accuracy {record.accuracy:.3f}"
 
 
 def regained(settings: Recover, accuracy: float, proxy: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID, STEPS, Rerun, legacy_value, names, parameters, parse, text, with_current_names
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.steps import chain, main, notes, runtime
+from rnp_mlflow.steps import chain, main, notes, output, runtime
 from rnp_mlflow.steps.plan import plan_again
 from rnp_mlflow.tracking import compare, lineage
 from rnp_mlflow.tracking.runs import prepare_store, step_run
@@ -44,7 +44,7 @@ def repeat(values: dict[str, Any]) -> int:
         (run.folder / table.COMPARISON).write_text(json.dumps(findings, indent=2) + "\n")
         run.tags({"identical": identical, "repeated_run_id": new_id})
         run.describe(description(findings, pairs))
-        print_report(findings, pairs)
+        output.keep(result(run.run_id, settings.run_id, findings, pairs))
     return 0 if identical else 1
 
 
@@ -95,11 +95,33 @@ def description(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]
     return "\n".join(["**Different**" if any(findings.values()) else "**Identical bit for bit**", "", *lines])
 
 
-def print_report(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> None:
-    """Print the result on standard output."""
+def result(
+    run_id: str, old_id: str, findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]
+) -> output.Result:
+    """Return the comparison, after what the repeated run itself concludes."""
+    repeated = output.newest()
+    verdict = "different" if any(findings.values()) else "identical"
+
+    def lines(width: int, verbose: bool) -> list[str]:
+        compared = [part for line in comparison(findings, pairs) for part in output.wrap(line, width)]
+        return [*(repeated.lines(width, verbose) if repeated else []), *compared, verdict]
+
+    content = {
+        "entry": "rerun",
+        "run_id": run_id,
+        "rerun_of": old_id,
+        "identical": verdict == "identical",
+        "compared": {step: {"run_ids": list(pairs[step]), "differences": found} for step, found in findings.items()},
+        "result": repeated.content if repeated else None,
+    }
+    return output.Result(content, [f"rerun run {run_id}", f"  {verdict}"], lines)
+
+
+def comparison(findings: dict[str, list[str]], pairs: dict[str, tuple[str, str]]) -> list[str]:
+    """Return for each step whether it came out the same, which runs those are, and what differs."""
+    lines = []
     for step, differences in findings.items():
         old, new = pairs[step]
-        print(f"{step}: {old} and {new}: " + ("identical" if not differences else "different"))
-        for line in differences:
-            print(f"  {line}")
-    print("identical" if not any(findings.values()) else "different")
+        lines += [f"{step}: {'different' if differences else 'identical'}", f"  runs {old} and {new}"]
+        lines += [f"  {difference}" for difference in differences]
+    return lines

@@ -1,20 +1,20 @@
-"""The process around a step: device, threads, determinism, progress bars."""
+"""The process around a step: device, threads, determinism, memory."""
 
 import ctypes
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rnp_mlflow.config import Common
 from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.steps.output import log as log
+from rnp_mlflow.steps.progress import Bar, bar
 from rnp_mlflow.tracking.runs import Stopped
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
@@ -109,30 +109,14 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-Advance = Callable[[], None]
-
-
 @contextmanager
-def progress(phase: str, total: int) -> Iterator[Advance]:
+def progress(phase: str, total: int | None) -> Iterator[Bar]:
     """Show a bar on standard error that advances by one per call; nothing if that is not a terminal.
 
     Memory that is kept is given back at every advance, so that its holes do not add up.
     """
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(phase, total=total)
-
-        def advance() -> None:
-            release_memory()
-            bar.advance(task)
-
-        yield advance
-
-
-def log(line: str) -> None:
-    """Print one line for the person who waits, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    with bar(phase, total, release_memory) as shown:
+        yield shown
 
 
 class LogForwarder(logging.Handler):

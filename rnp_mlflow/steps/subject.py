@@ -24,6 +24,7 @@ from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.clean import CleanImages
 from rnp_mlflow.steps.images import log_images
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.progress import note
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -77,12 +78,14 @@ class Suspect:
 def load_data(source: Source) -> tuple[Dataset, str]:
     """Load the dataset and its digest, once per process."""
     arguments = asdict(source)
-    data = sources.load(arguments.pop("dataset"), arguments.pop("data_dir"), **arguments)
+    with note(f"loading {source.dataset}"):
+        data = sources.load(arguments.pop("dataset"), arguments.pop("data_dir"), **arguments)
+        digest = data.digest()
     for part, images in (("training", data.train), ("test", data.test)):
         if images is not None and images.images.nbytes > spill.LIMIT:
             size = images.images.nbytes / 2**30
-            runtime.log(f"  {len(images)} {part} images take {size:.1f} GiB (a folder's are kept on disk)")
-    return data, data.digest()
+            runtime.log(f"  {len(images)} {part} images take {size:.1f} GiB of memory (those of a folder: of the disk)")
+    return data, digest
 
 
 def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:

@@ -7,6 +7,13 @@ from typing import Any, Self
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Scores, der
 from rnp_mlflow.core.params import PruningBy, SelectBy
+from rnp_mlflow.steps.output import Result
+
+
+def scores_result(scores: Scores) -> Result:
+    """Return what a model's scores say, as the result of a step."""
+    known = {name: value for name, value in asdict(scores).items() if value is not None}
+    return Result(asdict(scores), ["  " + ", ".join(f"{name.upper()} {value:.3f}" for name, value in known.items())])
 
 
 @dataclass(frozen=True)

@@ -17,30 +17,47 @@ from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import epochs, notes, runtime, samples, subject
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
+from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
+from rnp_mlflow.steps.progress import note
+from rnp_mlflow.steps.summary import scores_result
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
 
-def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> None:
-    """Unlearn on the defender's images (less those held out); leave the model and the indices used."""
+def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.device) -> Result:
+    """Unlearn on the defender's images (less those held out); leave the model and the indices used.
+
+    Return the figures and the suspected class.
+    """
     settings: Unlearn = plan["unlearn"]
     suspect = subject.load(upstream["attack"], plan, device)
     clean = clean_images.draw(suspect.data, settings, device)
     suspect.log_images(run, clean)
     settings = suspect.resolve_precision(run, settings, clean)
     test, train = suspect.eval_set(clean.holdout), labeled(clean.train)
-    with runtime.low_memory_malloc(), runtime.progress("unlearn", settings.unlearning_epochs) as advance:
+    with runtime.low_memory_malloc(), runtime.progress("unlearn", settings.unlearning_epochs) as bar:
+        figure = falling(settings.clean_threshold)
         meter = MomentMeter(evaluation_part(test), suspect.transform, settings.precision)
         meter.measure(0, suspect.model)
-        hooks = TrainingHooks(epochs.on_epoch(run, "unlearn", advance), meter.after_fall)
+        hooks = TrainingHooks(
+            epochs.on_epoch(run, "unlearn", bar, figure),
+            meter.after_fall,
+            epochs.on_step(bar, len(clean.train), settings.unlearning_batch_size, figure),
+        )
         result = unlearn_model(
             suspect.model, train, suspect.transform, params_of(UnlearnParams, settings), hooks=hooks
         )  # fmt: skip
         meter.measure(result.checks[-1].step, result.model)
+        bar.at(bar.done, f"accuracy {result.accuracy:.3f}")
     params = params_of(DetectParams, settings)
-    estimate, proxy = detect_target(suspect.model, result, train, suspect.transform, params)
-    scores = evaluate(result.model, test, suspect.transform, settings.precision)
+    with runtime.progress("proxy", None) as bar:
+        estimate, proxy = detect_target(
+            suspect.model, result, train, suspect.transform, params,
+            on_step=lambda step, steps, success: bar.at(step, f"success rate {success:.2f}", steps),
+        )  # fmt: skip
+    with note("testing the unlearned model"):
+        scores = evaluate(result.model, test, suspect.transform, settings.precision)
     store.save(run.folder / table.UNLEARNED_FOLDER, result.model, suspect.spec)
     history.write(run.folder, result.history)
     split.write(run.folder, clean.indices, clean.holdout_indices)
@@ -77,13 +94,23 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     if not result.reached_threshold:
         runtime.log(
             f"  warning: clean_threshold={settings.clean_threshold:g} was not reached; the mask may not "
-            "separate: raise unlearning_epochs or unlearning_lr"
+            "separate the backdoor: raise unlearning_epochs or unlearning_lr"
         )
+    found = scores_result(scores)
+    target = suspect.spec.classes[estimate.target] if estimate else None
+    more = {"stop_accuracy": result.accuracy, "reached_threshold": result.reached_threshold, "suspected_target": target}
+    conclusion = f"suspected class {target!r}" if estimate else "no suspected class"
+    return Result({**found.content, **more}, [*found.brief, f"  {conclusion}"])
+
+
+def falling(limit: float) -> epochs.Figure:
+    """Return what the bar shows: accuracy, and where unlearning ends."""
+    return lambda record: f"accuracy {record.accuracy:.3f}, ends at {limit:g}"
 
 
 def suspicion(estimate: TargetEstimate, name: str) -> str:
     """Say which class is suspected, and why."""
-    return f"it now classifies {estimate.target_share:.0%} of the other classes' images as {name!r}"
+    return f"the unlearned model classifies {estimate.target_share:.0%} of other images as {name!r}"
 
 
 def description(model_run_id: str, scores: Scores, lines: list[str]) -> str:
