@@ -44,7 +44,7 @@ MEANINGS = {
     "mask_values.csv": "layer, neuron and mask value, in full precision",
     "pruning_curve.csv": "one row per point of the sweep; the unpruned model first",
     "pruning_curve.png": "the curve as a picture",
-    "pruning_curve.html": "the curve to hover over; opens offline",
+    "report.html": "the whole result as one page, to be read offline, printed and sent",
     "purified_model/model.safetensors": "the purified model's weights",
     "purified_model/model.json": "as `model/model.json`",
     "pruned_neurons.csv": "layer, neuron and mask value of each pruned neuron, in the order of pruning",

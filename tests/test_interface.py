@@ -177,7 +177,7 @@ ALLOWED = {
 OUTSIDE = {
     "core": {"torch"},
     "pipeline": {"torch"},
-    "report": {"torch", "matplotlib", "plotly"},
+    "report": {"torch", "matplotlib", "jinja2"},
     "defence": {"torch"},
     "inputs": {"torch"},
     "attacks": {"torch"},

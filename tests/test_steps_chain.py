@@ -32,7 +32,7 @@ def test_artifacts_and_metrics_have_the_names_others_rely_on() -> None:
         "unlearn": ["unlearned_model/model.safetensors", "unlearned_model/model.json", "history.csv",
                     "defence_index.txt"],
         "recover": ["mask_values.csv", "mask_values.txt", "history.csv", "mask_histograms.png"],
-        "prune": ["pruning_curve.csv", "pruning_curve.png", "pruning_curve.html", "summary.json", "pruned_neurons.csv",
+        "prune": ["pruning_curve.csv", "pruning_curve.png", "report.html", "summary.json", "pruned_neurons.csv",
                   "purified_model/model.safetensors", "purified_model/model.json"],
     }  # fmt: skip
     for entry, names in expected.items():

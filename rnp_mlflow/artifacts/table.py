@@ -13,7 +13,7 @@ DEFENCE_INDEX, HOLDOUT_INDEX = "defence_index.txt", "holdout_index.txt"
 VERDICT, PROXY = "verdict.json", "proxy.safetensors"
 MASK, MASK_TEXT, MASK_PNG = "mask_values.csv", "mask_values.txt", "mask_histograms.png"
 SAMPLES_PNG, PROXY_PNG = "samples.png", "proxy.png"
-CURVE, CURVE_PNG, CURVE_HTML = "pruning_curve.csv", "pruning_curve.png", "pruning_curve.html"
+CURVE, CURVE_PNG, REPORT = "pruning_curve.csv", "pruning_curve.png", "report.html"
 PURIFIED, PURIFIED_SPEC = "purified_model/model.safetensors", "purified_model/model.json"
 PRUNED_NEURONS, SUMMARY = "pruned_neurons.csv", "summary.json"
 
@@ -63,7 +63,7 @@ ARTIFACTS: dict[str, tuple[Artifact, ...]] = {
     "prune": (
         Artifact(CURVE),
         Artifact(CURVE_PNG, compared=False, decides=False),
-        Artifact(CURVE_HTML, compared=False, decides=False),
+        Artifact(REPORT, optional=True, compared=False, decides=False),  # earlier runs have none
         Artifact(PURIFIED),
         Artifact(PURIFIED_SPEC),
         Artifact(PRUNED_NEURONS),

@@ -1,34 +1,73 @@
-"""The pruning curve to hover over: a page that opens offline."""
+"""The report of a run: one page with everything in it, to be read offline, printed and sent."""
 
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rnp_mlflow.report.curve import CURVES, Sweep, positions
-from rnp_mlflow.report.style import INK, LINES, MARKS, Caption
+KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def write_curve_page(file: Path, sweep: Sweep, caption: Caption) -> None:
-    """Write the curves of `draw_curve`, and its operating points, as an interactive page."""
-    import plotly.graph_objects as go
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of operating points. used: the model was pruned there."""
 
-    rows, xs, figure = sweep.rows, positions(sweep.rows, sweep.axis), go.Figure()
-    for name in CURVES:
-        ys = [row[name] for row in rows]
-        if any(y is not None for y in ys):
-            look = LINES[name]
-            figure.add_scatter(
-                x=xs, y=ys, name=look.label, mode="lines+markers",
-                line={"color": look.colour, "dash": {"-": "solid", "--": "dash", "-.": "dashdot"}[look.dash]},
-                customdata=[row["pruned"] for row in rows],
-                hovertemplate="%{y:.4f}, %{customdata} neurons pruned",
-            )  # fmt: skip
-    for level, point in enumerate(sweep.points):
-        figure.add_vline(
-            x=xs[0] if point.at is None else point.at, line_color=INK,
-            line_dash={"-": "solid", "--": "dash", ":": "dot"}[MARKS[point.name].dash],
-            annotation_text=f"{MARKS[point.name].label}: {point.pruned} neurons", annotation_yshift=-14 * level,
-        )  # fmt: skip
-    figure.update_layout(
-        title=str(caption), template="plotly_white", hovermode="x unified",
-        xaxis_title=f"pruning {sweep.axis}", yaxis_title="share of images", yaxis_range=[-0.02, 1.05],
-    )  # fmt: skip
-    figure.write_html(file, include_plotlyjs=True)
+    cells: Sequence[str]
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its title and how to read it. source: the file, or its content as `inlined` returns it."""
+
+    source: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run by its role and ID. url: its page in the UI, None if there is no server."""
+
+    role: str
+    run_id: str
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page says. All text is escaped.
+
+    verdict: one sentence. suspected: whether it is that there is a backdoor. result: what was pruned. basis: what the
+    verdict rests on. heads, rows, notes: the table of operating points. parameters: (name, value, default). commands:
+    how to repeat the run. provenance: (name, value).
+    """
+
+    title: str
+    verdict: str
+    suspected: bool
+    result: str
+    basis: Sequence[str]
+    heads: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    pictures: Sequence[Picture]
+    runs: Sequence[Run]
+    parameters: Sequence[tuple[str, str, str]]
+    commands: Sequence[str]
+    provenance: Sequence[tuple[str, str]]
+
+
+def inlined(file: Path) -> str:
+    """Return a picture as an address that holds its content."""
+    return f"data:{KINDS[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def write_report(file: Path, report: Report) -> None:
+    """Write the page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("rnp_mlflow.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    file.write_text(environment.get_template("report.html.j2").render(asdict(report)))

@@ -27,7 +27,7 @@ def run_all(plan: Plan) -> str:
         named = plan["unlearn"].model_run_id
         record |= {"entry": "main", "upstream": upstream, "given": {"attack": named} if named else {}}
         (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
-        for name in (table.SUMMARY, table.CURVE, table.CURVE_PNG, table.CURVE_HTML):
+        for name in (table.SUMMARY, table.CURVE, table.CURVE_PNG, table.REPORT):
             shutil.copy(lineage.fetch(prune_id, name), run.folder / name)
         summary = PruneSummary.from_json(json.loads((run.folder / table.SUMMARY).read_text()))
         curve.log_figures(run, summary)

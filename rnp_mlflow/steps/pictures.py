@@ -20,7 +20,6 @@ from rnp_mlflow.report.activation import TriggerChange, draw_activation
 from rnp_mlflow.report.confusion import ClassAnswers, draw_confusion
 from rnp_mlflow.report.curve import Point, Sweep, draw_curve
 from rnp_mlflow.report.layers import draw_layers
-from rnp_mlflow.report.page import write_curve_page
 from rnp_mlflow.report.phases import Phase, draw_phases
 from rnp_mlflow.report.style import Caption
 from rnp_mlflow.report.tradeoff import RunPoints, draw_tradeoff
@@ -68,7 +67,6 @@ def draw_all(run: StepRun, pruned: Pruned, upstream: Mapping[str, str], seed: in
     """
     caption, sweep = caption_of(run, pruned.suspect, seed), sweep_of(pruned)
     draw_curve(run.folder / table.CURVE_PNG, sweep, caption)
-    write_curve_page(run.folder / table.CURVE_HTML, sweep, caption)
     if phases := training_phases(upstream, limit):
         phases = [*phases, pruning_phase(sweep)]
         draw_phases(run.folder / "rnp.png", phases, caption)

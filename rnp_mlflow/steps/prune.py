@@ -23,7 +23,7 @@ from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import curve, notes, pictures, printed, registering, runtime, stored, subject
+from rnp_mlflow.steps import curve, notes, page, pictures, printed, registering, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
@@ -89,6 +89,7 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     )  # fmt: skip
     with note("drawing"):
         pictures.draw_all(run, shown, upstream, settings.seed, plan["unlearn"].clean_threshold)
+    page.write(run, summary, plan, upstream)
     run.describe(notes.pruning(summary, upstream))
     run.upload()
     if settings.register_as:
