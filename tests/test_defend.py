@@ -160,7 +160,7 @@ def test_of_classes_that_may_be_the_target_the_one_whose_proxy_outlives_unlearni
     model, empty = nn.Identity(), torch.zeros(1)
     known = {1: (8.0, 0.7), 2: (9.0, 0.01), 3: (1.0, 0.01)}
 
-    def score(*arguments: Any, target: int) -> tuple[float, float, ProxyTrigger]:
+    def score(*arguments: Any, target: int, **hooks: object) -> tuple[float, float, ProxyTrigger]:
         return *known[target], ProxyTrigger(target, empty, empty, empty)
 
     monkeypatch.setattr(detect, "count_classes", lambda *_: 4)
