@@ -110,7 +110,7 @@ def test_steps_by_run_id_alone() -> None:
 def test_the_curve_of_a_part_of_the_test_images_and_a_summary_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     recover, found = newest("recover").info.run_id, {}
     for count in (0, 7):
-        sweep = ("--pruning_step=0.3", "--holdout_crops=1", "--select_by=number", f"--curve_eval_size={count}")
+        sweep = ("--pruning_step=0.3", "--holdout_crops=1", "--select_by=number", f"--curve_eval_size={count}", "-v")
         assert main(["prune", f"--recover_run_id={recover}", *sweep]) == 0
         found[count] = json.loads((artifacts(newest("prune")) / "summary.json").read_text()), capsys.readouterr().out
     (whole, output_of_whole), (part, output) = found[0], found[7]
