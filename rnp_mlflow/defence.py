@@ -24,9 +24,9 @@ from rnp_mlflow.core.params import (
 )
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import pruned_copy
-from rnp_mlflow.core.selectors import select_point
+from rnp_mlflow.core.selectors import confidence_of, select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
-from rnp_mlflow.core.verdict import TargetEstimate
+from rnp_mlflow.core.verdict import Confidence, TargetEstimate
 from rnp_mlflow.core.wrapped import as_given
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError
@@ -40,8 +40,8 @@ class DefenseResult:
     model: the purified model, in eval mode, of the type and dtypes of the model given. mask: layer → (channels,), by
     module path without a wrapper's prefix, low for neurons of a backdoor. curve: the unpruned model first. chosen: the
     point it was pruned at. estimate: the suspected target class, None if unlearning missed `clean_threshold` or there
-    are two classes. benign_score: low if backdoored (up to `benign_threshold` a backdoor is suspected), None without a
-    proxy.
+    are two classes. benign_score: low if backdoored; None without a proxy. confidence: "clear" or "borderline" if a
+    backdoor is suspected, else "no sign"; None without a proxy.
     """
 
     model: nn.Module = field(repr=False)
@@ -52,6 +52,7 @@ class DefenseResult:
     estimate: TargetEstimate | None
     proxy: ProxyTrigger | None = field(repr=False)
     benign_score: float | None
+    confidence: Confidence | None
 
 
 def defend(
@@ -120,7 +121,10 @@ def defend(
     curve = draw_curve(model, mask, sources, transform, params.sweep, detected=detected)
     chosen = curve.on_full_test_set(select_point(curve, params.sweep))
     purified = as_given(pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval(), given)
-    return DefenseResult(purified, mask, curve.points, chosen, unlearned, estimate, proxy, curve.benign_score)
+    return DefenseResult(
+        purified, mask, curve.points, chosen, unlearned, estimate, proxy, curve.benign_score,
+        confidence_of(curve, params.sweep),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

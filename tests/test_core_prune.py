@@ -357,6 +357,26 @@ def counted(monkeypatch: pytest.MonkeyPatch, small_net: nn.Sequential, images: t
 TENTHS = {"1": torch.tensor([0.1, 0.2, 0.3, 0.4]), "4": torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])}
 
 
+def test_a_borderline_verdict_looks_for_the_end_of_its_budget(
+    counted: curve.Evaluator, small_net: nn.Sequential
+) -> None:
+    """Accuracy is kept up to 8 neurons; the sweep knows 2 and 10."""
+    points = curve.evaluate_sweep(
+        small_net, TENTHS, [SweepPoint(None, 0), SweepPoint(0.2, 2), SweepPoint(1.0, 10)], counted
+    )
+    rule = dataclasses.replace(selection_rule(0.95, 0.05, min_acc_ratio=0.99), borderline=True)
+    refined = curve.refine_by_bisection(small_net, TENTHS, points, rule, counted, bisections=9)
+    assert [(p.num_pruned, p.holdout_acc, p.proxy_asr) for p in refined] == [
+        (0, 1, 1),
+        (2, 1, 1),
+        (8, 1, 0),
+        (10, 0, 0),
+    ]
+    assert rule.select(refined) == 2
+    sure = dataclasses.replace(rule, borderline=False)
+    assert curve.refine_by_bisection(small_net, TENTHS, points, sure, counted, bisections=9) == points
+
+
 @pytest.mark.parametrize(
     ("stride", "looked_at"),
     [

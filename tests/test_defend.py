@@ -24,7 +24,7 @@ from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import keep_mask
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
-from rnp_mlflow.core.selectors import select_point
+from rnp_mlflow.core.selectors import confidence_of, select_point
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
@@ -210,6 +210,17 @@ def test_no_sign_of_a_backdoor_means_nothing_is_pruned() -> None:
         **{("clean_acc", size): 2 for size in sizes},
         **{("number", size): 9 for size in sizes},
     }  # fmt: skip
+
+
+def test_a_borderline_verdict_keeps_nearly_all_accuracy() -> None:
+    """The benign score is norm × 0.01 × (0.1 + 0.5); held-out accuracy is 1, .995, .98, .955, .595."""
+    counts = ((0, 0.9), (1, 0.7), (2, 0.3), (3, 0.0), (9, 0.0))
+    rows = [CurvePoint(n, n, Scores(0.9), 1.0 - n * n / 200, rate) for n, rate in counts]
+    curves = [PruningCurve(rows, rows[4], None, norm, 0.01, 0.5) for norm in (0.4, 0.45, 1.0, 1.2)]
+    for budget, pruned in ((0.99, [3, 1, 1, 0]), (0.98, [3, 2, 2, 0])):
+        params = SweepParams(borderline_acc_ratio=budget)
+        assert [confidence_of(each, params) for each in curves] == ["clear", "borderline", "borderline", "no sign"]
+        assert [select_point(each, params).num_pruned for each in curves] == pruned
 
 
 def test_the_curve_is_measured_on_a_part_of_the_test_images_and_what_is_reported_on_all() -> None:

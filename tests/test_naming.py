@@ -22,7 +22,7 @@ BEFORE = PointFigures(None, 0, 0.9, 0.8, 0.91, 1.0, 0.0)
 AFTER = PointFigures(0.3, 7, 0.85, 0.0, 0.9, 0.02, 0.88, 0.985)
 VERDICT = DetectionSummary(
     backdoor_suspected=True, target="cat", target_share=0.8, relative_norm=0.1, removal_cost=0.1, forgetting_rate=0.1,
-    benign_score=0.002, benign_threshold=0.007,
+    benign_score=0.002, benign_threshold=0.007, clear_threshold=0.0025, confidence="clear", false_alarm_rate=0.001,
 )  # fmt: skip
 SUMMARY = PruneSummary(
     BEFORE, "proxy", "chosen", "threshold", 1000, {"chosen": AFTER}, VERDICT, {"bn1": (7, 16)},
@@ -96,6 +96,7 @@ def changed(**values: object) -> PruneSummary:
         (changed(points={"chosen": dataclasses.replace(AFTER, num_pruned=0)}), "nothing was pruned"),
         (changed(verdict=None), "there is no verdict"),
         (changed(verdict=dataclasses.replace(VERDICT, backdoor_suspected=None)), "there is no verdict"),
+        (changed(verdict=dataclasses.replace(VERDICT, confidence="borderline")), "the verdict is borderline"),
         (changed(points={"chosen": dataclasses.replace(AFTER, holdout_acc=0.71)}), "min_acc_ratio=0.8 allows"),
         (changed(before=dataclasses.replace(BEFORE, proxy_asr=0.0)), "acc_ratio=0.95 allows"),
     ],

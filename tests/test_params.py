@@ -118,6 +118,16 @@ def test_a_former_name_is_an_error_that_says_the_present_one(former: str, capsys
             defence._Params.from_settings({former: 1})
 
 
+def test_a_run_from_before_the_borderline_had_none() -> None:
+    assert config.legacy_value("clear_threshold", {"benign_threshold": 0.01}, 0.0025) == 0.01
+    assert (
+        config.legacy_value(
+            "clear_threshold", {"max_doubt": 0.01} | config.with_current_names({"max_doubt": 0.02}), 0.0025
+        )
+        == 0.02
+    )
+
+
 def test_a_stored_record_of_the_former_form_is_understood() -> None:
     """Settings as version 0.1.0 logged them, from JSON."""
     record = json.loads(

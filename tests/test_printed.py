@@ -213,10 +213,23 @@ def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
     )
     assert printed.verdict_line(summary()) == "verdict: a backdoor to 'cat' is suspected"
     assert lines[0] == (
-        "  benign score: 0.0003 ≤ benign_threshold=0.007; relative norm of the proxy 0.100 × removal cost 0.01 × "
+        "  benign score: 0.0003 ≤ clear_threshold=0.0025; relative norm of the proxy 0.100 × removal cost 0.01 × "
         "(0.1 + forgetting rate 0.20)"
     )
-    nothing = {"backdoor_suspected": False, "relative_norm": 1.0, "removal_cost": 1.0, "benign_score": 0.3}
+    assert lines[1] == "  fewer than 0.1 % of clean models score as low (estimated)"
+    open_verdict = summary(verdict={"confidence": "borderline", "benign_score": 0.0051, "false_alarm_rate": 0.0231})
+    assert printed.verdict_line(open_verdict) == "verdict: borderline; there may be a backdoor to 'cat'"
+    assert printed.footnotes(open_verdict)[0].startswith(
+        "  benign score: clear_threshold=0.0025 < 0.0051 ≤ benign_threshold=0.007; "
+    )
+    assert printed.footnotes(open_verdict)[1] == "  about 2.3 % of clean models score as low (estimated)"
+    nothing = {
+        "backdoor_suspected": False,
+        "confidence": "no sign",
+        "relative_norm": 1.0,
+        "removal_cost": 1.0,
+        "benign_score": 0.3,
+    }
     found = summary(before={"proxy_asr": 0.0}, verdict=nothing)
     assert printed.verdict_line(found) == "verdict: no sign of a backdoor, so nothing is pruned"
     turned = printed.footnotes(found)[0]
@@ -246,6 +259,8 @@ def test_the_chosen_point_says_what_chose_it() -> None:
         ({}, "where the proxy fails, without the trigger"),
         ({"select_by": "asr", "selected": "oracle"}, "where the proxy fails, without the trigger"),
         ({"select_by": "clean_acc"}, "as far as held-out accuracy allows, without the trigger"),
+        ({"verdict": {"confidence": "borderline"}}, "as far as borderline_acc_ratio allows, because the verdict is "
+         "borderline; without the trigger"),
         ({"verdict": {"backdoor_suspected": False}}, "no neurons, because there is no sign of a backdoor"),
         ({"verdict": None, "before": {"proxy_asr": None}},
          "as far as held-out accuracy allows, without the trigger (there is no proxy)"),

@@ -63,4 +63,6 @@ def legacy_value(name: str, logged: Mapping[str, Any], default: Any) -> Any:
     """Return the value of a parameter in a run that was logged before it existed. logged: the run's own settings."""
     if name == "flip":  # images of these kinds were mirrored
         return "yes" if logged.get("dataset") in (None, "folder", "npz") else "auto"
+    if name == "clear_threshold":  # there was no borderline
+        return logged.get("benign_threshold", default)
     return LEGACY_DEFAULTS.get(name, default)

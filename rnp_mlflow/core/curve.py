@@ -12,7 +12,7 @@ from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.precision import memory_format
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration, SweepPoint, pruned_copy, ranking, sweep
-from rnp_mlflow.core.select import SelectionRule
+from rnp_mlflow.core.select import SelectionRule, last_before_drop
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,14 @@ def refine_by_bisection(
 ) -> list[CurvePoint]:
     """Insert one more point into the curve: the last that keeps held-out accuracy, found by bisection.
 
-    With a proxy, bisection is skipped: exactly at the failure point ASR was still 0.16-0.37 (digits, seeds 0 to 2), so
-    one more sweep step is the margin. Only held-out images are used until the point is found. Its cutoff is a count if
-    the others' are, else the mask value of the last neuron that it prunes. Nothing is inserted if nothing is gained.
+    With a proxy, bisection is skipped unless the verdict is borderline: exactly at the failure point ASR was still
+    0.16-0.37 (digits, seeds 0 to 2), so one more sweep step is the margin. Only held-out images are used until the
+    point is found. Its cutoff is a count if the others' are, else the mask value of the last neuron that it prunes.
+    Nothing is inserted if nothing is gained.
     """
-    last = rule.select(points)
-    if last + 1 == len(points) or rule.uses_proxy(points[0]):
+    floor = rule.accuracy_floor(points[0])
+    last = last_before_drop([point.holdout_acc for point in points], floor)
+    if last + 1 == len(points) or (rule.uses_proxy(points[0]) and not rule.borderline):
         return points
     low, high = points[last].num_pruned, points[last + 1].num_pruned
     for _ in range(bisections):
@@ -163,8 +165,7 @@ def refine_by_bisection(
             break
         midpoint = (low + high) // 2
         accuracy_there = evaluator.holdout_acc(pruned_copy(model, mask, midpoint, calibrate))
-        fits = rule.meets_accuracy_floor(accuracy_there, points[0].holdout_acc)
-        low, high = (midpoint, high) if fits else (low, midpoint)
+        low, high = (midpoint, high) if accuracy_there >= floor else (low, midpoint)
     if low == points[last].num_pruned:
         return points
     cutoff = low if isinstance(points[-1].cutoff, int) else float(flatten(mask)[ranking(mask)[low - 1]])

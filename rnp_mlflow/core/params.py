@@ -228,6 +228,23 @@ class SweepParams(CommonParams):
             "class to another: give select_by=clean_acc)",
         ),
     ] = 0.007
+    clear_threshold: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="the verdict is clear if the benign score is at most this; it is borderline between this and "
+            "benign_threshold, where select_by=proxy keeps borderline_acc_ratio of held-out accuracy",
+        ),
+    ] = 0.0025
+    borderline_acc_ratio: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="minimum held-out accuracy when the verdict is borderline, as a fraction of the unpruned "
+            "model's, so that a clean model loses next to nothing",
+        ),
+    ] = 0.99
     select_by: Annotated[
         SelectBy,
         Field(
@@ -287,6 +304,8 @@ class DefenseSettings(TypedDict, total=False):
     min_acc_ratio: float
     margin_ratio: float
     benign_threshold: float
+    clear_threshold: float
+    borderline_acc_ratio: float
     select_by: SelectBy
     bn_stats: BatchNormStats
 

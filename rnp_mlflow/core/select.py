@@ -25,27 +25,30 @@ class SelectionRule:
     the proxy's success that may remain (None: use accuracy alone). min_acc_ratio: minimum held-out accuracy when a
     proxy is used, as a fraction of the unpruned model's. margin_ratio: pruning goes on past the point while held-out
     accuracy keeps this fraction of its value there (and stays above `min_acc_ratio`): that costs next to nothing, and
-    the trigger may be stronger than the proxy.
+    the trigger may be stronger than the proxy. borderline: whether the verdict is, so that pruning may use up what
+    `min_acc_ratio` allows.
     """
 
     acc_ratio: float
     proxy_ratio: float | None
     min_acc_ratio: float
     margin_ratio: float
+    borderline: bool = False
 
     @classmethod
-    def from_params(cls, params: SweepParams) -> "SelectionRule":
+    def from_params(cls, params: SweepParams, *, borderline: bool = False) -> "SelectionRule":
         """Return the trigger-free rule; also reported when `select_by` is number or asr."""
         proxy_ratio = None if params.select_by == "clean_acc" else params.proxy_ratio
-        return cls(params.acc_ratio, proxy_ratio, params.min_acc_ratio, params.margin_ratio)
+        lowest = max(params.min_acc_ratio, params.borderline_acc_ratio) if borderline else params.min_acc_ratio
+        return cls(params.acc_ratio, proxy_ratio, lowest, params.margin_ratio, borderline)
 
     def uses_proxy(self, unpruned: TriggerFreeMetrics) -> bool:
         """Return whether the rule uses the proxy: there is one, and it works on the unpruned model."""
         return self.proxy_ratio is not None and bool(unpruned.proxy_asr)
 
-    def meets_accuracy_floor(self, holdout_acc: float, unpruned_acc: float) -> bool:
-        """Return whether accuracy is high enough if it alone decides."""
-        return holdout_acc >= self.acc_ratio * unpruned_acc
+    def accuracy_floor(self, unpruned: TriggerFreeMetrics) -> float:
+        """Return the lowest held-out accuracy at which the model may be pruned."""
+        return (self.min_acc_ratio if self.uses_proxy(unpruned) else self.acc_ratio) * unpruned.holdout_acc
 
     def select(self, points: Sequence[TriggerFreeMetrics]) -> int:
         """Return the index of the point to prune at (0: prune nothing).
@@ -61,9 +64,9 @@ class SelectionRule:
         """Return the index at which the proxy fails (or trades best; 0 without one), and that of `select`."""
         accuracies = [point.holdout_acc for point in points]
         if not self.uses_proxy(points[0]):
-            return 0, last_before_drop(accuracies, self.acc_ratio * accuracies[0])
+            return 0, last_before_drop(accuracies, self.accuracy_floor(points[0]))
         shares = proxy_accuracy_tradeoff(points)
-        lowest = self.min_acc_ratio * accuracies[0]
+        lowest = self.accuracy_floor(points[0])
         allowed = range(last_before_drop(accuracies, lowest) + 1)
         stopped = [k for k in allowed if shares[k][0] <= (self.proxy_ratio or 0.0)]
         first = stopped[0] if stopped else min(allowed, key=lambda k: sum(shares[k]))

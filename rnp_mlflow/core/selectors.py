@@ -8,6 +8,7 @@ from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.params import SelectBy, SweepParams
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule, best_der_index
+from rnp_mlflow.core.verdict import Confidence, confidence
 from rnp_mlflow.errors import ConfigError
 
 Select = Callable[[PruningCurve, SweepParams], CurvePoint]
@@ -47,9 +48,21 @@ def trigger_free(params: SweepParams) -> SweepParams:
     return params if SELECTORS[params.select_by].trigger_free else replace(params, select_by="proxy")
 
 
+def confidence_of(curve: PruningCurve, params: SweepParams) -> Confidence | None:
+    """Return how sure it is that the model is backdoored; None without a proxy."""
+    score = curve.benign_score
+    return None if score is None else confidence(score, params.clear_threshold, params.benign_threshold)
+
+
 def backdoor_suspected(curve: PruningCurve, params: SweepParams) -> bool | None:
     """Return whether the benign score is at most `benign_threshold`; None without a proxy."""
-    return None if curve.benign_score is None else curve.benign_score <= params.benign_threshold
+    found = confidence_of(curve, params)
+    return None if found is None else found != "no sign"
+
+
+def rule_of(curve: PruningCurve, params: SweepParams) -> SelectionRule:
+    """Return the rule that selects a point of this curve without the trigger."""
+    return SelectionRule.from_params(params, borderline=confidence_of(curve, params) == "borderline")
 
 
 def by_proxy(curve: PruningCurve, params: SweepParams) -> CurvePoint:
@@ -61,7 +74,7 @@ def by_proxy(curve: PruningCurve, params: SweepParams) -> CurvePoint:
 
 def by_rule(curve: PruningCurve, params: SweepParams) -> CurvePoint:
     """Return the point that `core.select.SelectionRule` selects."""
-    return curve.points[SelectionRule.from_params(params).select(curve.points)]
+    return curve.points[rule_of(curve, params).select(curve.points)]
 
 
 def by_number(curve: PruningCurve, params: SweepParams) -> CurvePoint:
@@ -100,7 +113,7 @@ SELECTORS: dict[SelectBy, Selector] = {
     "proxy": Selector(
         by_proxy,
         "by the proxy (by acc_ratio if there is none)",
-        ("proxy_ratio", "min_acc_ratio", "margin_ratio"),
+        ("proxy_ratio", "min_acc_ratio", "margin_ratio", "clear_threshold", "borderline_acc_ratio"),
     ),
     "clean_acc": Selector(by_rule, "as far as held-out accuracy allows", ("acc_ratio",)),
     "number": Selector(by_number, "at pruning_number", ("pruning_number",), row="fixed"),

@@ -14,7 +14,7 @@ from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.prune import BNCalibration, SweepPoint, pruned_copy, sweep_cutoffs, sweep_point
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
-from rnp_mlflow.core.selectors import SELECTORS
+from rnp_mlflow.core.selectors import SELECTORS, rule_of
 from rnp_mlflow.core.verdict import TargetEstimate
 
 
@@ -48,10 +48,6 @@ def trace_curve(
     plan = SweepPlan(points, SelectionRule.from_params(params), params.pruning_stride, [fixed])
     found = adaptive_sweep(model, mask, plan, evaluator, calibrate, on_point=on_point)
     curve = [found[point] for point in points if point in found]
-    if SELECTORS[params.select_by].trigger_free and params.refine:
-        curve = refine_by_bisection(
-            model, mask, curve, plan.rule, evaluator, bisections=params.refine, calibrate=calibrate
-        )
     norm = cost = forgetting = None
     if proxy := evaluator.proxy:
         inputs = evaluator.transform(evaluator.holdout.images, None)
@@ -70,4 +66,10 @@ def trace_curve(
         found = predictions(point.num_pruned)
         return replace(point, scores=found.scores(full), predictions=found)
 
-    return PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set)
+    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set)
+    if not (SELECTORS[params.select_by].trigger_free and params.refine):
+        return traced
+    refined = refine_by_bisection(
+        model, mask, curve, rule_of(traced, params), evaluator, bisections=params.refine, calibrate=calibrate
+    )
+    return replace(traced, points=refined)

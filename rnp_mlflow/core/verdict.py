@@ -9,12 +9,19 @@ be large, and it relies on task features, so pruning breaks it no earlier than a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
+from statistics import NormalDist
+from typing import Literal
 
 from torch import Tensor
 
 from rnp_mlflow.core.select import TriggerFreeMetrics, proxy_accuracy_tradeoff
 
 RIVAL_RATIO, FORGETTING_OFFSET = 1 / 3, 0.1
+# Natural logarithms of the benign scores of clean models (benchmarks/clean_scores.json): nearly normal
+CLEAN_SCORES = NormalDist(-3.8308, 0.7096)
+
+Confidence = Literal["clear", "borderline", "no sign"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,21 @@ def benign_score(relative_norm: float, removal_cost: float, forgetting_rate: flo
     FORGETTING_OFFSET keeps a forgetting rate of 0 from forcing the score to 0.
     """
     return relative_norm * removal_cost * (FORGETTING_OFFSET + forgetting_rate)
+
+
+def confidence(score: float, clear_threshold: float, benign_threshold: float) -> Confidence:
+    """Return how sure it is that the model is backdoored, by its benign score."""
+    if score > benign_threshold:
+        return "no sign"
+    return "clear" if score <= clear_threshold else "borderline"
+
+
+def false_alarm_rate(score: float) -> float:
+    """Return the estimated share of clean models whose benign score is at most this (0 to 1).
+
+    It is the distribution function of `CLEAN_SCORES`, so a rate far below 1 / their number is extrapolated.
+    """
+    return CLEAN_SCORES.cdf(log(score)) if score > 0 else 0.0
 
 
 def removal_cost(points: Sequence[TriggerFreeMetrics]) -> float:

@@ -11,6 +11,9 @@ from rnp_mlflow.tracking import lineage, naming
 from rnp_mlflow.tracking.naming import Subject
 from rnp_mlflow.tracking.runs import StepRun
 
+# What `prune` says of the suspect; `main` repeats it.
+VERDICT_TAGS = ("verdict", "backdoor_suspected", "suspected_target")
+
 
 def label(run: StepRun, entry: str, seed: int | None, subject: Subject) -> None:
     """Name the run after its subject, and tag it with it."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
 from rnp_mlflow.steps import chain, curve, notes, output
+from rnp_mlflow.steps.labels import VERDICT_TAGS
 from rnp_mlflow.steps.plan import Plan, flat
 from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import lineage
@@ -32,7 +33,7 @@ def run_all(plan: Plan) -> str:
         summary = PruneSummary.from_json(json.loads((run.folder / table.SUMMARY).read_text()))
         curve.log_figures(run, summary)
         run.describe(notes.pruning(summary, upstream))
-        taken = ("data", "output", "code", "device", "threads", "processor", "backdoor_suspected", "suspected_target")
+        taken = ("data", "output", "code", "device", "threads", "processor", *VERDICT_TAGS)
         run.tags({name: found for name in taken if (found := lineage.tag(pruned, name)) is not None})
     if result := output.newest():  # that of the prune run
         output.keep(replace(result, content={**result.content, "entry": "main", "run_id": run.run_id}))

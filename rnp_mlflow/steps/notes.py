@@ -54,6 +54,8 @@ def verdict(summary: PruneSummary) -> str:
         return "No verdict: unlearning gave no estimate."
     if found.backdoor_suspected is None:
         return f"No verdict without a proxy; if there is a backdoor, it leads to class {found.target!r}."
+    if found.confidence == "borderline":
+        return f"Borderline: there may be a backdoor to class {found.target!r}."
     if found.backdoor_suspected:
         return f"A backdoor to class {found.target!r} is suspected."
     return "No sign of a backdoor."

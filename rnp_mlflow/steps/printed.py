@@ -98,6 +98,8 @@ def rule(summary: PruneSummary) -> str:
         return f"{selector.prunes_at}, without the trigger"
     if summary.verdict and summary.verdict.backdoor_suspected is False:
         return "no neurons, because there is no sign of a backdoor"
+    if summary.verdict and summary.verdict.confidence == "borderline":
+        return "as far as borderline_acc_ratio allows, because the verdict is borderline; without the trigger"
     if summary.before.proxy_asr:
         return "where the proxy fails, without the trigger"
     return "as far as held-out accuracy allows, without the trigger (there is no proxy)"
@@ -110,6 +112,8 @@ def verdict_line(summary: PruneSummary) -> str:
         return "verdict: none, because no target class was estimated"
     if verdict.benign_score is None:
         return f"verdict: none without a proxy; if there is a backdoor, its target is {verdict.target!r}"
+    if verdict.confidence == "borderline":
+        return f"verdict: borderline; there may be a backdoor to {verdict.target!r}"
     if verdict.backdoor_suspected:
         return f"verdict: a backdoor to {verdict.target!r} is suspected"
     return "verdict: no sign of a backdoor" + (", so nothing is pruned" if summary.select_by == "proxy" else "")
@@ -161,9 +165,19 @@ def score_lines(summary: PruneSummary) -> list[str]:
     share = f"  the unlearned model classifies {verdict.target_share:.0%} of other images as {verdict.target!r}"
     if verdict.benign_score is None:
         return [share]
-    sign = "≤" if verdict.backdoor_suspected else ">"
-    limit = f"{verdict.benign_score:.4f} {sign} benign_threshold={verdict.benign_threshold:g}"
-    return [f"  benign score: {limit}; {statistics(verdict, bool(summary.before.proxy_asr))}", share]
+    score = f"{limits(verdict)}; {statistics(verdict, bool(summary.before.proxy_asr))}"
+    rate = verdict.false_alarm_rate or 0.0
+    as_low = "fewer than 0.1 %" if rate < 0.001 else f"about {100 * rate:.2g} %"
+    return [f"  benign score: {score}", f"  {as_low} of clean models score as low (estimated)", share]
+
+
+def limits(verdict: DetectionSummary) -> str:
+    """Compare the benign score with the limit, or the two, that decide the verdict."""
+    score, limit = f"{verdict.benign_score:.4f}", f"benign_threshold={verdict.benign_threshold:g}"
+    if verdict.confidence == "no sign":
+        return f"{score} > {limit}"
+    clear = f"clear_threshold={verdict.clear_threshold:g}"
+    return f"{score} ≤ {clear}" if verdict.confidence == "clear" else f"{clear} < {score} ≤ {limit}"
 
 
 def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:

@@ -14,9 +14,16 @@ from rnp_mlflow.core.params import SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import prune_at_, ranking
 from rnp_mlflow.core.pruning_curve import PruningCurve
-from rnp_mlflow.core.selectors import SELECTORS, backdoor_suspected, best_der_point, select_point, trigger_free
+from rnp_mlflow.core.selectors import (
+    SELECTORS,
+    backdoor_suspected,
+    best_der_point,
+    confidence_of,
+    select_point,
+    trigger_free,
+)
 from rnp_mlflow.core.trace import planned_points
-from rnp_mlflow.core.verdict import TargetEstimate
+from rnp_mlflow.core.verdict import TargetEstimate, false_alarm_rate
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
 from rnp_mlflow.interop.architectures import backdoorbench_name
@@ -178,6 +185,9 @@ def detection_summary(
         found.forgetting_rate,
         found.benign_score,
         params.benign_threshold,
+        params.clear_threshold,
+        confidence_of(found, params),
+        None if found.benign_score is None else false_alarm_rate(found.benign_score),
     )
 
 
@@ -185,7 +195,7 @@ def verdict_tags(verdict: DetectionSummary | None) -> dict[str, object]:
     """Return the verdict as tags, if there is one, and the class that a backdoor would lead to."""
     tags: dict[str, object] = {}
     if verdict is not None and verdict.backdoor_suspected is not None:
-        tags["backdoor_suspected"] = verdict.backdoor_suspected
+        tags |= {"backdoor_suspected": verdict.backdoor_suspected, "verdict": verdict.confidence}
     if verdict is not None and verdict.backdoor_suspected is not False:
         tags["suspected_target"] = verdict.target
     return tags

@@ -7,6 +7,7 @@ from typing import Any, Self
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Scores, der
 from rnp_mlflow.core.params import PruningBy, SelectBy
+from rnp_mlflow.core.verdict import Confidence
 from rnp_mlflow.steps.output import Result
 
 
@@ -39,7 +40,10 @@ class PointFigures:
 
 @dataclass(frozen=True)
 class DetectionSummary:
-    """What indicates a backdoor, and what does not (`core.verdict`); None for what needs a proxy."""
+    """What indicates a backdoor, and what does not (`core.verdict`); None for what needs a proxy.
+
+    false_alarm_rate: the estimated share of clean models whose benign score is as low (0 to 1).
+    """
 
     backdoor_suspected: bool | None
     target: str
@@ -49,6 +53,9 @@ class DetectionSummary:
     forgetting_rate: float | None
     benign_score: float | None
     benign_threshold: float
+    clear_threshold: float
+    confidence: Confidence | None
+    false_alarm_rate: float | None
 
 
 @dataclass(frozen=True)
