@@ -19,7 +19,7 @@ from rnp_mlflow.core.select import TriggerFreeMetrics, proxy_accuracy_tradeoff
 
 RIVAL_RATIO, FORGETTING_OFFSET = 1 / 3, 0.1
 # Natural logarithms of the benign scores of clean models (benchmarks/clean_scores.json): nearly normal
-CLEAN_SCORES = NormalDist(-3.8308, 0.7096)
+CLEAN_SCORES = NormalDist(-3.8307, 0.7075)
 
 Confidence = Literal["clear", "borderline", "no sign"]
 
