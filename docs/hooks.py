@@ -76,7 +76,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def parameter_tables() -> str:
     """One section per group of settings, in the order of the steps: those that several steps share come first."""
     groups: dict[type[Any], list[str]] = {}
-    steps: dict[str, type[parameters.Settings]] = {**parameters.STEPS, "rerun": parameters.Rerun}
+    steps: dict[str, type[parameters.Settings]] = {**parameters.STEPS, **parameters.OTHERS}
     for step, settings in steps.items():
         for group in reversed(settings.__mro__):
             if issubclass(group, parameters.Settings) and own(group):

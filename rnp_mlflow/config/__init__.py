@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from rnp_mlflow.config.compare import Compare
 from rnp_mlflow.config.former import (
     AUGMENT,
     LEGACY_DEFAULTS,
@@ -44,6 +45,7 @@ __all__ = [
     "DATASETS",
     "HEADINGS",
     "LEGACY_DEFAULTS",
+    "OTHERS",
     "PIPELINE",
     "PRESETS",
     "RENAMED",
@@ -51,6 +53,7 @@ __all__ = [
     "STEPS",
     "Attack",
     "Common",
+    "Compare",
     "Data",
     "Import",
     "Method",
@@ -95,6 +98,8 @@ STEPS: dict[str, type[Settings]] = {
     "recover": Recover,
     "prune": Prune,
 }
+# entry points that are no steps
+OTHERS: dict[str, type[Settings]] = {"report": Compare, "rerun": Rerun}
 PIPELINE = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # preset → the values that it stands for
 PRESETS: dict[str, dict[str, Any]] = {
@@ -125,8 +130,8 @@ def steps_of(entry: str) -> tuple[str, ...]:
 
 def parameters(entry: str) -> dict[str, FieldInfo]:
     """Return name → field of every parameter of an entry point, the step's own first."""
-    if entry == "rerun":
-        return dict(Rerun.model_fields)
+    if entry in OTHERS:
+        return dict(OTHERS[entry].model_fields)
     found: dict[str, FieldInfo] = {}
     for step in reversed(steps_of(entry)):
         for name, field in STEPS[step].model_fields.items():

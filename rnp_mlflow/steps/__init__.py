@@ -17,7 +17,7 @@ def run(
     from rnp_mlflow.steps import output, progress
 
     with nullcontext() if quiet else progress.note("starting"):
-        from rnp_mlflow.steps import chain, main, rerun, runtime
+        from rnp_mlflow.steps import chain, main, report, rerun, runtime
         from rnp_mlflow.steps.plan import make_plan
 
     runtime.stop_on_sigterm()
@@ -26,6 +26,8 @@ def run(
     with output.amount(quiet=quiet, verbose=verbose):
         if entry == "rerun":
             code = rerun.repeat(values)
+        elif entry == "report":
+            report.compare(values)
         elif entry == "main":
             main.run_all(make_plan(entry, values))
         else:

@@ -28,16 +28,26 @@ def curves_url(base: str, experiment_id: str, run_ids: list[str], metrics: list[
     return f"{base}/#/metric?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
 
 
+def compare_url(base: str, experiment_id: str, run_ids: list[str]) -> str:
+    """Return the address of the page that compares these runs."""
+    runs, experiments = (quote(json.dumps(ids), safe="") for ids in (run_ids, [experiment_id]))
+    return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def base() -> str:
+    """Return the address of the UI: of the tracking server, or where `mlflow ui` starts on this machine."""
+    uri = mlflow.get_tracking_uri()
+    return uri.rstrip("/") if uri.startswith("http") else LOCAL
+
+
 def ui_links(experiment_id: str, run_ids: list[str]) -> list[str]:
     """Return lines that tell the user how to open the run, and the table of all runs."""
     uri = mlflow.get_tracking_uri()
-    remote = uri.startswith("http")
-    base = uri.rstrip("/") if remote else LOCAL
-    start = [] if remote else [f"Look at it:  mlflow ui --backend-store-uri {uri}   and then"]
+    start = [] if uri.startswith("http") else [f"Look at it:  mlflow ui --backend-store-uri {uri}   and then"]
     return [
         *start,
-        f"  this run: {base}/#/{run_path(experiment_id, run_ids[0])}",
-        f"  all runs: {views.table_url(base, experiment_id)}",
+        f"  this run: {base()}/#/{run_path(experiment_id, run_ids[0])}",
+        f"  all runs: {views.table_url(base(), experiment_id)}",
     ]
 
 

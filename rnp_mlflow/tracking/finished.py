@@ -1,0 +1,90 @@
+"""The finished prune runs of an experiment, by one paged query."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from rnp_mlflow.errors import LineageError
+from rnp_mlflow.tracking import views
+from rnp_mlflow.tracking.runs import PREFIX
+
+PAGE = 1000  # runs
+NEEDED = ("acc_before", "acc")
+COUNTED = ("acc_before", "acc", "asr_before", "asr", "ra", "der")
+
+
+@dataclass(frozen=True)
+class Found:
+    """runs: what is compared, the newest first. The others are left out: unfinished (or failed), without the figures
+    of `NEEDED`, or repeated (of the same inputs as a newer one, as reruns are, and so with the same figures)."""
+
+    experiment_id: str
+    runs: Sequence[Run]
+    unfinished: int
+    lacking: int
+    repeated: int
+
+
+def find(experiment: str | None, rule: str | None) -> Found:
+    """Return the prune runs of an experiment (name or ID; None: the present one) that a filter of MLflow's finds.
+
+    Raises:
+        LineageError: there is no such experiment, the filter is malformed, or nothing is found.
+    """
+    experiment_id = _experiment(experiment)
+    entry = f"tags.`{PREFIX}entry` = 'prune'"
+    every = _search(experiment_id, f"{entry} and {rule}" if rule else entry)
+    done = [run for run in every if run.info.status == "FINISHED"]
+    full = [run for run in done if set(NEEDED) <= run.data.metrics.keys()]
+    newest: dict[str, Run] = {}
+    for run in full:
+        newest.setdefault(run.data.tags.get(f"{PREFIX}inputs", run.info.run_id), run)
+    if not newest:
+        raise LineageError(f"there is no finished prune run in experiment {experiment or experiment_id}, or none that "
+                           f"the filter finds ({len(every)} that are unfinished or lack figures)")  # fmt: skip
+    kept = list(newest.values())
+    return Found(experiment_id, kept, len(every) - len(done), len(done) - len(full), len(full) - len(kept))
+
+
+def _experiment(name: str | None) -> str:
+    client = MlflowClient()
+    if name is None:
+        chosen = views.home(None)
+        return chosen if chosen is not None else mlflow.tracking.fluent._get_experiment_id()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            found = client.get_experiment(name)
+        except mlflow.MlflowException:
+            raise LineageError(
+                f"experiment={name}: there is none of this name or ID in {mlflow.get_tracking_uri()}"
+            ) from None
+    known: str = found.experiment_id
+    return known
+
+
+def _search(experiment_id: str, rule: str) -> list[Run]:
+    client, found, token = MlflowClient(), list[Run](), None
+    while True:
+        try:
+            page = client.search_runs(
+                [experiment_id], rule, max_results=PAGE, order_by=["start_time DESC"], page_token=token
+            )
+        except mlflow.MlflowException as error:
+            raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
+        found += page
+        if not (token := page.token):
+            return found
+
+
+def row(run: Run, by: Sequence[str], tags: Sequence[str]) -> Mapping[str, object]:
+    """Return what the table needs of a run. by: names of tags of ours, if they are in `tags`, else of parameters."""
+    words = {
+        name: run.data.tags.get(PREFIX + name) if name in tags else run.data.params.get(name) for name in by
+    }  # fmt: skip
+    return {name: word or "–" for name, word in words.items()} | {
+        name: run.data.metrics.get(name, float("nan")) for name in COUNTED
+    }
