@@ -76,8 +76,8 @@ def refuse_diverged(model: nn.Module, last: EpochRecord, lr: float) -> None:
     Raises:
         ModelError: the loss or a weight is infinite or not a number.
     """
-    what = f"the loss of epoch {last.epoch} is {last.loss:g}" if not math.isfinite(last.loss) else ""
-    if not what and not is_finite(model):
-        what = f"a weight is not a finite number after epoch {last.epoch}"
-    if what:
-        raise ModelError(f"training diverged: {what}; give a training_lr below {lr:g}")
+    reason = f"the loss of epoch {last.epoch} is {last.loss:g}" if not math.isfinite(last.loss) else ""
+    if not reason and not is_finite(model):
+        reason = f"a weight is not a finite number after epoch {last.epoch}"
+    if reason:
+        raise ModelError(f"training diverged: {reason}; give a training_lr below {lr:g}")

@@ -27,8 +27,8 @@ def close(experiment_ids: list[str]) -> None:
             break
     closed = [run_id for run_id in found if _close(run_id)]
     if closed:
-        what = f"run {closed[0]} is" if len(closed) == 1 else f"{len(closed)} runs ({', '.join(closed)}) are"
-        LOGGER.warning("%s now marked KILLED: the process ended without closing it", what)
+        subject = f"run {closed[0]} is" if len(closed) == 1 else f"{len(closed)} runs ({', '.join(closed)}) are"
+        LOGGER.warning("%s now marked KILLED: the process ended without closing it", subject)
 
 
 def _is_dead(tag: str) -> bool:

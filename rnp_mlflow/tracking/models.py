@@ -33,7 +33,7 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: 
     wrapped = PixelInputModel(model.cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
-    with scratch.folder() as folder, silenced(*NOISY_LOGGERS), signals.held():
+    with scratch.folder() as folder, silenced(*NOISY_LOGGERS), signals.postponed():
         description = Path(folder, SPEC)
         write_spec(description, spec)
         info = mlflow.pytorch.log_model(
@@ -79,7 +79,7 @@ def register(model_id: str, name: str, tags: Mapping[str, object], card: str) ->
         LineageError: the registry refuses it.
     """
     try:
-        with silenced("mlflow.tracking._model_registry.fluent"), signals.held():
+        with silenced("mlflow.tracking._model_registry.fluent"), signals.postponed():
             found = mlflow.register_model(f"models:/{model_id}", name, tags=_with_prefix(tags))
         client = store.client()
         client.update_model_version(name, found.version, f"{card}\n\n{how_to_use(model_id)}")

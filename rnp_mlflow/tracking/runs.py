@@ -127,7 +127,7 @@ def step_run(
     of the error. If the error is not the user's, `error.txt` has the traceback.
     """
     prepare_store()
-    with signals.held(), scratch.folder() as name:  # a signal is raised only where the step works
+    with signals.postponed(), scratch.folder() as name:  # a signal is raised only where the step works
         is_outermost = mlflow.active_run() is None
         active = _start(entry, experiment_id)
         run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
@@ -137,7 +137,7 @@ def step_run(
                 _tidy(run.experiment_id)
             _name_source(run.run_id)
             run.tags({**machine_tags(), **(tags or {})})
-            with signals.released():
+            with signals.allowed():
                 yield run
             run.upload()
             run.tags({"seconds": round(time.monotonic() - run.started, 2)})

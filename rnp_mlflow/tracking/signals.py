@@ -23,12 +23,12 @@ class Stopped(BaseException):
 
 
 class _State:
-    """held: a call is open. waiting: the signals that came during it. reason: why this process stops itself.
+    """postponing: a call is open. waiting: the signals that came during it. reason: why this process stops itself.
 
     terminals: those of standard output and error that were terminals at first.
     """
 
-    held = False
+    postponing = False
     waiting: tuple[int, ...] = ()
     reason: str | None = None
     terminals: tuple[int, ...] = ()
@@ -52,35 +52,35 @@ def _handle(number: int, frame: object) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
     _State.waiting += (number,)
-    if not _State.held or len(_State.waiting) >= PATIENCE:
+    if not _State.postponing or len(_State.waiting) >= PATIENCE:
         _raise(number)
 
 
 def _raise_waiting() -> None:
-    if _State.waiting and not _State.held:
+    if _State.waiting and not _State.postponing:
         _raise(_State.waiting[0])
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def postponed() -> Iterator[None]:
     """Let signals wait until the context ends; the first is raised then."""
-    before, _State.held = _State.held, True
+    before, _State.postponing = _State.postponing, True
     try:
         yield
     finally:
-        _State.held = before
+        _State.postponing = before
         _raise_waiting()
 
 
 @contextmanager
-def released() -> Iterator[None]:
-    """Raise signals at once, within `held`: those that waited, and those that come."""
-    before, _State.held = _State.held, False
+def allowed() -> Iterator[None]:
+    """Raise signals at once, within `postponed`: those that waited, and those that come."""
+    before, _State.postponing = _State.postponing, False
     try:
         _raise_waiting()
         yield
     finally:
-        _State.held = before
+        _State.postponing = before
 
 
 def install() -> None:

@@ -38,7 +38,7 @@ def whole(call: Callable[P, R]) -> Callable[P, R]:
     """Return a call of the store that no signal interrupts, and that is made again if another process was faster."""
 
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
-        with signals.held():
+        with signals.postponed():
             for pause in PAUSES:
                 try:
                     return call(*args, **kwargs)
@@ -53,7 +53,7 @@ def whole(call: Callable[P, R]) -> Callable[P, R]:
 
 def end_run(run_id: str, status: str) -> None:
     """End the active run; try again a few times if the store refuses or cannot be reached."""
-    with signals.held():
+    with signals.postponed():
         try:
             mlflow.end_run(status)  # it is no longer the active run, even if this fails
         except Exception:
