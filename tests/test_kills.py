@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +14,20 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
+from conftest import scaled
 from kill_test import SIGNALS, Place, check_whole, kill_one
 from mlflow.tracking import MlflowClient
 from small import SETTINGS
 from stores import artifacts, newest, runs
+from torch import nn
 
+from rnp_mlflow import config
 from rnp_mlflow.cli import main
+from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.params import UnlearnParams
+from rnp_mlflow.core.unlearn import unlearn
+from rnp_mlflow.errors import ConfigError, ModelError
 from rnp_mlflow.tracking import abandoned, process, scratch, signals, store
 from rnp_mlflow.tracking.process import Process
 
@@ -193,6 +203,35 @@ def test_ctrl_c_during_imports_is_one_line() -> None:
         assert (done.returncode, done.stderr) == (130, "error: interrupted\n"), module
 
 
+def test_the_table_of_faults_names_tests_that_exist() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text())
+    code = "\n".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 10
+    assert [name for name in named if f"def {name}(" not in code] == []
+
+
+@pytest.mark.parametrize("word", ["inf", "-inf", "nan", "Infinity", "1e999"])
+def test_infinite_numbers_and_nan_are_refused_for_every_parameter(word: str) -> None:
+    tried = 0
+    for settings in config.STEPS.values():
+        for name, field in settings.model_fields.items():
+            if "float" in str(field.annotation):
+                tried += 1
+                with pytest.raises(ConfigError, match=f"^{name}="):
+                    config.parse(settings, {name: word})
+    assert tried > 20
+
+
+def test_unlearning_that_diverges_is_an_error(small_net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """One step: the loss, measured before it, is a number, and the weights after it are not."""
+    params = UnlearnParams(
+        unlearning_lr=1e36, unlearning_epochs=1, unlearning_stop="epoch", clean_threshold=0, grad_clip_norm=0
+    )
+    small_net.get_parameter("4.weight").data.mul_(1e6)
+    with pytest.raises(ModelError, match="unlearning diverged in epoch 1; lower unlearning_lr"):
+        unlearn(small_net, LabeledImages(images, labels), scaled, torch.Generator().manual_seed(0), params)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_not_this_calls_own_stays_as_it_is(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -268,6 +307,42 @@ def test_the_step_ends_when_the_mlflow_run_that_started_it_is_killed(
 
 def step_command() -> str:
     return f"{sys.executable} -m rnp_mlflow attack --training_epochs=500 --width=4"
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_the_run_killed(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")}
+    words = [sys.executable, "-m", "rnp_mlflow", "attack", "--training_epochs=500", "--width=4"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, words, env | {"PYTHONPATH": str(ROOT), "TERM": "xterm"})
+    seen = b""
+    while b"/500" not in seen:  # the bar is drawn
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    _, ended_by = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ended_by) == 129
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = runs(entry="attack")
+    assert (run.info.status, run.data.tags.get("rnp.error")) == ("KILLED", None)
+
+
+@pytest.mark.slow
+def test_four_calls_share_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")}
+    words = [sys.executable, "-m", "rnp_mlflow", "attack", *TINY, "--threads=1"]
+    calls = [
+        subprocess.Popen(
+            [*words, f"--seed={seed}"], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+        )
+        for seed in range(4)
+    ]
+    for each in calls:
+        _, errors = each.communicate(timeout=300)
+        assert each.returncode == 0, errors.decode()[-1000:]
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [run.info.status for run in runs(entry="attack")] == 4 * ["FINISHED"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 3  # so many signals end a call of the store all the same
+PATIENCE = 3  # pressed so often, Ctrl-C ends a call of the store all the same
 
 
 class Stopped(BaseException):
@@ -52,7 +52,7 @@ def _handle(number: int, frame: object) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
     _State.waiting += (number,)
-    if not _State.postponing or len(_State.waiting) >= PATIENCE:
+    if not _State.postponing or _State.waiting.count(signal.SIGINT) >= PATIENCE:
         _raise(number)
 
 
