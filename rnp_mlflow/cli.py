@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return fail(f"{type(error).__name__}: {reason} (a defect of this program; see the run's error.txt)", 1)
     except BaseException as error:  # Stopped: the run is already closed
-        return fail(str(error) or type(error).__name__, 143)
+        return fail(str(error) or type(error).__name__, getattr(error, "exit_code", 1))
     return code if isinstance(code, int) else 0
 
 

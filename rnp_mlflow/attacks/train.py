@@ -1,5 +1,6 @@
 """Ordinary supervised training; it plants the backdoor if the data are poisoned."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Generator, nn
@@ -9,9 +10,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from rnp_mlflow.core.batches import EpochCallback, EpochMeter, EpochRecord, batches, ignore_epoch
 from rnp_mlflow.core.evaluate import Transform
+from rnp_mlflow.core.neurons import is_finite
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.data.imageset import ImageSet
+from rnp_mlflow.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ def train(
 
     data: on any device. generator: on the CPU; it determines the order of batches and the augmentation.
     on_step: receives the record of the epoch so far.
+
+    Raises:
+        ModelError: training diverged: its loss or the weights are infinite or not a number.
     """
     steps = params.epochs * max(1, -(-len(data) // params.batch_size))
     optimizer = SGD(model.parameters(), params.lr, 0.9, weight_decay=params.weight_decay, nesterov=True)
@@ -60,4 +66,18 @@ def train(
                 meter.add(loss, logits, labels)
             history.append(meter.record())
             on_epoch(history[-1])
+            refuse_diverged(model, history[-1], params.lr)
     return history
+
+
+def refuse_diverged(model: nn.Module, last: EpochRecord, lr: float) -> None:
+    """Refuse a model that is of no use to anyone: it gives every image the same label.
+
+    Raises:
+        ModelError: the loss or a weight is infinite or not a number.
+    """
+    reason = f"the loss of epoch {last.epoch} is {last.loss:g}" if not math.isfinite(last.loss) else ""
+    if not reason and not is_finite(model):
+        reason = f"a weight is not a finite number after epoch {last.epoch}"
+    if reason:
+        raise ModelError(f"training diverged: {reason}; give a training_lr below {lr:g}")

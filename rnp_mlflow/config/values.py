@@ -66,8 +66,8 @@ GROUPS = {"run": "Runs and files", "file": "Runs and files", "place": "Data", "m
 HEADINGS = ("Runs and files", "Method", "Model and attack", "Data", "Machine", "Output")  # in the order of the help
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    """Base of all settings: immutable, unknown names refused."""
+class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Base of all settings: immutable; unknown names, infinite numbers and NaN are refused."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -34,6 +34,12 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     return layers
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Return whether every weight and statistic of `model` is a finite number."""
+    numbers = (value for value in model.state_dict().values() if value.is_floating_point())
+    return all(bool(value.isfinite().all()) for value in numbers)
+
+
 def copy_sharing_weights(model: nn.Module) -> nn.Module:
     """Return a copy with BatchNorm layers and buffers of its own; it shares all other weights with `model`.
 

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
 from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_with_early_exit, predict
 from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.neurons import is_finite
 from rnp_mlflow.core.params import UnlearnParams
 from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.core.sgd import SGD
@@ -63,7 +64,7 @@ def unlearn(
     `params.clean_threshold`; if that is never reached, the last model is returned and `reached_threshold` is False.
 
     Raises:
-        ModelError: the loss is no longer finite.
+        ModelError: the loss or a weight is no longer finite.
     """
     images, labels = clean
     by_step = params.unlearning_stop == "step"
@@ -98,7 +99,7 @@ def unlearn(
             optimizer.lr *= 0.1 ** params.schedule.count(epoch)
             history.append(meter.record())
             hooks.on_epoch(history[-1])
-            if not math.isfinite(history[-1].loss):
+            if not math.isfinite(history[-1].loss) or not is_finite(working):
                 raise ModelError(f"unlearning diverged in epoch {epoch}; lower unlearning_lr or set grad_clip_norm")
             if not by_step:
                 measured = history[-1].accuracy

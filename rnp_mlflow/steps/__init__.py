@@ -17,13 +17,15 @@ def run(
     from rnp_mlflow.steps import output, progress
 
     with nullcontext() if quiet else progress.note("starting"):
-        from rnp_mlflow.steps import chain, main, report, rerun, runtime
+        from rnp_mlflow.steps import chain, main, opened, report, rerun, runtime
         from rnp_mlflow.steps.plan import make_plan
+        from rnp_mlflow.tracking import signals
 
-    runtime.stop_on_sigterm()
+    signals.install()
     runtime.forward_log_records()
     code = 0
     with output.amount(quiet=quiet, verbose=verbose):
+        opened.check(entry, values)
         if entry == "rerun":
             code = rerun.repeat(values)
         elif entry == "report":

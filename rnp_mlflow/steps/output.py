@@ -1,5 +1,6 @@
 """What a process prints: how much of it, how wide, and in which characters."""
 
+import errno
 import json
 import logging
 import os
@@ -124,7 +125,9 @@ def write(lines: Iterable[str], stream: TextIO | None) -> None:
     try:
         stream.write("".join(f"{encodable(line.rstrip(), stream)}\n" for line in lines))
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # the latter is a terminal that was closed
+            raise
         with suppress(OSError, ValueError):  # or Python complains when it flushes the stream at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

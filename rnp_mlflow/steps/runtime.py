@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from rnp_mlflow.config import Common
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps.output import log as log
 from rnp_mlflow.steps.progress import Bar, bar
-from rnp_mlflow.tracking.runs import Stopped
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 MALLOC_TUNING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
@@ -130,12 +128,3 @@ class LogForwarder(logging.Handler):
 def forward_log_records() -> None:
     """Show a person the lines that rooms below the steps log: what they left out, assumed or could not tell."""
     logging.getLogger("rnp_mlflow").addHandler(LogForwarder())
-
-
-def stop_on_sigterm() -> None:
-    """Turn SIGTERM into an exception, so that runs end KILLED instead of staying RUNNING."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped("stopped by SIGTERM")
-
-    signal.signal(signal.SIGTERM, stop)

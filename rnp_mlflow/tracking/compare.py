@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.artifacts.renamed import MEASURED_AT_MOMENTS, METRICS, NO_LONGER_LOGGED, detection_entries
-from rnp_mlflow.tracking import contents, lineage
+from rnp_mlflow.tracking import contents, lineage, store
 from rnp_mlflow.tracking.runs import VERSIONS
 
 PROVENANCE = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
@@ -59,7 +58,7 @@ def settings_diff(old_id: str, new_id: str, neutral: Collection[str], renaming: 
 
 def metric_diffs(old: Run, new: Run) -> list[str]:
     """Return a line for each metric whose history differs, with the largest difference."""
-    client, lines = MlflowClient(), []
+    client, lines = store.client(), []
     both_measured = all(_has_moments(run) for run in (old, new))
     stored = [{METRICS.get(name, name): name for name in run.data.metrics} for run in (old, new)]
     for own in stored:

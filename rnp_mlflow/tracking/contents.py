@@ -8,11 +8,11 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.artifacts.manifest import MANIFEST, file_digest
 from rnp_mlflow.errors import LineageError
+from rnp_mlflow.tracking import scratch, store
 from rnp_mlflow.tracking.runs import PREFIX
 
 # Optional file → metric that shows, in a run made before manifests existed, that the run left this file.
@@ -23,7 +23,7 @@ Digests = dict[str, str | None]  # path → SHA-256 (hex), None if it is not kno
 @lru_cache
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     """Return the folder for this process's downloads; it is removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="rnp-fetched-")
+    return scratch.folder()
 
 
 def download(run_id: str, path: str) -> Path:
@@ -35,7 +35,9 @@ def download(run_id: str, path: str) -> Path:
     try:
         local = Path(scratch_folder().name, run_id)
         local.mkdir(exist_ok=True)
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(local)))
+        return Path(
+            store.whole(mlflow.artifacts.download_artifacts)(run_id=run_id, artifact_path=path, dst_path=str(local))
+        )
     except (mlflow.MlflowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise LineageError(f"artifact {path} of run {run_id} cannot be read: {reason}") from None
@@ -108,7 +110,7 @@ def _verify(run_id: str, path: str, listed: Digests) -> Path:
 
 def _exists(run_id: str, path: str) -> bool:
     folder = path.rpartition("/")[0]
-    return any(item.path == path for item in MlflowClient().list_artifacts(run_id, folder or None))
+    return any(item.path == path for item in store.client().list_artifacts(run_id, folder or None))
 
 
 def settings_of(run: Run) -> dict[str, Any]:

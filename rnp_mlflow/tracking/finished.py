@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import views
+from rnp_mlflow.tracking import store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
 PAGE = 1000  # runs
@@ -50,7 +49,7 @@ def find(experiment: str | None, rule: str | None) -> Found:
 
 
 def _experiment(name: str | None) -> str:
-    client = MlflowClient()
+    client = store.client()
     if name is None:
         chosen = views.home(None)
         return chosen if chosen is not None else mlflow.tracking.fluent._get_experiment_id()
@@ -67,7 +66,7 @@ def _experiment(name: str | None) -> str:
 
 
 def _search(experiment_id: str, rule: str) -> list[Run]:
-    client, found, token = MlflowClient(), list[Run](), None
+    client, found, token = store.client(), list[Run](), None
     while True:
         try:
             page = client.search_runs(

@@ -10,11 +10,10 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.artifacts.manifest import file_digest
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import contents, views
+from rnp_mlflow.tracking import contents, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
 MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
@@ -49,7 +48,7 @@ def find_finished(entry: str, inputs: str) -> str | None:
         return None
     rule = f"tags.`{PREFIX}inputs` = '{inputs}' and tags.`{PREFIX}entry` = '{entry}' and status = 'FINISHED'"
     experiments = views.searched(active.info.experiment_id)
-    runs = MlflowClient().search_runs(experiments, rule, max_results=10, order_by=["start_time DESC"])
+    runs = store.client().search_runs(experiments, rule, max_results=10, order_by=["start_time DESC"])
     return next((run.info.run_id for run in runs if not contents.find_fault(run)), None)
 
 
@@ -60,7 +59,7 @@ def get(run_id: str) -> Run:
         LineageError: the store has no such run.
     """
     try:
-        return MlflowClient().get_run(run_id)
+        return store.client().get_run(run_id)
     except mlflow.MlflowException as error:
         absent = "not found" in str(error).lower()
         reason = (

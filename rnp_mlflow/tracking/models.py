@@ -1,7 +1,6 @@
 """The purified model in MLflow: logged (pt2), linked to its metrics, and registered."""
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -10,13 +9,13 @@ from pathlib import Path
 import mlflow
 import numpy as np
 from mlflow.models import ModelSignature
-from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.store import SPEC, ModelSpec, write_spec
+from rnp_mlflow.tracking import scratch, signals, store
 from rnp_mlflow.tracking.runs import NOTE, PREFIX, own_source
 
 ALIAS = "purified"
@@ -34,7 +33,7 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: 
     wrapped = PixelInputModel(model.cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
-    with tempfile.TemporaryDirectory(prefix="rnp-") as folder, silenced(*NOISY_LOGGERS):
+    with scratch.folder() as folder, silenced(*NOISY_LOGGERS), signals.postponed():
         description = Path(folder, SPEC)
         write_spec(description, spec)
         info = mlflow.pytorch.log_model(
@@ -44,7 +43,7 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: 
         )  # fmt: skip
     _name_source(info.model_id)
     shown = _with_prefix(tags) | {NOTE: f"{card}\n\n{how_to_use(info.model_id)}"}
-    MlflowClient().set_logged_model_tags(info.model_id, shown)
+    store.client().set_logged_model_tags(info.model_id, shown)
     found: str = info.model_id
     return found
 
@@ -63,7 +62,7 @@ def _with_prefix(tags: Mapping[str, object]) -> dict[str, str]:
 
 def _name_source(model_id: str) -> None:
     """Make the logged model name our own commit or none, like its run."""
-    client = MlflowClient()
+    client = store.client()
     new, gone = own_source(client.get_logged_model(model_id).tags)
     if new:
         client.set_logged_model_tags(model_id, new)
@@ -80,9 +79,9 @@ def register(model_id: str, name: str, tags: Mapping[str, object], card: str) ->
         LineageError: the registry refuses it.
     """
     try:
-        with silenced("mlflow.tracking._model_registry.fluent"):
+        with silenced("mlflow.tracking._model_registry.fluent"), signals.postponed():
             found = mlflow.register_model(f"models:/{model_id}", name, tags=_with_prefix(tags))
-        client = MlflowClient()
+        client = store.client()
         client.update_model_version(name, found.version, f"{card}\n\n{how_to_use(model_id)}")
         client.set_registered_model_alias(name, ALIAS, found.version)
     except mlflow.MlflowException as error:

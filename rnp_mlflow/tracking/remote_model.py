@@ -1,17 +1,16 @@
 """Read weights from an MLflow model or artifact without loading the model: its files are only read."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-from mlflow.tracking import MlflowClient
 from torch import Tensor
 
 from rnp_mlflow.errors import LineageError, ModelError
 from rnp_mlflow.loading import SAVE_HINT, read_weights
 from rnp_mlflow.models.store import SPEC, ModelSpec, read_spec
+from rnp_mlflow.tracking import scratch, store
 from rnp_mlflow.tracking.runs import PREFIX
 
 READABLE = (".pt2", ".safetensors")
@@ -27,9 +26,9 @@ def downloaded(uri: str) -> Iterator[Path]:
     """
     if not uri.startswith(("models:/", "runs:/")):
         raise LineageError(f"model_uri={uri}: give models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH")
-    with tempfile.TemporaryDirectory(prefix="rnp-") as scratch:
+    with scratch.folder() as place:
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
+            folder = Path(store.whole(mlflow.artifacts.download_artifacts)(artifact_uri=uri, dst_path=place))
         except (mlflow.MlflowException, OSError) as error:
             raise LineageError(f"{uri} cannot be fetched: {str(error).splitlines()[0][:160]}") from None
         yield folder
@@ -40,7 +39,7 @@ def recorded_accuracy(uri: str) -> float | None:
 
     The accuracy is the metric `acc` of the run, or the tag `rnp.acc` of the registered version.
     """
-    client, (kind, _, rest) = MlflowClient(), uri.partition(":/")
+    client, (kind, _, rest) = store.client(), uri.partition(":/")
     try:
         if kind == "runs":
             found = client.get_run(rest.strip("/").partition("/")[0]).data.metrics.get("acc")

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,28 +16,24 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Metric
-from mlflow.tracking import MlflowClient
+from mlflow.entities import Metric, Run
 from mlflow.utils import name_utils
 
 import rnp_mlflow
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
-from rnp_mlflow.tracking import views
+from rnp_mlflow.tracking import abandoned, process, scratch, signals, store, views
 from rnp_mlflow.tracking.naming import Subject
 
 PREFIX = "rnp."
 # MLflow's own tags
 ENTRY_POINT, NAME = "mlflow.project.entryPoint", "mlflow.runName"
+ATTACH = "MLFLOW_RUN_ID"  # names the run that `mlflow run` opened
 NOTE, CONTEXT = "mlflow.note.content", "mlflow.data.context"
 COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
 # The folder that contains this package, and one of its files that must be tracked by its git repository
 HOME, TRACKED = Path(__file__).resolve().parents[2], "rnp_mlflow/__init__.py"
 VERSIONS = ("torch", "numpy", "mlflow")
-
-
-class Stopped(BaseException):
-    """The process was asked to end (SIGTERM); the run is marked KILLED."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class StepRun:
 
     def __init__(self, run_id: str, experiment_id: str, entry: str, folder: Path):
         self.run_id, self.experiment_id, self.entry, self.folder = run_id, experiment_id, entry, folder
-        self.client = MlflowClient()
+        self.client = store.client()
         self.started = time.monotonic()
         self.data: mlflow.entities.Dataset | None = None
         self.data_digest: str | None = None
@@ -117,7 +112,7 @@ class StepRun:
         if not self.uploaded:
             if self.entry in table.ARTIFACTS:
                 self.tags({"manifest": manifest.write(self.folder, self.entry)})
-            mlflow.log_artifacts(str(self.folder), run_id=self.run_id)
+            store.whole(mlflow.log_artifacts)(str(self.folder), run_id=self.run_id)
         self.uploaded = True
 
 
@@ -128,43 +123,78 @@ def step_run(
     """Open a run for one step: the one that `mlflow run` opened, a child of the active run, or a new one.
 
     experiment_id: of a new one, if the user chose none; None takes the experiment `rnp`.
-    It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, Ctrl-C). The tag `rnp.error` has the message of the
-    error. If the error is not the user's, `error.txt` has the traceback.
+    It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, SIGHUP, Ctrl-C). The tag `rnp.error` has the message
+    of the error. If the error is not the user's, `error.txt` has the traceback.
     """
     prepare_store()
-    with tempfile.TemporaryDirectory(prefix="rnp-") as name:
+    with signals.postponed(), scratch.folder() as name:  # a signal is raised only where the step works
+        is_outermost = mlflow.active_run() is None
         active = _start(entry, experiment_id)
         run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
         status = "FAILED"
         try:
+            if is_outermost:
+                _tidy(run.experiment_id)
             _name_source(run.run_id)
-            run.tags({"entry": entry, **machine_tags(), **(tags or {})})
-            yield run
+            run.tags({**machine_tags(), **(tags or {})})
+            with signals.allowed():
+                yield run
             run.upload()
             run.tags({"seconds": round(time.monotonic() - run.started, 2)})
             status = "FINISHED"
-        except (Stopped, KeyboardInterrupt):
+        except (signals.Stopped, KeyboardInterrupt):
             status = "KILLED"
             raise
         except BaseException as error:
             run.tags({"error": str(error)[:500] or type(error).__name__})
             if not isinstance(error, RnpError):
-                mlflow.log_text(traceback.format_exc(), "error.txt")
+                store.whole(mlflow.log_text)(traceback.format_exc(), "error.txt")
             raise
         finally:
-            mlflow.end_run(status)
+            store.end_run(run.run_id, status)
 
 
 def _start(entry: str, experiment_id: str | None) -> mlflow.ActiveRun:
+    """Open a run that says from the first moment whose it is, so that the next call can close it if this one dies."""
+    ours = {f"{PREFIX}entry": entry, abandoned.TAG: abandoned.own_tag()}
     parent = mlflow.active_run()
-    if parent is None and "MLFLOW_RUN_ID" in os.environ:
-        started = mlflow.start_run()  # attaches to the project's run
+    if parent is None and ATTACH in os.environ:
+        opened = attachable()
+        started = store.whole(mlflow.start_run)(tags=ours)  # attaches to the project's run
+        if ENTRY_POINT in opened.data.tags:  # `mlflow run` opened it
+            process.end_with_parents()
     else:
         home = parent.info.experiment_id if parent else views.home(experiment_id)
-        started = mlflow.start_run(experiment_id=home, nested=parent is not None, tags={ENTRY_POINT: entry})
-    if parent is None:
-        views.save(started.info.experiment_id)
+        known = {ENTRY_POINT: entry, **ours}
+        started = store.whole(mlflow.start_run)(experiment_id=home, nested=parent is not None, tags=known)
     return started
+
+
+def _tidy(experiment_id: str) -> None:
+    """Store the experiment's view; close the runs and remove the folders that killed processes left."""
+    views.save(experiment_id)
+    abandoned.close(views.searched(experiment_id))
+    scratch.remove_abandoned()
+
+
+def attachable() -> Run:
+    """Return the run that `MLFLOW_RUN_ID` names, as `mlflow run` does.
+
+    Raises:
+        LineageError: there is no such run, or it is not one that was just opened for this call.
+    """
+    run_id = os.environ[ATTACH]
+    try:
+        run = store.client().get_run(run_id)
+    except mlflow.MlflowException as error:
+        reason = str(error).splitlines()[0][:200]
+        raise LineageError(f"{ATTACH}={run_id} in the environment: {reason}; unset it, or correct it") from None
+    begun = run.data.tags.get(f"{PREFIX}entry")
+    state = "deleted" if run.info.lifecycle_stage != "active" else run.info.status
+    if begun or state != "RUNNING":
+        kind = f"a run of {begun} that is {state}" if begun else f"a run that is {state}"
+        raise LineageError(f"{ATTACH}={run_id} in the environment names {kind}, which stays as it is: unset {ATTACH}")
+    return run
 
 
 def is_random_name(name: str) -> bool:
@@ -177,7 +207,7 @@ def is_random_name(name: str) -> bool:
 
 def _name_source(run_id: str) -> None:
     """Make the run name our own commit or none; MLflow uses the main script's or the project's folder."""
-    client = MlflowClient()
+    client = store.client()
     new, gone = own_source(client.get_run(run_id).data.tags)
     client.log_batch(run_id, tags=[mlflow.entities.RunTag(*tag) for tag in new.items()])
     for name in gone:
@@ -244,9 +274,9 @@ def prepare_store() -> None:
     try:
         if uri.startswith("sqlite:///"):
             with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-                MlflowClient().search_experiments(max_results=1)
+                store.client().search_experiments(max_results=1)
         else:
-            MlflowClient().search_experiments(max_results=1)
+            store.client().search_experiments(max_results=1)
     except (mlflow.MlflowException, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise LineageError(f"the tracking store {uri} cannot be used: {reason}") from None

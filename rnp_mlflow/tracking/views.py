@@ -5,9 +5,9 @@ import os
 
 import mlflow
 from mlflow.entities import ViewType
-from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.errors import LineageError
+from rnp_mlflow.tracking import store
 
 EXPERIMENT, DEFAULT_ID = "rnp", "0"  # ours, and MLflow's, which `mlflow run` takes if nobody chose one
 CHOSEN_BY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")  # `mlflow.set_experiment` sets the first, too
@@ -38,7 +38,7 @@ def experiment_id() -> str | None:
     """
     if _is_chosen():
         return None
-    client = MlflowClient()
+    client = store.client()
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
@@ -65,14 +65,14 @@ def searched(experiment_id: str) -> list[str]:
 
     `mlflow run` puts runs into the experiment Default, and `python -m rnp_mlflow` into `rnp`, of the same person.
     """
-    found = MlflowClient().search_experiments(view_type=ViewType.ACTIVE_ONLY, filter_string=f"name = '{EXPERIMENT}'")
+    found = store.client().search_experiments(view_type=ViewType.ACTIVE_ONLY, filter_string=f"name = '{EXPERIMENT}'")
     unchosen = [DEFAULT_ID, *(each.experiment_id for each in found)]
     return unchosen if experiment_id in unchosen else [experiment_id]
 
 
 def save(experiment_id: str) -> None:
     """Store the view in the experiment, unless it is already there."""
-    client, content = MlflowClient(), json.dumps(STATE)
+    client, content = store.client(), json.dumps(STATE)
     if client.get_experiment(experiment_id).tags.get(TAG) != content:
         client.set_experiment_tag(experiment_id, TAG, content)
 

@@ -1,0 +1,158 @@
+"""Kill real `main` runs at random moments, and hold the store to its word.
+
+    python tests/kill_test.py --minutes 10
+
+After the next call no run is RUNNING, no temporary folder is left, and the results are the same bit for bit. The suite
+makes a few kills with it (`test_kills.py`).
+"""
+
+import argparse
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+TINY = {
+    "width": 4, "train_size": 300, "test_size": 60, "training_epochs": 1, "ratio": 0.2, "unlearning_epochs": 1,
+    "recovering_epochs": 1, "pruning_step": 0.4, "pruning_stride": 1, "holdout_crops": 1, "refine": 0, "threads": 1,
+    "device": "cpu", "proxy_steps": 3, "precision": "fp32", "seed": 1,
+}  # fmt: skip
+Results = dict[str, list[tuple[str, str]]]
+
+
+class Place:
+    """A working folder with its own store and its own temporary files."""
+
+    def __init__(self, home: Path):
+        self.home, self.temporary = home, home / "tmp"
+        self.temporary.mkdir()
+        left_out = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
+        self.env = {name: value for name, value in os.environ.items() if name not in left_out}
+        self.env |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    def start(self, **changes: object) -> subprocess.Popen[str]:
+        """Start a call of `main`."""
+        words = [f"--{name}={value}" for name, value in (TINY | changes).items()]
+        return subprocess.Popen(
+            [sys.executable, "-m", "rnp_mlflow", "main", *words], cwd=self.home, env=self.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def whole_call(self) -> tuple[Results, float]:
+        """Make a call that nobody kills; return what it left in the store, and how many seconds it took."""
+        began = time.monotonic()
+        process = self.start()
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-2000:]
+        return self.results(), time.monotonic() - began
+
+    def rows(self, query: str) -> list[tuple[str, ...]]:
+        """Return the rows that a query of the store gives; none if there is no store yet."""
+        if not (self.home / "mlflow.db").exists():
+            return []
+        with closing(sqlite3.connect(self.home / "mlflow.db", timeout=60)) as store:
+            return store.execute(query).fetchall() if store.execute("PRAGMA table_info(runs)").fetchall() else []
+
+    def running(self) -> list[str]:
+        """Return the IDs of the runs that are RUNNING."""
+        return [run_id for (run_id,) in self.rows("SELECT run_uuid FROM runs WHERE status = 'RUNNING'")]
+
+    def results(self) -> Results:
+        """Return of the newest finished run of each kind its metrics, and the digest of what later steps read."""
+        found: Results = {}
+        newest = (
+            "SELECT run_uuid, value FROM runs JOIN tags USING (run_uuid) WHERE key = 'rnp.entry' "
+            "AND status = 'FINISHED' ORDER BY start_time"
+        )
+        for run_id, entry in self.rows(newest):
+            digest = f"SELECT key, value FROM tags WHERE key = 'rnp.output' AND run_uuid = '{run_id}'"
+            metrics = f"SELECT key, printf('%d %.17g', step, value) FROM metrics WHERE run_uuid = '{run_id}'"
+            found[entry] = sorted(self.rows(digest) + self.rows(metrics))  # type: ignore[arg-type]
+        return found
+
+    def ours(self) -> list[str]:
+        """Return the temporary folders of this project."""
+        return [place.name for place in self.temporary.glob("rnp-*")]
+
+
+def kill_one(place: Place, number: signal.Signals, after: float) -> str:
+    """Start a call and send it a signal after some seconds; return what happened, in a word or two.
+
+    Raises:
+        AssertionError: it hung, printed a traceback, or left a run open though it could have closed it.
+    """
+    process = place.start()
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+    try:
+        _, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"the call hung after {number.name} at {after:.2f} s") from None
+    context = f"{number.name} at {after:.2f} s, exit {process.returncode}: {errors[-1500:]}"
+    assert "Traceback" not in errors, context
+    if process.returncode == 0:
+        return "finished first"
+    assert process.returncode in (-number, 128 + number), context
+    if number != signal.SIGKILL:
+        assert not place.running(), context
+        assert not place.ours(), context
+    return "left a run open" if place.running() else "left no run open"
+
+
+def kill_many(place: Place, kills: int, seconds: float, draws: random.Random) -> Counter[str]:
+    """Kill as many calls, each at a random moment of its `seconds`, and with every signal in turn."""
+    found: Counter[str] = Counter()
+    for count in range(kills):
+        number = SIGNALS[count % len(SIGNALS)]
+        found[f"{number.name}: {kill_one(place, number, draws.uniform(0, seconds))}"] += 1
+    return found
+
+
+def check_whole(place: Place, expected: Results) -> None:
+    """Make a call that nobody kills, and hold the store to its word."""
+    results, _ = place.whole_call()
+    assert results == expected, "the results differ"
+    assert not place.running()
+    assert not place.ours()
+    assert place.rows("SELECT 1 FROM experiments")
+
+
+def main() -> None:
+    """Kill for some minutes, and print what happened."""
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("--minutes", type=float, default=10)
+    words.add_argument("--seed", type=int, default=0)
+    given = words.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would ours
+    draws, found, rounds = random.Random(given.seed), Counter[str](), 0
+    with tempfile.TemporaryDirectory() as name:
+        place = Place(Path(name))
+        place.whole_call()  # the first also fills the disk's cache
+        expected, seconds = place.whole_call()
+        end = time.monotonic() + given.minutes * 60
+        while time.monotonic() < end:
+            found += kill_many(place, 8, seconds, draws)
+            left = len(place.running())
+            check_whole(place, expected)
+            rounds += 1
+            print(f"round {rounds}: {left} runs were RUNNING, 0 after the next call, results equal", flush=True)
+        others = [p.name for p in place.temporary.iterdir()]
+        print(f"a whole call takes {seconds:.1f} s; {sum(found.values())} kills, {rounds} whole calls; left: {others}")
+        for line, count in sorted(found.items()):
+            print(f"{count:4}  {line}")
+
+
+if __name__ == "__main__":
+    main()
