@@ -66,7 +66,8 @@ def trace_curve(
         found = predictions(point.num_pruned)
         return replace(point, scores=found.scores(full), predictions=found)
 
-    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set)
+    share = estimate.target_share if estimate else 0.0
+    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set, share)
     if not (SELECTORS[params.select_by].trigger_free and params.refine):
         return traced
     refined = refine_by_bisection(
