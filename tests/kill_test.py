@@ -29,6 +29,12 @@ TINY = {
 Results = dict[str, list[tuple[str, str]]]
 
 
+def as_in_a_terminal() -> None:
+    """Take every signal: a background job ignores SIGINT, and `nohup` SIGHUP, and a call would inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Place:
     """A working folder with its own store and its own temporary files."""
 
@@ -44,7 +50,7 @@ class Place:
         words = [f"--{name}={value}" for name, value in (TINY | changes).items()]
         return subprocess.Popen(
             [sys.executable, "-m", "rnp_mlflow", "main", *words], cwd=self.home, env=self.env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=as_in_a_terminal,
         )  # fmt: skip
 
     def whole_call(self) -> tuple[Results, float]:
@@ -136,7 +142,6 @@ def main() -> None:
     words.add_argument("--minutes", type=float, default=10)
     words.add_argument("--seed", type=int, default=0)
     given = words.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would ours
     draws, found, rounds = random.Random(given.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as name:
         place = Place(Path(name))

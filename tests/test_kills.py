@@ -5,6 +5,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,12 +51,17 @@ def test_a_process_is_dead_only_if_that_is_certain(ended: Process) -> None:
     assert ended.is_dead()
     assert not own.is_dead()
     assert Process(own.host, own.pid, "another start").is_dead(), "its ID was given to another process"
+    assert not Process(own.host, own.pid, process.UNKNOWN).is_dead()
     assert not Process("another host", ended.pid, ended.start).is_dead()
     assert not Process(own.host, 1, process._look(1).start).is_dead()  # type: ignore[union-attr]
     sleeper = subprocess.Popen(["sleep", "60"])
     found = process._look(sleeper.pid)
     assert found
     assert (found.parent, found.ended) == (os.getpid(), False)
+    if shutil.which("ps"):  # what macOS has in place of /proc
+        asked = process._ask_ps(sleeper.pid)
+        assert (asked.parent, asked.command, asked.ended) == (os.getpid(), "sleep", False)
+        assert asked.start == process._ask_ps(sleeper.pid).start != process._ask_ps(1).start
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
     assert Process(own.host, sleeper.pid, found.start).is_dead(), "it has ended, and was not waited for yet"

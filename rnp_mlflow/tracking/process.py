@@ -20,6 +20,7 @@ from typing import Self
 from rnp_mlflow.tracking import signals
 
 SHELLS = ("bash", "sh", "dash", "zsh")  # `mlflow run` starts one, which starts Python or becomes it
+UNKNOWN = "unknown"  # a start that the system does not tell
 PERIOD = 1.0  # seconds between looks at the parent
 
 
@@ -35,7 +36,7 @@ class Process:
     def own(cls) -> Self:
         """Return this process."""
         found = _look(os.getpid())
-        return cls(host_key(), os.getpid(), found.start if found else "unknown")
+        return cls(host_key(), os.getpid(), found.start if found else UNKNOWN)
 
     @classmethod
     def read(cls, name: str, separator: str) -> Self | None:
@@ -59,7 +60,7 @@ class Process:
         except OSError:  # it is another person's, so it is there
             pass
         found = _look(self.pid)
-        return found is not None and (found.ended or found.start != self.start)
+        return found is not None and (found.ended or self.start not in (found.start, UNKNOWN))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _boot() -> str:
 
 
 def _ask_ps(pid: int) -> _Look:
-    words = ["ps", "-o", "stat=,ppid=,lstart=,comm=", "-p", str(pid)]
+    columns = (part for name in ("stat", "ppid", "lstart", "comm") for part in ("-o", f"{name}="))
+    words = ["ps", *columns, "-p", str(pid)]
     env = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
     state, parent, *rest = subprocess.run(words, env=env, capture_output=True, text=True, timeout=10).stdout.split()
     start = hashlib.sha256(" ".join(rest[:5]).encode()).hexdigest()[:12]
