@@ -213,17 +213,14 @@ def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
     )
     assert printed.verdict_line(summary()) == "verdict: a backdoor to 'cat' is suspected"
     assert lines[0] == (
-        "  benign score: 0.0003 ≤ benign_threshold=0.007, and 0.0003 × (1 - 0.90) = 0.0000 ≤ clear_threshold=0.002; "
-        "relative norm of the proxy 0.100 × removal cost 0.01 × "
+        "  benign score: 0.0003 ≤ clear_threshold=0.0025; relative norm of the proxy 0.100 × removal cost 0.01 × "
         "(0.1 + forgetting rate 0.20)"
     )
     assert lines[1] == "  fewer than 0.1 % of clean models score as low (estimated)"
-    open_verdict = summary(
-        verdict={"confidence": "borderline", "benign_score": 0.0051, "target_share": 0.2, "false_alarm_rate": 0.0231}
-    )
+    open_verdict = summary(verdict={"confidence": "borderline", "benign_score": 0.0051, "false_alarm_rate": 0.0231})
     assert printed.verdict_line(open_verdict) == "verdict: borderline; there may be a backdoor to 'cat'"
     assert printed.footnotes(open_verdict)[0].startswith(
-        "  benign score: 0.0051 ≤ benign_threshold=0.007, and 0.0051 × (1 - 0.20) = 0.0041 > clear_threshold=0.002; "
+        "  benign score: clear_threshold=0.0025 < 0.0051 ≤ benign_threshold=0.007; "
     )
     assert printed.footnotes(open_verdict)[1] == "  about 2.3 % of clean models score as low (estimated)"
     nothing = {

@@ -24,8 +24,8 @@ from rnp_mlflow.tracking import models
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
 
-def chosen_row(rows: list[dict[str, str]], norm: float, forgetting: float, share: float) -> int:
-    """Rule of the docs: min_acc_ratio .8, if borderline .99; proxy_ratio .01, margin_ratio .975; limits .002, .007."""
+def chosen_row(rows: list[dict[str, str]], norm: float, forgetting: float) -> int:
+    """Rule of the docs: min_acc_ratio .8, if borderline .99; proxy_ratio .01, margin_ratio .975; limits .0025, .007."""
     acc, proxy = ([float(row[name]) for row in rows] for name in ("val_acc", "proxy_asr"))
     if proxy[0] == 0:
         return 0  # a proxy that turns nothing is no sign
@@ -33,7 +33,7 @@ def chosen_row(rows: list[dict[str, str]], norm: float, forgetting: float, share
     score = norm * min(trade) * (0.1 + forgetting)
     if score > 0.007:
         return 0
-    floor = (0.99 if score * (1 - share) > 0.002 else 0.8) * acc[0]
+    floor = (0.99 if score > 0.0025 else 0.8) * acc[0]
     allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= floor]
     k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), min(allowed, key=trade.__getitem__))
     limit = max(0.975 * acc[k], floor)
@@ -54,7 +54,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["points"]) == {"chosen", "fixed", "oracle"}
     chosen, found = summary["points"]["chosen"], summary["verdict"]
-    row = rows[chosen_row(rows, found["relative_norm"], found["forgetting_rate"], found["target_share"])]
+    row = rows[chosen_row(rows, found["relative_norm"], found["forgetting_rate"])]
     assert chosen["pruned"] == int(row["pruned"])
     unlearned = artifacts(newest("unlearn"))
     assert Image.open(unlearned / "proxy.png").size[0] > 300
@@ -64,9 +64,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     score = found["relative_norm"] * found["removal_cost"] * (0.1 + found["forgetting_rate"])
     assert found["benign_score"] == score == run.data.metrics["verdict/benign_score"]
     assert found["backdoor_suspected"] is (score <= 0.007)
-    assert found["confidence"] == (
-        "no sign" if score > 0.007 else "borderline" if score * (1 - found["target_share"]) > 0.002 else "clear"
-    )
+    assert found["confidence"] == ("no sign" if score > 0.007 else "borderline" if score > 0.0025 else "clear")
     assert summary["points"]["fixed"]["threshold"] == 0.7
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)

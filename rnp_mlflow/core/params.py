@@ -232,10 +232,10 @@ class SweepParams(CommonParams):
         float,
         Field(
             ge=0,
-            description="a suspected backdoor is clear if benign score × (1 − target share) is at most this, else "
-            "borderline, and select_by=proxy keeps borderline_acc_ratio of held-out accuracy",
+            description="the verdict is clear if the benign score is at most this; it is borderline between this and "
+            "benign_threshold, where select_by=proxy keeps borderline_acc_ratio of held-out accuracy",
         ),
-    ] = 0.002
+    ] = 0.0025
     borderline_acc_ratio: Annotated[
         float,
         Field(

@@ -18,7 +18,6 @@ class PruningCurve:
     """All evaluated points, the unpruned model first; the fixed operating point; what calibrates a pruned model.
 
     proxy_norm, removal_cost, forgetting_rate: the detection statistics (`core.verdict`); None without a proxy.
-    target_share: of the suspected class (`core.verdict`), 0 if there is none.
     A proxy that flips nothing on the unpruned model counts as norm 1. on_full_test_set: replaces a point's scores by
     those on all test images, if the curve was measured on `curve_eval_size` of them.
     """
@@ -30,7 +29,6 @@ class PruningCurve:
     removal_cost: float | None = None
     forgetting_rate: float | None = None
     on_full_test_set: Callable[[CurvePoint], CurvePoint] = field(default=as_measured, repr=False)
-    target_share: float = 0.0
 
     @property
     def benign_score(self) -> float | None:

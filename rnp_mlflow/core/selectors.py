@@ -51,9 +51,7 @@ def trigger_free(params: SweepParams) -> SweepParams:
 def confidence_of(curve: PruningCurve, params: SweepParams) -> Confidence | None:
     """Return how sure it is that the model is backdoored; None without a proxy."""
     score = curve.benign_score
-    if score is None:
-        return None
-    return confidence(score, curve.target_share, params.clear_threshold, params.benign_threshold)
+    return None if score is None else confidence(score, params.clear_threshold, params.benign_threshold)
 
 
 def backdoor_suspected(curve: PruningCurve, params: SweepParams) -> bool | None:

@@ -66,8 +66,7 @@ def trace_curve(
         found = predictions(point.num_pruned)
         return replace(point, scores=found.scores(full), predictions=found)
 
-    share = estimate.target_share if estimate else 0.0
-    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set, share)
+    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set)
     if not (SELECTORS[params.select_by].trigger_free and params.refine):
         return traced
     refined = refine_by_bisection(

@@ -74,15 +74,11 @@ def benign_score(relative_norm: float, removal_cost: float, forgetting_rate: flo
     return relative_norm * removal_cost * (FORGETTING_OFFSET + forgetting_rate)
 
 
-def confidence(score: float, target_share: float, clear_threshold: float, benign_threshold: float) -> Confidence:
-    """Return how sure it is that the model is backdoored.
-
-    A benign score near its limit is enough if the unlearned model classifies most images as the target: clean models
-    whose score is low have no such share.
-    """
+def confidence(score: float, clear_threshold: float, benign_threshold: float) -> Confidence:
+    """Return how sure it is that the model is backdoored, by its benign score."""
     if score > benign_threshold:
         return "no sign"
-    return "clear" if score * (1 - target_share) <= clear_threshold else "borderline"
+    return "clear" if score <= clear_threshold else "borderline"
 
 
 def false_alarm_rate(score: float) -> float:

@@ -173,13 +173,11 @@ def score_lines(summary: PruneSummary) -> list[str]:
 
 def limits(verdict: DetectionSummary) -> str:
     """Compare the benign score with the limit, or the two, that decide the verdict."""
-    score, limit = verdict.benign_score or 0.0, f"benign_threshold={verdict.benign_threshold:g}"
+    score, limit = f"{verdict.benign_score:.4f}", f"benign_threshold={verdict.benign_threshold:g}"
     if verdict.confidence == "no sign":
-        return f"{score:.4f} > {limit}"
-    rest = 1 - verdict.target_share
-    sign = "≤" if verdict.confidence == "clear" else ">"
-    clear = f"{score:.4f} × (1 - {verdict.target_share:.2f}) = {score * rest:.4f} {sign}"
-    return f"{score:.4f} ≤ {limit}, and {clear} clear_threshold={verdict.clear_threshold:g}"
+        return f"{score} > {limit}"
+    clear = f"clear_threshold={verdict.clear_threshold:g}"
+    return f"{score} ≤ {clear}" if verdict.confidence == "clear" else f"{clear} < {score} ≤ {limit}"
 
 
 def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:
