@@ -25,7 +25,7 @@ def summary(**changes: Any) -> PruneSummary:
         "views": {"images": 100, "each": 5, "cropped": 1, "mirrored": 0},
         "verdict": {"backdoor_suspected": True, "target": "cat", "target_share": 0.9, "relative_norm": 0.1,
                     "removal_cost": 0.01, "forgetting_rate": 0.2, "benign_score": 0.0003, "benign_threshold": 0.007,
-                    "clear_threshold": 0.0025, "confidence": "clear", "false_alarm_rate": 0.0},
+                    "clear_threshold": 0.004, "confidence": "clear", "false_alarm_rate": 0.0},
     }  # fmt: skip
     for name, value in changes.items():
         found[name] = found[name] | value if isinstance(value, dict) else value

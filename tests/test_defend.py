@@ -216,7 +216,7 @@ def test_a_borderline_verdict_keeps_nearly_all_accuracy() -> None:
     """The benign score is norm × 0.01 × (0.1 + 0.5); held-out accuracy is 1, .995, .98, .955, .595."""
     counts = ((0, 0.9), (1, 0.7), (2, 0.3), (3, 0.0), (9, 0.0))
     rows = [CurvePoint(n, n, Scores(0.9), 1.0 - n * n / 200, rate) for n, rate in counts]
-    curves = [PruningCurve(rows, rows[4], None, norm, 0.01, 0.5) for norm in (0.4, 0.45, 1.0, 1.2)]
+    curves = [PruningCurve(rows, rows[4], None, norm, 0.01, 0.5) for norm in (0.6, 0.7, 1.0, 1.2)]
     for budget, pruned in ((0.99, [3, 1, 1, 0]), (0.98, [3, 2, 2, 0])):
         params = SweepParams(borderline_acc_ratio=budget)
         assert [confidence_of(each, params) for each in curves] == ["clear", "borderline", "borderline", "no sign"]

@@ -22,7 +22,7 @@ BEFORE = PointFigures(None, 0, 0.9, 0.8, 0.91, 1.0, 0.0)
 AFTER = PointFigures(0.3, 7, 0.85, 0.0, 0.9, 0.02, 0.88, 0.985)
 VERDICT = DetectionSummary(
     backdoor_suspected=True, target="cat", target_share=0.8, relative_norm=0.1, removal_cost=0.1, forgetting_rate=0.1,
-    benign_score=0.002, benign_threshold=0.007, clear_threshold=0.0025, confidence="clear", false_alarm_rate=0.001,
+    benign_score=0.002, benign_threshold=0.007, clear_threshold=0.004, confidence="clear", false_alarm_rate=0.001,
 )  # fmt: skip
 SUMMARY = PruneSummary(
     BEFORE, "proxy", "chosen", "threshold", 1000, {"chosen": AFTER}, VERDICT, {"bn1": (7, 16)},

@@ -119,10 +119,10 @@ def test_a_former_name_is_an_error_that_says_the_present_one(former: str, capsys
 
 
 def test_a_run_from_before_the_borderline_had_none() -> None:
-    assert config.legacy_value("clear_threshold", {"benign_threshold": 0.01}, 0.0025) == 0.01
+    assert config.legacy_value("clear_threshold", {"benign_threshold": 0.01}, 0.004) == 0.01
     assert (
         config.legacy_value(
-            "clear_threshold", {"max_doubt": 0.01} | config.with_current_names({"max_doubt": 0.02}), 0.0025
+            "clear_threshold", {"max_doubt": 0.01} | config.with_current_names({"max_doubt": 0.02}), 0.004
         )
         == 0.02
     )

@@ -213,14 +213,14 @@ def test_the_proxy_and_the_verdict_say_what_was_measured() -> None:
     )
     assert printed.verdict_line(summary()) == "verdict: a backdoor to 'cat' is suspected"
     assert lines[0] == (
-        "  benign score: 0.0003 ≤ clear_threshold=0.0025; relative norm of the proxy 0.100 × removal cost 0.01 × "
+        "  benign score: 0.0003 ≤ clear_threshold=0.004; relative norm of the proxy 0.100 × removal cost 0.01 × "
         "(0.1 + forgetting rate 0.20)"
     )
     assert lines[1] == "  fewer than 0.1 % of clean models score as low (estimated)"
     open_verdict = summary(verdict={"confidence": "borderline", "benign_score": 0.0051, "false_alarm_rate": 0.0231})
     assert printed.verdict_line(open_verdict) == "verdict: borderline; there may be a backdoor to 'cat'"
     assert printed.footnotes(open_verdict)[0].startswith(
-        "  benign score: clear_threshold=0.0025 < 0.0051 ≤ benign_threshold=0.007; "
+        "  benign score: clear_threshold=0.004 < 0.0051 ≤ benign_threshold=0.007; "
     )
     assert printed.footnotes(open_verdict)[1] == "  about 2.3 % of clean models score as low (estimated)"
     nothing = {

@@ -33,7 +33,7 @@ def chosen_row(rows: list[dict[str, str]], norm: float, forgetting: float) -> in
     score = norm * min(trade) * (0.1 + forgetting)
     if score > 0.007:
         return 0
-    floor = (0.99 if score > 0.0025 else 0.8) * acc[0]
+    floor = (0.99 if score > 0.004 else 0.8) * acc[0]
     allowed = [k for k in range(len(rows)) if min(acc[: k + 1]) >= floor]
     k = next((k for k in allowed if proxy[k] <= 0.01 * proxy[0]), min(allowed, key=trade.__getitem__))
     limit = max(0.975 * acc[k], floor)
@@ -64,7 +64,7 @@ def test_curve_summary_and_purified_model_tell_the_same_story() -> None:
     score = found["relative_norm"] * found["removal_cost"] * (0.1 + found["forgetting_rate"])
     assert found["benign_score"] == score == run.data.metrics["verdict/benign_score"]
     assert found["backdoor_suspected"] is (score <= 0.007)
-    assert found["confidence"] == ("no sign" if score > 0.007 else "borderline" if score > 0.0025 else "clear")
+    assert found["confidence"] == ("no sign" if score > 0.007 else "borderline" if score > 0.004 else "clear")
     assert summary["points"]["fixed"]["threshold"] == 0.7
     weights = load_file(folder / "purified_model/model.safetensors")
     zeros = sum(int((v == 0).sum()) for k, v in weights.items() if k.endswith("weight") and v.ndim == 1)

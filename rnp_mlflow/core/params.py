@@ -235,7 +235,7 @@ class SweepParams(CommonParams):
             description="the verdict is clear if the benign score is at most this; it is borderline between this and "
             "benign_threshold, where select_by=proxy keeps borderline_acc_ratio of held-out accuracy",
         ),
-    ] = 0.0025
+    ] = 0.004
     borderline_acc_ratio: Annotated[
         float,
         Field(
