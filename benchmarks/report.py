@@ -181,8 +181,8 @@ def write(full: bool = False) -> None:
         "# The matrix", "",
         f"{len(found)} of {len(list(rows(full)))} models. CIFAR-10, {size}; {CLEAN} clean images, of which 100 are "
         "held out; target 0. Made by `python -m benchmarks.matrix`, written by `python -m benchmarks.report` from "
-        "`results/`. Settings of ours: the defaults at the time (now: with `clear_threshold=0.007`), and the `ratio` that "
-        "gives this number of clean images.", "",
+        "`results/`. Settings of ours: the defaults at the time (now: with `clear_threshold=0.007`), and the `ratio` "
+        "that gives this number of clean images.", "",
         *(f"Made on: {machine}." for machine in sorted({words(row["machine"]) for row in found})), "",
         f"{MEANING} DER can reach (ASR before + 1) / 2 at most.", "",
         *(part for rate in (0.1, 0.01) for part in section(f"{rate:.0%} of the training images poisoned", [
