@@ -95,3 +95,24 @@ def test_two_runs_are_compared_by_their_curves(site: Site) -> None:
     expect(points.first).to_be_visible(timeout=WAIT)
     site.page.screenshot(path=site.shots / "compare.png")
     assert site.errors == []
+
+
+def test_the_report_opens_in_the_ui_with_the_chosen_point_marked(site: Site) -> None:
+    run = stores.newest("prune")
+    site.page.goto(f"{site.url}/#/{ui.run_path('0', run.info.run_id)}/artifacts/report.html")
+    page = site.page.frame_locator("iframe")
+    expect(page.get_by_role("heading", name="Operating points")).to_be_visible(timeout=WAIT)
+    expect(page.locator("tr.used")).to_have_count(1)
+    expect(page.locator("tr.used td").nth(2)).to_have_text(f"{run.data.metrics['pruned']:.0f}")
+    expect(page.get_by_role("img").first).to_be_visible(timeout=WAIT)
+    site.page.screenshot(path=site.shots / "report.png")
+    assert site.errors == []
+
+
+def test_the_link_of_report_compares_the_runs(site: Site) -> None:
+    site.page.goto(ui.compare_url(site.url, "0", site.runs))
+    expect(site.page.get_by_text("Comparing 2 Runs").first).to_be_visible(timeout=WAIT)
+    for run_id in site.runs:
+        expect(site.page.get_by_text(run_id).first).to_be_visible(timeout=WAIT)
+    site.page.screenshot(path=site.shots / "compare-runs.png")
+    assert site.errors == []
