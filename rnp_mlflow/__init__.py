@@ -1,5 +1,18 @@
 """Reconstructive Neuron Pruning as an MLflow project. In Python: `from rnp_mlflow import defend`."""
 
+import os
+import sys
+
+# `python -m rnp_mlflow` puts the working folder before the standard library. If this package is elsewhere, a file such
+# as click.py in a folder of untrusted files must not be imported. While Python looks for `__main__`, argv[0] is "-m".
+if (
+    sys.argv[:1] == ["-m"]
+    and "rnp_mlflow" in sys.orig_argv
+    and sys.path[:1] == [os.getcwd()]
+    and os.path.realpath(sys.path[0]) != os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+):
+    del sys.path[0]
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -9,6 +9,8 @@ from rnp_mlflow.config.values import FILE, OUTPUT, RUN, AbsPath, Text, text
 from rnp_mlflow.core.params import COMMON, DetectParams, RecoverParams, SweepParams, UnlearnParams
 from rnp_mlflow.errors import ConfigError
 
+MOST_POINTS = 10_000  # of a sweep
+
 
 class Method(Common):
     """What the three steps take."""
@@ -71,12 +73,17 @@ class Prune(Method, SweepParams, frozen=True):
     )
 
     def check(self) -> None:
-        """Hold the sweep to mask values, which end at 1.
+        """Hold the sweep to mask values, which end at 1, and to a number of points that ends in some time.
 
         Raises:
-            ConfigError: by threshold, a bound or the fixed point is above 1.
+            ConfigError: by threshold, a bound or the fixed point is above 1, or there are more than `MOST_POINTS`.
         """
         for name in ("pruning_max", "pruning_step", "pruning_number"):
             value = getattr(self, name)
             if self.pruning_by == "threshold" and value > 1:
                 raise ConfigError(f"{name}={text(value)} is above 1, the highest mask value: give pruning_by=number")
+        if self.pruning_by == "threshold" and self.pruning_max / self.pruning_step > MOST_POINTS:
+            raise ConfigError(
+                f"pruning_step={text(self.pruning_step)} asks for more than {MOST_POINTS:,} points up to "
+                f"pruning_max={text(self.pruning_max)}: give a larger step"
+            )

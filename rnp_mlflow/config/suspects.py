@@ -20,8 +20,8 @@ from rnp_mlflow.config.values import (
     Name,
     NameOrPath,
     Settings,
-    Side,
     Text,
+    UpTo4096,
 )
 from rnp_mlflow.core.params import COMMON, CommonParams
 
@@ -32,7 +32,7 @@ class Common(Settings, CommonParams, frozen=True):
     device: Text = Field(
         None, json_schema_extra=MACHINE, description="cpu, cuda or cuda:N; auto takes CUDA if there is one"
     )
-    threads: Count = Field(
+    threads: UpTo4096 = Field(
         None, json_schema_extra=MACHINE, description="CPU threads of torch; auto leaves torch's own choice"
     )
 
@@ -43,7 +43,7 @@ class Data(Common):
     data_dir: AbsPath = Field(
         None, json_schema_extra=PLACE, description="where the images are: a folder or an npz file; auto only for digits"
     )
-    image_size: Side = Field(
+    image_size: UpTo4096 = Field(
         None,
         json_schema_extra=COMMON | DATA,
         description="scale every image to this many pixels a side (images that are not square are squeezed); auto "
@@ -93,7 +93,7 @@ class Attack(Data):
         json_schema_extra=COMMON | MODEL,
         description="an architecture of ours or any torchvision classifier",
     )
-    width: Count = Field(
+    width: UpTo4096 = Field(
         None,
         json_schema_extra=COMMON | MODEL,
         description="channels of the first stage; auto takes the architecture's own",
@@ -115,9 +115,9 @@ class Attack(Data):
         128, ge=2, json_schema_extra=MODEL, description="images per batch of training, at most"
     )
     training_lr: float = Field(
-        0.1, gt=0, json_schema_extra=MODEL, description="peak learning rate of training (SGD, one cycle)"
+        0.1, gt=0, le=1e6, json_schema_extra=MODEL, description="peak learning rate of training (SGD, one cycle)"
     )
-    weight_decay: float = Field(0.0005, ge=0, json_schema_extra=MODEL, description="weight decay of training")
+    weight_decay: float = Field(0.0005, ge=0, le=1e6, json_schema_extra=MODEL, description="weight decay of training")
 
 
 class Import(Data):

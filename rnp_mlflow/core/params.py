@@ -51,7 +51,7 @@ class UnlearnParams(CommonParams):
 
     holdout: Annotated[float, Field(gt=0, lt=1, description="share of those held out to choose the threshold")] = 0.2
     unlearning_lr: Annotated[
-        float, Field(gt=0, json_schema_extra=COMMON, description="learning rate of unlearning")
+        float, Field(gt=0, le=1e6, json_schema_extra=COMMON, description="learning rate of unlearning")
     ] = 0.01
     unlearning_epochs: Annotated[
         int, Field(ge=1, json_schema_extra=COMMON, description="epochs of unlearning, at most")
@@ -104,9 +104,9 @@ class RecoverParams(CommonParams):
     alpha: Annotated[
         float, Field(gt=0, json_schema_extra=COMMON, description="weight of the cross-entropy that the mask minimises")
     ] = 0.2
-    recovering_lr: Annotated[float, Field(gt=0, json_schema_extra=COMMON, description="learning rate of the mask")] = (
-        0.2
-    )
+    recovering_lr: Annotated[
+        float, Field(gt=0, le=1e6, json_schema_extra=COMMON, description="learning rate of the mask")
+    ] = 0.2
     recovering_epochs: Annotated[int, Field(ge=1, json_schema_extra=COMMON, description="epochs of recovery")] = 10
     recovering_batch_size: Annotated[int, Field(ge=2, description="images per batch of recovery, at most")] = 32
     recovering_augment: Annotated[

@@ -122,6 +122,8 @@ def advice(given: Collection[str], settings: Prune) -> list[str]:
     given: the names of the parameters that the call gave.
     """
     used = SELECTORS[settings.select_by]
+    if settings.mask_file and settings.select_by == "proxy":
+        return ["  warning: with mask_file there is no proxy and no verdict, so acc_ratio decides where to prune"]
     decides = {name: word for word, selector in SELECTORS.items() for name in selector.decided_by}
     return [
         f"  warning: {name}={getattr(settings, name):g} does not decide where to prune: select_by={settings.select_by} "
