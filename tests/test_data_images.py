@@ -77,6 +77,17 @@ def test_the_log_says_which_reading_was_taken_only_where_they_differ(caplog: pyt
     assert "read as label numbers" in caplog.records[-1].getMessage()
 
 
+@pytest.mark.parametrize("name", ["/etc/hostname", "../../../../other/0.png"])
+def test_gtsrbs_table_names_no_file_elsewhere(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    layouts.save(root / "gtsrb/GTSRB/Training/00000/0.ppm", 0, 7, 5)
+    layouts.save(root / "gtsrb/GTSRB/Final_Test/Images/0.ppm", 0, 7, 5)
+    layouts.save(tmp_path / "other/0.png", 0, 7, 5)
+    (root / "gtsrb/GT-final_test.csv").write_text(f"Filename;ClassId\n{name};0\n")
+    with pytest.raises(DataError, match="not below that folder"):
+        sources.load("gtsrb", str(root))
+
+
 def test_images_are_mirrored_only_where_that_is_known_or_said_to_keep_the_label(tmp_path: Path) -> None:
     root, archive = str(layouts.fill(tmp_path / "set")), str(files.clean_npz(tmp_path / "a.npz"))
     for place, name in ((root, "folder"), (archive, "npz")):

@@ -136,7 +136,7 @@ def test_a_mask_file_has_no_proxy_and_the_advice_says_what_decides() -> None:
     (line,) = prune.advice(frozenset(), Prune(mask_file="mask.csv"))
     assert line == "  warning: with mask_file there is no proxy and no verdict, so acc_ratio decides where to prune"
     for way in ("clean_acc", "number"):
-        assert prune.advice(frozenset(), Prune(mask_file="mask.csv", select_by=way)) == []
+        assert prune.advice(frozenset(), Prune.model_validate({"mask_file": "mask.csv", "select_by": way})) == []
 
 
 def test_the_plan_of_a_call_brings_the_advice_to_standard_error(

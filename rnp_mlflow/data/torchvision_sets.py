@@ -4,6 +4,7 @@ Torchvision unpickles the CIFAR batches, but only after it has checked that thei
 is unpickled.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,16 @@ def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[I
             f"{name} is not in {root} and could not be downloaded ({reason}); put torchvision's files "
             "there, or an image folder with train/CLASS and test/CLASS"
         ) from None
-    train, test = (_imageset(part, size or 32, grey) for part in parts)
+    train, test = (_imageset(part, root, size or 32, grey) for part in parts)
     count = int(train.labels.max()) + 1
     names = getattr(parts[0], "classes", None) or [str(k) for k in range(count)]
     return train, test, tuple(map(str, names))
 
 
-def _imageset(part: Any, size: int, grey: bool) -> ImageSet:
+def _imageset(part: Any, root: Path, size: int, grey: bool) -> ImageSet:
     if hasattr(part, "_samples"):  # GTSRB
         files, answers = zip(*part._samples, strict=True)
-        return ImageSet(read_images([Path(file) for file in files], size, grey), torch.tensor(answers))
+        return ImageSet(read_images(_below(root, files), size, grey), torch.tensor(answers))
     pixels = np.asarray(part.data)
     labels = part.labels if hasattr(part, "labels") else part.targets  # SVHN names them `labels`
     if pixels.ndim == 3:
@@ -57,3 +58,16 @@ def _imageset(part: Any, size: int, grey: bool) -> ImageSet:
         pixels = pixels.transpose(0, 3, 1, 2)
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     return ImageSet(images, torch.as_tensor(np.asarray(labels), dtype=torch.int64))
+
+
+def _below(root: Path, files: Sequence[str]) -> list[Path]:
+    """Return the files that GTSRB's table names; it must not name others than those below its folder.
+
+    Raises:
+        DataError: a file is elsewhere.
+    """
+    home = (root / "gtsrb").resolve()
+    for file in files:
+        if not Path(file).resolve().is_relative_to(home):
+            raise DataError(f"the table of images in {root} names {file}, which is not below that folder")
+    return [Path(file) for file in files]
