@@ -18,8 +18,11 @@ from stores import artifacts, assert_none_running, enter, newest
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.errors import LineageError
 from rnp_mlflow.interop import architectures, backdoorbench
 from rnp_mlflow.models import store as model_store
+from rnp_mlflow.tracking import remote_model
+from rnp_mlflow.tracking import store as tracking_store
 
 pytestmark = pytest.mark.slow
 
@@ -294,3 +297,37 @@ def test_other_settings_than_the_imported_models_are_refused(
 ) -> None:
     assert main(["unlearn", f"--model_run_id={imported.info.run_id}", "--attack=blended"]) == 2
     assert "an imported model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "tracking", "fetched"),
+    [
+        ("http://127.0.0.1:9/weights", "sqlite", False),
+        ("https://example.com/weights", "http://127.0.0.1:9", False),
+        ("/etc", "http://127.0.0.1:9", False),
+        ("file:///etc", "http://127.0.0.1:9", False),
+        ("/somewhere/local", "sqlite", True),
+        ("mlflow-artifacts:/1/models/m/artifacts", "http://127.0.0.1:9", True),
+        ("s3://bucket/weights", "http://127.0.0.1:9", True),
+    ],
+)
+def test_a_registry_cannot_send_the_reader_elsewhere(
+    source: str, tracking: str, fetched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way to name the model leads to the same source; none is asked for before it is known to be the store's."""
+    enter(tmp_path, monkeypatch)
+    client = MlflowClient()
+    client.create_registered_model("odd")
+    client.create_model_version("odd", source)
+    client.set_registered_model_alias("odd", "it", "1")
+    real = tracking_store.client()
+    monkeypatch.setattr(tracking_store, "client", lambda: real)
+    monkeypatch.setattr(
+        mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path}/mlflow.db" if tracking == "sqlite" else tracking
+    )
+    for uri in ("models:/odd/1", "models:/odd@it", "models:/odd/latest"):
+        if fetched:
+            remote_model.check_location(uri)
+        else:
+            with pytest.raises(LineageError, match="not in the tracking store"):
+                remote_model.check_location(uri)

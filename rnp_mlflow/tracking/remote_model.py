@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlparse
 
 import mlflow
 from torch import Tensor
@@ -15,6 +16,7 @@ from rnp_mlflow.tracking.runs import PREFIX
 
 READABLE = (".pt2", ".safetensors")
 TORCH = (".pth", ".pt", ".tar")
+HOPS = 4  # a version, its logged model, the run of that
 
 
 @contextmanager
@@ -22,16 +24,53 @@ def downloaded(uri: str) -> Iterator[Path]:
     """Download the artifacts of `models:/…` or `runs:/…` to a folder that is removed afterwards.
 
     Raises:
-        LineageError: the address is malformed, or nothing is stored there.
+        LineageError: the address is malformed, nothing is stored there, or it leads elsewhere (`check_location`).
     """
     if not uri.startswith(("models:/", "runs:/")):
         raise LineageError(f"model_uri={uri}: give models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH")
     with scratch.folder() as place:
         try:
+            check_location(uri)
             folder = Path(store.whole(mlflow.artifacts.download_artifacts)(artifact_uri=uri, dst_path=place))
-        except (mlflow.MlflowException, OSError) as error:
+        except (mlflow.MlflowException, OSError, ValueError, TypeError) as error:
             raise LineageError(f"{uri} cannot be fetched: {str(error).splitlines()[0][:160]}") from None
         yield folder
+
+
+def check_location(uri: str) -> None:
+    """Follow an address to where its files are, and hold that to the tracking store.
+
+    Whoever can write to a registry chooses the source of its models. MLflow would send the store's password to any web
+    server named there, and would read any local file for a store on a server.
+
+    Raises:
+        LineageError: the files are on a web server that is not the store's, or are local while the store is not.
+        MlflowException: the store does not know the address.
+    """
+    place = uri
+    for _ in range(HOPS):
+        kind, _, rest = place.partition(":/")
+        if kind not in ("models", "runs"):
+            break
+        place = _next(kind, rest.strip("/"))
+    scheme = urlparse(place).scheme
+    local = not mlflow.get_tracking_uri().startswith("http")
+    if scheme in ("http", "https", "models", "runs") or (scheme in ("", "file") and not local):
+        raise LineageError(f"{uri} is refused: its files are said to be at {place[:160]}, not in the tracking store")
+
+
+def _next(kind: str, rest: str) -> str:
+    """Return what a model or run of the store says of the place of its files."""
+    client, (name, _, version) = store.client(), rest.partition("/")
+    if kind == "runs":
+        return str(client.get_run(name).info.artifact_uri)
+    if "@" in rest:
+        return str(client.get_model_version_by_alias(*rest.rsplit("@", 1)).source)
+    if version == "latest":
+        version = str(max(int(each.version) for each in client.search_model_versions(f"name = '{name}'")))
+    return str(
+        client.get_model_version(name, version).source if version else client.get_logged_model(name).artifact_location
+    )
 
 
 def recorded_accuracy(uri: str) -> float | None:
