@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -34,6 +35,16 @@ from rnp_mlflow.tracking.process import Process
 
 ROOT = Path(__file__).parents[1]
 TINY = [f"--{name}={SETTINGS[name]}" for name in ("width", "train_size", "test_size", "training_epochs", "device")]
+
+
+@pytest.fixture(autouse=True)
+def every_signal_counts() -> Iterator[None]:
+    """As in a terminal: a background job ignores SIGINT, `nohup` ignores SIGHUP, and processes inherit that."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -327,7 +338,10 @@ def test_a_terminal_that_is_closed_ends_the_run_killed(tmp_path: Path) -> None:
     while b"/500" not in seen:  # the bar is drawn
         seen += os.read(terminal, 4096)
     os.close(terminal)
+    guard = threading.Timer(60, os.kill, (child, signal.SIGKILL))
+    guard.start()
     _, ended_by = os.waitpid(child, 0)
+    guard.cancel()
     assert os.waitstatus_to_exitcode(ended_by) == 129
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = runs(entry="attack")
