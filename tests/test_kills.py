@@ -40,11 +40,11 @@ TINY = [f"--{name}={SETTINGS[name]}" for name in ("width", "train_size", "test_s
 @pytest.fixture(autouse=True)
 def every_signal_counts() -> Iterator[None]:
     """As in a terminal: a background job ignores SIGINT, `nohup` ignores SIGHUP, and processes inherit that."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGHUP, hung_up)
 
 
 @pytest.fixture
