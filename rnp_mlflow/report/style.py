@@ -83,7 +83,7 @@ class Caption:
 
     def __str__(self) -> str:
         words = {"none": "no attack", "unknown": "attack unknown"}
-        rate = f", {self.poison_rate:.3g} poisoned" if self.poison_rate else ""
+        rate = f" {100 * self.poison_rate:g} %" if self.poison_rate else ""
         attack = words.get(self.attack, f"{self.attack}{rate}")
         return f"{self.model} on {self.data} · {attack} · seed\xa0{self.seed} · run\xa0{self.run_id[:8]}"
 
