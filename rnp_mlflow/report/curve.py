@@ -57,7 +57,7 @@ class Sweep:
 
 def draw_curve(file: Path, sweep: Sweep, caption: Caption) -> None:
     """Draw ACC, ASR and RA and, on held-out images, ACC and the proxy's success, over the sweep; mark the points."""
-    with canvas(COLUMN, 3.25) as (figure, axes):
+    with canvas(COLUMN, 3.4) as (figure, axes):
         ax = axes[0][0]
         draw_sweep(ax, sweep)
         mark_points(ax, sweep.points, positions(sweep.rows, sweep.axis)[0])
@@ -78,7 +78,7 @@ def draw_sweep(ax: Any, sweep: Sweep) -> None:
     plain(ax)
     shares(ax)
     ax.set_ylabel("share of images")
-    below = "\n\n\n" if words_below(sweep) else ""  # keeps room for `lower_axis`, which the layout does not see
+    below = "\n\n" if words_below(sweep) else ""  # keeps room for `lower_axis`, which the layout does not see
     ax.set_xlabel(("neurons pruned" if sweep.axis == "number" else "pruned up to this mask value") + below)
 
 
@@ -120,7 +120,7 @@ def lower_axis(ax: Any, sweep: Sweep) -> None:
     for k, x in enumerate(xs):
         if not kept or x - xs[kept[-1]] >= apart:
             kept.append(k)
-    other = ax.secondary_xaxis(-0.23)
+    other = ax.secondary_xaxis(-0.215)
     other.set_xticks([xs[k] for k in kept], [words[k] for k in kept], fontsize=SMALL)
     other.set_xlabel("highest mask value pruned" if sweep.axis == "number" else "neurons pruned")
     other.spines["bottom"].set_visible(False)

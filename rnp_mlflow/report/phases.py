@@ -76,7 +76,7 @@ def notes(phases: Sequence[Phase]) -> str:
     if parts:
         parts.append("bands: Wilson 95 %")
     if not any(has(phase, "asr") for phase in phases) and any(has(phase, "proxy_asr") for phase in phases):
-        parts.append("no triggered images are known: the proxy's success stands in for ASR")
+        parts.append("no triggered images are known: in recovery and pruning, the proxy's success stands in for ASR")
     return "; ".join(parts)
 
 
