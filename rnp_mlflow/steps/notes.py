@@ -16,6 +16,7 @@ def table(rows: Mapping[str, Iterable[float | None]], head: Iterable[str] = FIGU
     columns = list(head)
     cells = [["", *columns], ["---"] * (len(columns) + 1)]
     cells += [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
+    cells[0] = [f"\xa0\xa0{name}\xa0\xa0" if name else "" for name in cells[0]]  # MLflow's page leaves no room between
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
@@ -31,9 +32,17 @@ def pruning(summary: PruneSummary, upstream: Mapping[str, str]) -> str:
 
 
 def card(summary: PruneSummary, runs: Mapping[str, str]) -> str:
-    """Describe a purified model: before and after, verdict, what was pruned, and the runs that it comes from."""
-    result = f"**{verdict(summary)}** {lost(summary)}"
-    return "\n\n".join([before_and_after(summary), result, measured(summary), lineage_links(runs)])
+    """Describe a purified model: verdict, before and after, what was pruned, and the runs that it comes from."""
+    headline = f"**{verdict(summary)}** {changed(summary)}"
+    return "\n\n".join([headline, before_and_after(summary), lost(summary), measured(summary), lineage_links(runs)])
+
+
+def changed(summary: PruneSummary) -> str:
+    """Return ACC, ASR and RA before and after, those that are known, and how many neurons were pruned."""
+    before, after = summary.before, summary.picked
+    pairs = {"ACC": (before.acc, after.acc), "ASR": (before.asr, after.asr), "RA": (before.ra, after.ra)}
+    known = [f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in pairs.items() if a is not None and b is not None]
+    return f"{', '.join(known)}; {after.num_pruned:,} neurons pruned."
 
 
 def before_and_after(summary: PruneSummary) -> str:
