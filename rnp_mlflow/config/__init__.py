@@ -109,6 +109,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recovering_augment": True, "recovering_batch_size": 128, "recovering_epochs": 20,
         "mask_averaging": "none", "proxy_steps": 0, "suspect_steps": 0, "proxy_share": 0.0, "pruning_stride": 1,
         "curve_eval_size": 0, "bn_stats": "keep", "refine": 0, "holdout_crops": 0, "select_by": "number",
+        "repair_steps": 0,
     },
 }  # fmt: skip
 # step → the parameter (and tag) that names a run of it

@@ -64,6 +64,7 @@ MARKS = {
     "chosen": Mark("chosen", "v", "-"),
     "fixed": Mark("fixed", "D", "--"),
     "oracle": Mark("oracle (sees the trigger)", "*", ":"),
+    "repaired": Mark("repaired", "P", "-"),
 }
 
 

@@ -3,13 +3,14 @@
 from rnp_mlflow.core.selectors import SELECTORS
 from rnp_mlflow.core.verdict import FORGETTING_OFFSET
 from rnp_mlflow.steps.output import Result, wrap
-from rnp_mlflow.steps.summary import DetectionSummary, PointFigures, PruneSummary
+from rnp_mlflow.steps.summary import REPAIRED, DetectionSummary, PointFigures, PruneSummary
 from rnp_mlflow.tracking import ui
 from rnp_mlflow.tracking.runs import StepRun
 
 MEANING = {
     "fixed": "at pruning_number",
     "oracle": "best DER in hindsight, with the trigger",
+    REPAIRED: "the pruned model, after it has learned the suspect's answers to clean images again",
 }
 MARK = "◀"
 
