@@ -14,6 +14,7 @@ import torch
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.pixels import read_images
 from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import read_torch
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "gtsrb": "GTSRB", "mnist": "MNIST", "svhn": "SVHN"}
 
@@ -28,7 +29,7 @@ def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[I
     """
     from torchvision import datasets
 
-    dataset_class = getattr(datasets, SETS[name])
+    dataset_class = _mnist(datasets.MNIST) if name == "mnist" else getattr(datasets, SETS[name])
     try:
         if name in ("gtsrb", "svhn"):
             parts = [dataset_class(str(root), split=split, download=True) for split in ("train", "test")]
@@ -44,6 +45,15 @@ def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[I
     count = int(train.labels.max()) + 1
     names = getattr(parts[0], "classes", None) or [str(k) for k in range(count)]
     return train, test, tuple(map(str, names))
+
+
+def _mnist(kind: Any) -> Any:
+    """Return torchvision's MNIST, which reads its older form, `processed/*.pt`, as untrusted files are read."""
+
+    def load(self: Any) -> Any:
+        return read_torch(Path(self.processed_folder, self.training_file if self.train else self.test_file))
+
+    return type(kind.__name__, (kind,), {"_load_legacy_data": load})
 
 
 def _imageset(part: Any, root: Path, size: int, grey: bool) -> ImageSet:

@@ -13,6 +13,8 @@ from rnp_mlflow.loading.own_norm import take_own_norm as take_own_norm
 from rnp_mlflow.loading.pt2 import read_pt2 as read_pt2
 from rnp_mlflow.loading.regular import check_regular as check_regular
 from rnp_mlflow.loading.regular import files_below as files_below
+from rnp_mlflow.loading.room import check_disk as check_disk
+from rnp_mlflow.loading.room import check_memory as check_memory
 from rnp_mlflow.loading.stand_ins import SafeNdarray as SafeNdarray
 from rnp_mlflow.loading.state import Checkpoint as Checkpoint
 from rnp_mlflow.loading.state import read_checkpoint as read_checkpoint

@@ -5,8 +5,11 @@ import zipfile
 from pathlib import Path
 
 from rnp_mlflow.errors import RnpError
+from rnp_mlflow.loading.room import free_memory
 
 GIB = 2**30
+UNDOUBTED, RATIO = 256 << 20, 100  # bytes of content that may be packed to any size, and the ratio for more
+ENTRIES = 100_000  # in one archive, at most
 
 
 def check_zip(file: Path, stored: bool, error: type[RnpError]) -> None:
@@ -14,7 +17,7 @@ def check_zip(file: Path, stored: bool, error: type[RnpError]) -> None:
 
     stored: entries must be uncompressed, as torch writes them, and must not overlap. Nothing may follow the directory,
     so that other readers find the same directory. If not `stored`, entries may be compressed, but their content must
-    not exceed half of this machine's memory nor, above 1 GiB, 200 times the size of the file.
+    not exceed half of the free memory nor, above `UNDOUBTED` bytes, `RATIO` times the size of the file.
 
     Raises:
         error: the archive declares more, or is truncated.
@@ -28,10 +31,10 @@ def check_zip(file: Path, stored: bool, error: type[RnpError]) -> None:
     except Exception as broken:  # a broken file can raise anything
         raise error(f"{file} is truncated or not a zip archive: {str(broken)[:160]}") from None
     declared, actual = sum(entry.file_size for entry in entries), file.stat().st_size
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    too_large = declared > memory / 2 or (declared > GIB and declared > 200 * actual)
-    is_zip_bomb = declared > actual if stored else too_large
-    if is_zip_bomb:
+    too_large = declared > free_memory() / 2 or (declared > UNDOUBTED and declared > RATIO * actual)
+    if len(entries) > ENTRIES:
+        raise error(f"{file} is refused: it has {len(entries):,} entries")
+    if declared > actual if stored else too_large:
         raise error(f"{file} is refused: its {actual:,} bytes declare {declared:,} bytes of content")
     if stored and (not at_end or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)):
         raise error(f"{file} is refused: torch does not write such archives (compressed, or data after the end)")

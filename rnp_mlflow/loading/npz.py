@@ -9,6 +9,7 @@ import numpy as np
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.loading import foreign
 from rnp_mlflow.loading.archives import check_zip
+from rnp_mlflow.loading.regular import check_regular
 
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -17,6 +18,7 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: the file is not such an archive, an array is pickled, or it declares more than it contains.
     """
+    check_regular(file, DataError)
     foreign.refuse(file, DataError, taken=("npz", "zip"))
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file} is not an .npz file")

@@ -121,15 +121,15 @@ def build_typed_tensor(storage: Tensor, *place: Any) -> Tensor:
 
 def build_parameter(tensor: Tensor, *ignored: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise TypeError("a parameter that is no tensor")
+        raise TypeError("a parameter that is not a tensor")
     return tensor
 
 
 def build_with_attributes(maker: Maker, kind: Any, arguments: tuple[Any, ...], state: Any) -> Tensor:
     """Return a tensor without the attributes that it had."""
-    if maker.make not in (build_tensor, build_typed_tensor):
+    if maker.build not in (build_tensor, build_typed_tensor):
         raise TypeError("a tensor that is made in another way")
-    found: Tensor = maker.make(*arguments)
+    found: Tensor = maker.build(*arguments)
     return found
 
 
@@ -157,7 +157,7 @@ def known_names() -> dict[str, Any]:
         }
     for module in ("pathlib", "pathlib._local"):  # Python 3.13 writes the latter
         makers |= {f"{module}.{name}": build_path for name in ("PosixPath", "WindowsPath")}
-    found = {name: Maker(make) for name, make in makers.items()}
+    found = {name: Maker(build) for name, build in makers.items()}
     for place in ("torch", "torch.cuda"):
         found |= {f"{place}.{name}Storage": dtype for name, dtype in STORAGES.items()}  # type: ignore[misc]
     dtypes = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}

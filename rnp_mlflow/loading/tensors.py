@@ -18,7 +18,7 @@ def strided(values: Tensor, offset: Any, sizes: Sequence[Any], strides: Sequence
     """
     numbers = [offset, *sizes, *strides]
     if any(type(number) is not int or not 0 <= number < LARGEST for number in numbers):
-        raise ValueError("a size, stride or offset of a tensor is no number, or out of bounds")
+        raise ValueError("a size, stride or offset of a tensor is not a number, or out of bounds")
     if len(sizes) > MOST_DIMENSIONS or len(sizes) != len(strides):
         raise ValueError("a tensor has too many dimensions, or as many strides as it should not")
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))

@@ -93,7 +93,7 @@ class Archive:
         """Return the elements (N,) of the storage that a pickle describes."""
         kind, dtype, key, _, count = place
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
-            raise ValueError("what is stored is no storage")
+            raise ValueError("what is stored is not a storage")
         if key not in self.found:
             entry = self.entries[f"{self.folder}data/{key}"]
             values = empty(dtype, count, self.size)
@@ -149,7 +149,7 @@ class OlderFile:
         """Return the elements (N,) of the storage that a pickle describes, or of a part of it; they are read later."""
         kind, dtype, key, _, count, part = place
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
-            raise ValueError("what is stored is no storage")
+            raise ValueError("what is stored is not a storage")
         if key not in self.found:
             self.found[key] = empty(dtype, count, self.left)
             self.left -= self.found[key].nbytes

@@ -10,6 +10,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from rnp_mlflow.shown import printable
+
 COLUMN, PAGE = 3.3, 7.0  # inches: one column of a paper, and its whole width
 DPI = 200
 TEXT, SMALL = 7.0, 6.0  # points, at the size that a picture is drawn in
@@ -85,7 +87,9 @@ class Caption:
         words = {"none": "no attack", "unknown": "attack unknown"}
         rate = f", {self.poison_rate:.3g} poisoned" if self.poison_rate else ""
         attack = words.get(self.attack, f"{self.attack}{rate}")
-        return f"{self.model} on {self.data} · {attack} · seed\xa0{self.seed} · run\xa0{self.run_id[:8]}"
+        return (
+            f"{self.model} on {printable(self.data, 100)} · {attack} · seed\xa0{self.seed} · run\xa0{self.run_id[:8]}"
+        )
 
 
 @contextmanager
@@ -135,7 +139,7 @@ def save(figure: Any, file: Path, svg: bool = True) -> None:
 
 def short(name: str, width: int, lines: int = 2) -> str:
     """Wrap a class name to at most `lines` lines of `width` characters; a longer name keeps its start and end."""
-    most = lines * width - 1
+    most, name = lines * width - 1, printable(name).replace("\n", " ")
     if len(name) > most:
         name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
     found = wrap(name, width, break_on_hyphens=False) or [name]

@@ -58,6 +58,7 @@ def get(run_id: str) -> Run:
     Raises:
         LineageError: the store has no such run.
     """
+    contents.check_run_id(run_id)
     try:
         return store.client().get_run(run_id)
     except mlflow.MlflowException as error:
