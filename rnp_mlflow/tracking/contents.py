@@ -65,7 +65,7 @@ def check_run_id(run_id: str) -> None:
         LineageError: it is not of letters, digits, - and _.
     """
     if not RUN_ID.fullmatch(run_id):
-        raise LineageError(f"{run_id[:80]!r} is not the ID of a run")
+        raise LineageError(f"there can be no run {run_id[:80]!r}: an ID has letters and digits")
 
 
 def listed_artifacts(run: Run) -> Digests:
