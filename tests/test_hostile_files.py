@@ -7,17 +7,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hostile_files as hostile
 import hostile_torch as torch_files
+import outside_files
 import pytest
+import torch
 
 from rnp_mlflow import loading
-from rnp_mlflow.data import folder, npz, sources, triggered
+from rnp_mlflow.config import Import
+from rnp_mlflow.data import folder, npz, sources, torchvision_sets, triggered
 from rnp_mlflow.errors import RnpError
 from rnp_mlflow.interop import backdoorbench
+from rnp_mlflow.steps import model_source
 from rnp_mlflow.tracking import remote_model
 
 SECONDS, MEMORY = 20, 2 << 30
@@ -216,3 +220,39 @@ def test_a_folder_of_a_model_ends_below_itself(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     os.rename(deep, tmp_path / "images/a")
     check(lambda: folder.read(tmp_path / "images"), "more than 32 deep|is empty")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ((torch.zeros(20, 28, 28, dtype=torch.uint8), torch.arange(20) % 10), None),
+        ((torch.zeros(1, 28, 28, dtype=torch.uint8), torch.tensor([10**12])), "does not hold MNIST's"),
+        ((torch.zeros(1, 28, 28, dtype=torch.uint8), torch.tensor([-1])), "does not hold MNIST's"),
+        ([torch.zeros(1)], "does not hold MNIST's"),
+        ((outside_files.Call(os.mkdir, ("made",)), 0), r"would have to run posix\.mkdir"),
+    ],
+)
+def test_the_older_files_of_mnist_are_read_as_all_others(content: object, words: str | None, tmp_path: Path) -> None:
+    place = tmp_path / "MNIST/processed"
+    place.mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):
+        torch.save(content, place / name)
+    if words is None:
+        train, _, classes = torchvision_sets.read("mnist", tmp_path, None)
+        assert train.shape == (1, 28, 28)
+        assert len(classes) == 10
+    else:
+        check(lambda: torchvision_sets.read("mnist", tmp_path, None), words)
+
+
+def test_a_result_does_not_choose_how_the_images_are_read(tmp_path: Path) -> None:
+    """`clean_data=gtsrb` would start the reader of GTSRB's table, `digits` take images that nobody asked for."""
+    (tmp_path / "gtsrb").mkdir()
+    told_by_file = model_source.ImportedModel({}, dataset="gtsrb")
+    settings = Import.model_validate({"attack_result": "x", "data": str(tmp_path)})
+    with pytest.raises(RnpError, match="if it has torchvision's files, give their dataset=NAME"):
+        model_source.data_source(settings, told_by_file)
+    named = Import.model_validate({"attack_result": "x", "data": str(tmp_path), "dataset": "gtsrb"})
+    assert model_source.data_source(named, told_by_file).dataset == "gtsrb"
+    with pytest.raises(RnpError, match="give the clean images"):
+        model_source.data_source(Import.model_validate({"attack_result": "x"}), replace(told_by_file, dataset="digits"))

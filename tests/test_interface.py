@@ -263,8 +263,9 @@ def test_nothing_unpickles() -> None:
     for file in (ROOT / "rnp_mlflow").rglob("*.py"):
         text = file.read_text()
         assert not re.search(
-            r"\bpickle\.\w|import pickle|joblib|cloudpickle|export\.load|load_model\(|yaml\.load", text
+            r"\bpickle\.\w|(import|from) pickle|torch\.load|joblib|cloudpickle|export\.load|load_model\(|yaml\.load",
+            text,
         ), file
-        loads = re.findall(r"(?:torch|np)\.load\(.*", text)
+        loads = re.findall(r"np\.load\(.*", text)
         assert not loads or file.parent.name == "loading", file
-        assert all("weights_only=True" in call or "allow_pickle=False" in call for call in loads), file
+        assert all("allow_pickle=False" in call for call in loads), file

@@ -7,7 +7,6 @@ bounded: every instruction, and all that a call copies, is taken from one number
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pickle import decode_long
 from struct import unpack
 from typing import Any, Protocol
 
@@ -188,7 +187,7 @@ OPERATIONS: dict[bytes, Callable[[Machine], None]] = {
     b"K": lambda m: m.stack.append(m.take(1)[0]),
     b"M": lambda m: m.stack.append(unpack("<H", m.take(2))[0]),
     b"J": lambda m: m.stack.append(unpack("<i", m.take(4))[0]),
-    b"\x8a": lambda m: m.stack.append(decode_long(m.take(m.take(1)[0]))),
+    b"\x8a": lambda m: m.stack.append(int.from_bytes(m.take(m.take(1)[0]), "little", signed=True)),
     b"G": lambda m: m.stack.append(unpack(">d", m.take(8))[0]),
     b"X": Machine.text,
     b"U": Machine.short_text,

@@ -10,18 +10,21 @@ from rnp_mlflow.errors import RnpError
 DEEPEST = 32  # folders below each other
 
 
-def check_regular(file: Path, error: type[RnpError]) -> None:
-    """Refuse what is not a regular file, before it is opened.
+def check_regular(file: Path, error: type[RnpError], most: int | None = None) -> None:
+    """Refuse what is not a regular file, before it is opened. most: bytes that it may have.
 
     Raises:
-        error: it does not exist, or is a folder, a FIFO, a device or a socket.
+        error: it does not exist, is a folder, a FIFO, a device or a socket, or is too large.
     """
     try:
-        mode = file.stat().st_mode
+        found = file.stat()
     except (OSError, ValueError):
         raise error(f"{file} does not exist or cannot be read") from None
-    if not stat.S_ISREG(mode):
-        raise error(f"{file} is {'a folder' if stat.S_ISDIR(mode) else 'a FIFO, device or socket'}, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a FIFO, device or socket"
+        raise error(f"{file} is {kind}, not a file")
+    if most is not None and found.st_size > most:
+        raise error(f"{file} has {found.st_size:,} bytes; such a file has at most {most:,}")
 
 
 def files_below(folder: Path, error: type[RnpError]) -> Iterator[Path]:

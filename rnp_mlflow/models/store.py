@@ -93,11 +93,9 @@ def read_spec(file: Path) -> ModelSpec:
     Raises:
         ModelError: the file is missing or does not describe a model.
     """
-    check_regular(file, ModelError)
+    check_regular(file, ModelError, LARGEST)
     try:
-        with file.open("rb") as stream:
-            content = stream.read(LARGEST + 1)
-        spec = TypeAdapter(ModelSpec).validate_json(content[:LARGEST])
+        spec = TypeAdapter(ModelSpec).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise ModelError(f"{file} does not describe a model: {' '.join(str(error).split())[:200]}") from None
     if max(map(len, (spec.architecture, *spec.classes))) > LONGEST or spec.input_shape[0] > 4:
