@@ -140,6 +140,7 @@ NPZ: Cases = {
     "brackets 5,000 deep": (lambda f: npz(f, npy("[" * 5000 + "]" * 5000, "(1,)", b"")), "without pickle"),
     "a dtype with ESC": (lambda f: npz(f, npy("[('\\x1b[2J', '|u1')]", "(1,)", b"\0")), r"\\x1b"),
     "text of 10^9 characters": (lambda f: npz(f, npy("'<U1000000000'", "(1,)", b"")), "another size|without pickle"),
+    "2,000 arrays": (lambda f: zip_of(f, {f"{k}.npy": PIXEL for k in range(2000)}), "2,000 arrays"),
     "bytes that are not a zip": (lambda f: f.write_bytes(b"PK\3\4" + bytes(100)), "zip archive|not an .npz"),
 }
 

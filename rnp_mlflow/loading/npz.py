@@ -11,6 +11,8 @@ from rnp_mlflow.loading import foreign
 from rnp_mlflow.loading.archives import check_zip
 from rnp_mlflow.loading.regular import check_regular
 
+MOST_ARRAYS = 1000
+
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:
     """Read all arrays of a numpy archive.
@@ -25,6 +27,8 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
     check_zip(file, stored=False, error=DataError)
     try:
         with zipfile.ZipFile(file) as archive:
+            if len(archive.infolist()) > MOST_ARRAYS:
+                raise ValueError(f"it has {len(archive.infolist()):,} arrays")
             for entry in archive.infolist():
                 _check_npy(archive, entry)
         with np.load(file, allow_pickle=False) as arrays:

@@ -40,8 +40,10 @@ def _control_groups() -> list[Path]:
 
 def _in_use(folder: Path, use: str) -> int:
     """Return the bytes in use, without those of files that the kernel gives up when it needs them."""
-    cache = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
-    return int((folder / use).read_text()) - (int(cache[1]) if cache else 0)
+    found = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    names = [f"{state}_file" for state in ("active", "inactive")]
+    cache = sum(int(found.get(f"total_{name}", found.get(name, 0))) for name in names)
+    return int((folder / use).read_text()) - cache
 
 
 def check_memory(needed: int, purpose: str, error: type[RnpError]) -> None:

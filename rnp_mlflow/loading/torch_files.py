@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.loading import foreign
-from rnp_mlflow.loading.archives import check_zip
+from rnp_mlflow.loading.archives import check_zip, directory
 from rnp_mlflow.loading.pickles import LONGEST, Machine, Refused
 from rnp_mlflow.loading.regular import check_regular
 from rnp_mlflow.loading.stand_ins import STATEFUL, known_names
@@ -64,10 +64,10 @@ class Archive:
 
     def __init__(self, file: Path, stream: BufferedReader):
         self.stream, self.size, self.found = stream, file.stat().st_size, dict[str, Tensor]()
-        with zipfile.ZipFile(file) as archive:
-            self.entries = {entry.filename: entry for entry in archive.infolist()}
-            if len(self.entries) != len(archive.infolist()):
-                raise Refused("is refused: two entries of the archive have one name")
+        entries, _ = directory(file)
+        self.entries = {entry.filename: entry for entry in entries}
+        if len(self.entries) != len(entries):
+            raise Refused("is refused: two entries of the archive have one name")
         pickles = [name for name in self.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise Refused(f"is refused: it has {len(pickles)} entries data.pkl")
