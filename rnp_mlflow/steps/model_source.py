@@ -11,7 +11,7 @@ from rnp_mlflow.data import folder, sources
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 from rnp_mlflow.interop import architectures, backdoorbench
-from rnp_mlflow.loading import OwnNorm, read_checkpoint, read_safetensors, take_own_norm
+from rnp_mlflow.loading import OwnNorm, check_regular, read_checkpoint, read_safetensors, take_own_norm
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes
 from rnp_mlflow.tracking import remote_model
@@ -84,7 +84,7 @@ def from_path(place: Path, model: str | None = None) -> ImportedModel:
         name = None if stated.model_name is None or model else architectures.our_name(stated.model_name)
         return ImportedModel(stated.weights, name, acc=stated.acc, exact=True)
     if not place.is_dir():
-        raise ModelError(f"{place} does not exist")
+        check_regular(place, ModelError)
     weights, spec = read_model_folder(place) if (place / store.SPEC).is_file() else remote_model.read_folder(place)
     if spec is None:
         return ImportedModel(weights)
