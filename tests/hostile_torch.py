@@ -367,6 +367,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "damaged",
     ),
+    "older: storages whose comparison takes 2^60 steps": (
+        lambda f: older(f, OLDER, b"](" + doubled(60, b"K\1") + doubled(60, b"K\1") + b"e", COUNTED),
+        "not in it",
+    ),
     "older: a text of 4 GiB": (lambda f: older(f, b"X\xff\xff\xff\xff", b"]", b""), "damaged"),
     "older: os.system": (lambda f: older(f, SYSTEM, b"]", b""), "would have to run os.system"),
     "older: os.system in the list of storages": (lambda f: older(f, OLDER, SYSTEM, b""), "would have to run os.system"),

@@ -136,7 +136,7 @@ class OlderFile:
         if version != VERSION:
             raise ValueError("another version of the form")
         content, keys = machine.load(self.stream), machine.load(self.stream)
-        if sorted(keys) != sorted(self.found):
+        if not all(type(key) is str for key in keys) or sorted(keys) != sorted(self.found):
             raise Refused("is refused: the bytes of some of its weights are not in it")
         for key in keys:
             values = self.found[key]

@@ -126,7 +126,7 @@ def shares(ax: Any) -> None:
 def write_caption(figure: Any, caption: Caption | str, note: str = "") -> None:
     """Write the caption at the bottom, and below it what has to be known to read the picture."""
     width = int(figure.get_size_inches()[0] * 72 / (0.57 * SMALL))  # characters a line
-    lines = [line for part in (str(caption), note) for line in wrap(part, width, break_on_hyphens=False)]
+    lines = [line for part in (str(caption), printable(note)) for line in wrap(part, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=SMALL, color=MUTED, x=0.01, ha="left", linespacing=1.25)
 
 
