@@ -1,12 +1,12 @@
 """`poison_plan.json`, and the file of the attacker's trigger or of the triggered images."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.artifacts.table import POISON_PLAN, TRIGGER, TRIGGERED
@@ -16,7 +16,8 @@ from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import LineageError
 
 
-class Known(TypedDict):
+@dataclass(frozen=True)
+class Known:
     """What every plan says; None: unknown."""
 
     attack: str

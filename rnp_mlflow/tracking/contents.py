@@ -2,13 +2,13 @@
 
 import re
 import tempfile
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Required
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from typing_extensions import TypedDict
 
 from rnp_mlflow.artifacts import manifest, poisoning, table
 from rnp_mlflow.artifacts.manifest import MANIFEST, file_digest
@@ -22,13 +22,14 @@ METRIC_OF_OPTIONAL = {table.VERDICT: "verdict/target", table.PROXY: "verdict/pro
 RUN_ID = re.compile(r"[\w-]{1,64}", re.A)
 
 
-class Record(TypedDict, total=False):
+@dataclass(frozen=True)
+class Record:
     """What every run's record says."""
 
-    entry: Required[str]
-    settings: Required[dict[str, dict[str, Any]]]
-    upstream: dict[str, str]
-    given: dict[str, str]
+    entry: str
+    settings: dict[str, dict[str, Any]]
+    upstream: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
 
 
 Digests = dict[str, str | None]  # path → SHA-256 (hex), None if it is not known

@@ -3,9 +3,9 @@
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import mlflow
-from sqlalchemy.engine import make_url
 
 from rnp_mlflow.errors import LineageError
 
@@ -18,9 +18,10 @@ def sqlite_file(uri: str) -> Path | None:
     Raises:
         LineageError: SQLite cannot use it.
     """
-    if not uri.startswith("sqlite:"):
+    scheme, _, place = uri.partition(":///")
+    if not scheme.startswith("sqlite") or not place:
         return None
-    file = Path(make_url(uri).database or "").absolute()
+    file = Path(unquote(place.partition("?")[0])).absolute()
     if reason := _fault(file):
         raise LineageError(f"the tracking store {shown(uri)} cannot be used: {reason}; set MLFLOW_TRACKING_URI")
     return file
