@@ -1,5 +1,6 @@
 """The command line: `python -m rnp_mlflow STEP --name value …`. It only maps options to parameters."""
 
+import errno
 import sys
 from typing import Any
 
@@ -28,6 +29,8 @@ FLAGS = {
     "verbose": (["-v", "--verbose"], "Print also where the verdict comes from, and what was measured on which images."),
     "as_json": (["--json", "as_json"], "Print the result as one JSON object on standard output."),
 }
+# errors of files that the user named, or whose folder this process may not use
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 PROGRAM = "python -m rnp_mlflow"
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -142,7 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as ended:  # click's own end: after shell completion, or if nobody reads the help
         return ended.code if isinstance(ended.code, int) else 0
     except OSError as error:
-        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+        place = f": {error.filename}" if error.filename else ""
+        return fail(f"{error.strerror or error}{place}", 2 if error.errno in UNUSABLE else 1)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return fail(f"{type(error).__name__}: {reason} (a defect of this program; see the run's error.txt)", 1)

@@ -144,7 +144,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(words: list[str], capsys: p
 
 # Which room may import which. The arrows point one way: a room is absent from the lists of those before it.
 ALLOWED = {
-    "errors": set(),
+    "shown": set(),
+    "errors": {"shown"},
     "core": {"errors"},
     "config": {"errors", "core", "attacks"},  # `core.params` and `attacks.NAMES` alone, which import no torch
     "loading": {"errors"},
@@ -152,13 +153,14 @@ ALLOWED = {
     "attacks": {"errors", "data", "core"},
     "models": {"errors", "loading"},
     "interop": {"errors", "loading", "core", "data"},
-    "artifacts": {"core", "data", "attacks", "interop"},
+    "artifacts": {"errors", "core", "data", "attacks", "interop"},
     "tracking": {"errors", "artifacts", "loading", "models"},
     "pipeline": {"core", "data"},
-    "report": set(),
+    "report": {"shown"},
     "inputs": {"errors", "core", "data"},
     "defence": {"errors", "config", "core", "data", "pipeline", "inputs"},
     "steps": {
+        "shown",
         "errors",
         "artifacts",
         "config",
@@ -183,6 +185,7 @@ OUTSIDE = {
     "attacks": {"torch"},
     "config": {"pydantic"},
     "errors": set(),
+    "shown": set(),
 }
 
 
@@ -260,8 +263,9 @@ def test_nothing_unpickles() -> None:
     for file in (ROOT / "rnp_mlflow").rglob("*.py"):
         text = file.read_text()
         assert not re.search(
-            r"\bpickle\.\w|import pickle|joblib|cloudpickle|export\.load|load_model\(|yaml\.load", text
+            r"\bpickle\.\w|(import|from) pickle|torch\.load|joblib|cloudpickle|export\.load|load_model\(|yaml\.load",
+            text,
         ), file
-        loads = re.findall(r"(?:torch|np)\.load\(.*", text)
+        loads = re.findall(r"np\.load\(.*", text)
         assert not loads or file.parent.name == "loading", file
-        assert all("weights_only=True" in call or "allow_pickle=False" in call for call in loads), file
+        assert all("allow_pickle=False" in call for call in loads), file

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from small import SETTINGS
-from stores import artifacts, newest
+from stores import artifacts, newest, runs
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.models import store as model_store
@@ -83,6 +83,16 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.Capture
         assert last.startswith("error: "), name
         assert word in last, (name, last)
         assert not any("Traceback" in line for line in errors), name
+
+
+def test_a_mask_of_another_model_is_refused_before_one_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mask.csv").write_text("layer,index,value\nother.bn,0,1.0\n")
+    before = len(runs())
+    assert main(["prune", "--width=4", "--train_size=600", "--seed=77", f"--mask_file={tmp_path}/mask.csv"]) == 2
+    assert "the mask is not this model's" in capsys.readouterr().err
+    assert len(runs()) == before
 
 
 def test_an_unfinished_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

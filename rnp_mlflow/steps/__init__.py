@@ -19,12 +19,12 @@ def run(
     with nullcontext() if quiet else progress.note("starting"):
         from rnp_mlflow.steps import chain, main, opened, report, rerun, runtime
         from rnp_mlflow.steps.plan import make_plan
-        from rnp_mlflow.tracking import signals
+        from rnp_mlflow.tracking import signals, store
 
     signals.install()
     runtime.forward_log_records()
     code = 0
-    with output.amount(quiet=quiet, verbose=verbose):
+    with output.amount(quiet=quiet, verbose=verbose), store.refusals():
         opened.check(entry, values)
         if entry == "rerun":
             code = rerun.repeat(values)

@@ -7,7 +7,7 @@ import mlflow
 from mlflow.entities import Run
 
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import store, views
+from rnp_mlflow.tracking import location, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
 PAGE = 1000  # runs
@@ -58,9 +58,7 @@ def _experiment(name: str | None) -> str:
         try:
             found = client.get_experiment(name)
         except mlflow.MlflowException:
-            raise LineageError(
-                f"experiment={name}: there is none of this name or ID in {mlflow.get_tracking_uri()}"
-            ) from None
+            raise LineageError(f"experiment={name}: there is none of this name or ID in {location.shown()}") from None
     known: str = found.experiment_id
     return known
 

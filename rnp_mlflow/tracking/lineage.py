@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from rnp_mlflow.artifacts.manifest import file_digest
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import contents, store, views
+from rnp_mlflow.tracking import contents, location, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
 MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
@@ -58,6 +58,7 @@ def get(run_id: str) -> Run:
     Raises:
         LineageError: the store has no such run.
     """
+    contents.check_run_id(run_id)
     try:
         return store.client().get_run(run_id)
     except mlflow.MlflowException as error:
@@ -67,7 +68,7 @@ def get(run_id: str) -> Run:
             if absent
             else (f" ({str(error).splitlines()[0][:120]})")
         )
-        raise LineageError(f"there is no run {run_id} in {mlflow.get_tracking_uri()}{reason}") from None
+        raise LineageError(f"there is no run {run_id} in {location.shown()}{reason}") from None
 
 
 def require(run_id: str, *entries: str) -> Run:

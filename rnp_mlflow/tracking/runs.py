@@ -8,7 +8,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from mlflow.utils import name_utils
 import rnp_mlflow
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
-from rnp_mlflow.tracking import abandoned, process, scratch, signals, store, views
+from rnp_mlflow.tracking import abandoned, location, process, scratch, signals, store, views
 from rnp_mlflow.tracking.naming import Subject
 
 PREFIX = "rnp."
@@ -272,11 +272,12 @@ def prepare_store() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per file, between our lines
     uri = mlflow.get_tracking_uri()
     try:
-        if uri.startswith("sqlite:///"):
-            with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-                store.client().search_experiments(max_results=1)
-        else:
+        file = location.sqlite_file(uri)
+        with FileLock(f"{file}.lock") if file else nullcontext():
             store.client().search_experiments(max_results=1)
-    except (mlflow.MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise LineageError(f"the tracking store {uri} cannot be used: {reason}") from None
+    except LineageError:
+        raise
+    except Exception as error:  # of MLflow, of its database or of the network
+        raise LineageError(
+            f"the tracking store {location.shown(uri)} cannot be used: {location.reason(error)}"
+        ) from None

@@ -1,14 +1,15 @@
 """MLflow's client: each call is over before a signal ends the process, and is tried again if the store was busy."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 import mlflow
 from mlflow.tracking import MlflowClient
 
-from rnp_mlflow.tracking import signals
+from rnp_mlflow.errors import LineageError
+from rnp_mlflow.tracking import location, signals
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,6 +28,20 @@ class _Client:
 
     def __getattr__(self, name: str) -> Callable[..., object]:
         return whole(getattr(self._own, name))
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Make an error of MLflow's one of the user's: a store refuses what its owner changed, or what it was not given.
+
+    Raises:
+        LineageError: the same in one line.
+    """
+    try:
+        yield
+    except mlflow.MlflowException as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:400]
+        raise LineageError(f"the tracking store {location.shown()} refuses: {reason}") from None
 
 
 def client() -> MlflowClient:
