@@ -19,6 +19,7 @@ ENTRIES = {
     "recover": "Learn the mask that restores clean accuracy.",
     "prune": "Prune by the mask, store the purified model. Draw the curve and select the operating point.",
     "main": "Run all four steps again as children of one run.",
+    "grid": "Make every combination of settings, each step once. Give lists (--seed 0,1,2) or a TOML file.",
     "report": "Compare finished prune runs in one table and one picture.",
     "rerun": "Repeat a finished run and compare. It uses the logged settings, and compares bit by bit.",
 }

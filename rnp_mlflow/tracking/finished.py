@@ -33,9 +33,12 @@ def find(experiment: str | None, rule: str | None) -> Found:
     Raises:
         LineageError: there is no such experiment, the filter is malformed, or nothing is found.
     """
-    experiment_id = _experiment(experiment)
+    experiment_id = experiment_of(experiment)
     entry = f"tags.`{PREFIX}entry` = 'prune'"
-    every = _search(experiment_id, f"{entry} and {rule}" if rule else entry)
+    try:
+        every = search([experiment_id], f"{entry} and {rule}" if rule else entry)
+    except mlflow.MlflowException as error:
+        raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
     done = [run for run in every if run.info.status == "FINISHED"]
     full = [run for run in done if set(NEEDED) <= run.data.metrics.keys()]
     newest: dict[str, Run] = {}
@@ -48,7 +51,12 @@ def find(experiment: str | None, rule: str | None) -> Found:
     return Found(experiment_id, kept, len(every) - len(done), len(done) - len(full), len(full) - len(kept))
 
 
-def _experiment(name: str | None) -> str:
+def experiment_of(name: str | None) -> str:
+    """Return the ID of an experiment by name or ID; None: the one that a new run would go to.
+
+    Raises:
+        LineageError: there is none of this name or ID.
+    """
     client = store.client()
     if name is None:
         chosen = views.home(None)
@@ -65,15 +73,17 @@ def _experiment(name: str | None) -> str:
     return known
 
 
-def _search(experiment_id: str, rule: str) -> list[Run]:
+def search(experiment_ids: list[str], rule: str) -> list[Run]:
+    """Return all runs that a filter of MLflow's finds, the newest first, by one paged query.
+
+    Raises:
+        MlflowException: the filter is malformed.
+    """
     client, found, token = store.client(), list[Run](), None
     while True:
-        try:
-            page = client.search_runs(
-                [experiment_id], rule, max_results=PAGE, order_by=["start_time DESC"], page_token=token
-            )
-        except mlflow.MlflowException as error:
-            raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
+        page = client.search_runs(
+            experiment_ids, rule, max_results=PAGE, order_by=["start_time DESC"], page_token=token
+        )
         found += page
         if not (token := page.token):
             return found
