@@ -24,7 +24,7 @@ class Grid(Settings):
     spec: AbsPath = Field(
         None,
         json_schema_extra=FILE,
-        description="TOML file of axes, settings, exclude, only and resources; auto takes the axes from this call alone",
+        description="TOML file of axes, settings, exclude, only, resources; auto takes the axes from this call alone",
     )
     address: Text = Field(
         None,

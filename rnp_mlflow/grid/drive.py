@@ -84,6 +84,7 @@ class Drive:
                 self.submit(node, task.attempt + 1)
                 return
         self.running -= 1
+        self.watcher.ended(node, outcome)
         if outcome.run_id:
             self.done[node.key] = outcome.run_id
             for follower in self.followers.pop(node.key, []):
@@ -91,7 +92,6 @@ class Drive:
         else:
             self.failed[node.key] = outcome.reason or "for an unknown reason"
             self.give_up(node.key, UPSTREAM + self.failed[node.key])
-        self.watcher.ended(node, outcome)
 
     def give_up(self, key: str, reason: str) -> None:
         """Let all that starts from a step fail for its reason."""

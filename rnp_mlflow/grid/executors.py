@@ -23,7 +23,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: a finished run, else a reason. 
+    """What became of a task: a finished run, else a reason.
     lost: the system ended it, so it is worth another try. made: the run is this task's own, not one that was there.
     """
 
@@ -39,8 +39,11 @@ Body = Callable[[Task], Outcome]
 class Executor(Protocol):
     """Runs tasks."""
 
+    def slots(self) -> int:
+        """Return how many tasks of one thread run at once; 0: there is no fixed number yet."""
+
     def has_room(self) -> bool:
-        """Whether another task may begin."""
+        """Whether another task may be handed in."""
 
     def submit(self, task: Task, resources: Resources) -> None:
         """Take a task."""
@@ -58,6 +61,10 @@ class Serial:
     def __init__(self, body: Body):
         self.body = body
         self.task: Task | None = None
+
+    def slots(self) -> int:
+        """Return 0: a dry run has this executor in place of the one that will run the steps."""
+        return 0
 
     def has_room(self) -> bool:
         """Whether no task was taken."""

@@ -14,8 +14,10 @@ CALLS = 20  # steps of a process on the CPU: a fresh one imports torch and MLflo
 STORE = 80 << 20  # bytes of Ray's object store, which holds a few words a task
 GIB = 1 << 30
 PATIENCE = 120  # seconds for every node to answer
-# Ray reports nobody's use of it; a task without a GPU sees none, which is what a later Ray needs to be told.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+# Ray reports nobody's use of it, and writes no warnings between our lines; a task without a GPU sees none.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}  # fmt: skip
 
 
 def is_installed() -> bool:
@@ -91,9 +93,13 @@ class OnRay:
                     f"memory_gb={needs.memory_gb:g}"
                 )
 
+    def slots(self) -> int:
+        """Return the number of CPUs of the cluster, which may grow."""
+        return max(1, int(self.ray.cluster_resources().get("CPU", 0)))
+
     def has_room(self) -> bool:
-        """Whether fewer tasks are waiting than there are CPUs, so that none is idle and late steps still come first."""
-        return len(self.running) < 2 * max(1, int(self.ray.cluster_resources().get("CPU", 0)))
+        """Whether few tasks are waiting: enough that no CPU is idle, and few, so that late steps still come first."""
+        return len(self.running) < 2 * self.slots()
 
     def submit(self, task: Task, resources: Resources) -> None:
         """Hand a task to Ray."""

@@ -156,7 +156,8 @@ def cell(spec: Spec, combination: Iterable[Any]) -> Values:
 def fits(rule: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     """Whether a cell has all the values of a rule; a list means any of them."""
     return all(
-        name in values and any(text(values[name]) == text(one) for one in (wanted if isinstance(wanted, list) else [wanted]))
+        name in values
+        and any(text(values[name]) == text(one) for one in (wanted if isinstance(wanted, list) else [wanted]))
         for name, wanted in rule.items()
     )
 

@@ -95,6 +95,7 @@ def make(opened: StepRun, task: Task) -> None:
     """
     plan = make_plan(task.step, given(task))
     upstream = chain.resolve_upstream(task.step, plan)
+    chain.label(opened, task.step, plan, upstream.get("attack"))  # so that a failed run has a name, too
     inputs = chain.inputs_digest(task.step, plan, upstream)
     if task.step != "import" and (known := lineage.find_finished(task.step, inputs)):
         raise Superseded(opened.run_id, known)

@@ -57,7 +57,7 @@ def run(values: Mapping[str, Any]) -> int:
         with note("looking at what is there"):
             known = look(asked, cells, chains, executor, retry_failed=settings.retry_failed)
         if settings.dry_run:
-            at_once = executor.slots() if isinstance(executor, OnRay) else settings.workers or auto_workers(asked, chains)
+            at_once = settings.workers or executor.slots() or auto_workers(asked, chains)
             output.keep(grid_table.forecast(known.graph, known.there, known.failed, at_once, known.experiments))
             return 0
         return make(known, executor, settings)
@@ -144,8 +144,10 @@ def refuse_local_store(count: int) -> None:
     """
     uri = mlflow.get_tracking_uri()
     if uri.startswith(LOCAL):
-        raise ConfigError(f"{uri} is a store of one machine, and there are {count} nodes: start `mlflow server`, and set "
-                          "MLFLOW_TRACKING_URI to its address")  # fmt: skip
+        raise ConfigError(
+            f"{uri} is a store of one machine, and there are {count} nodes: start `mlflow server`, and name it "
+            "in MLFLOW_TRACKING_URI"
+        )
 
 
 def shared_store() -> str:
@@ -193,7 +195,9 @@ def task_of(run: StepRun, store: str) -> Any:
 def conclude(run: StepRun, known: Known, drive: Drive, made: set[str]) -> int:
     """Leave the table of the cells; 0, or 1 if a cell failed."""
     runs = ledger.find(known.experiments, known.code).finished
-    rows = grid_table.rows(known.cells, known.graph.cells, drive, {key: runs.get(key) for key in known.graph.cells}, made)
+    rows = grid_table.rows(
+        known.cells, known.graph.cells, drive, {key: runs.get(key) for key in known.graph.cells}, made
+    )
     grid_table.write(run.folder / table.CELLS, rows)
     failed = sum(row["state"] != "done" for row in rows)
     run.describe(grid_table.markdown(rows, run.experiment_id))

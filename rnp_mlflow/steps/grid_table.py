@@ -12,15 +12,15 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Run
 
-from rnp_mlflow.config import PIPELINE, Grid, text
+from rnp_mlflow.config import PIPELINE, Grid, Import, text
+from rnp_mlflow.errors import LineageError
 from rnp_mlflow.grid.drive import Drive
 from rnp_mlflow.grid.graph import Graph, Node
 from rnp_mlflow.grid.spec import IMPORT, Spec, Values
 from rnp_mlflow.report import comparison
 from rnp_mlflow.steps import grid_cells, labels
-from rnp_mlflow.config import Import
 from rnp_mlflow.steps.output import Result
-from rnp_mlflow.tracking import finished, ledger, ui
+from rnp_mlflow.tracking import ledger, ui
 from rnp_mlflow.tracking.runs import PREFIX, StepRun
 
 FIGURES = ("acc_before", "acc", "asr_before", "asr", "der")
@@ -42,8 +42,10 @@ def spec_json(spec: Spec) -> str:
 def shown(value: Any) -> str:
     """Return a value of an axis in a few characters."""
     if isinstance(value, dict):
-        return labels.origin(Import.model_construct(**value)) if {"checkpoint", "attack_result", "model_uri"} & value.keys() else (
-            " ".join(f"{name}={shown(one)}" for name, one in value.items()) or "–"
+        return (
+            labels.origin(Import.model_construct(**value))
+            if {"checkpoint", "attack_result", "model_uri"} & value.keys()
+            else (" ".join(f"{name}={shown(one)}" for name, one in value.items()) or "–")
         )
     return text(tuple(value) if isinstance(value, list) else value)
 
@@ -76,12 +78,12 @@ def run_ids(file: Path) -> list[str]:
     """Read the run IDs of the cells that are done.
 
     Raises:
-        ValueError: it is not such a table.
+        LineageError: it is not such a table.
     """
     with file.open(newline="") as stream:
         found = [row.get("run_id") or "" for row in csv.DictReader(stream)]
     if not all(run_id.isalnum() for run_id in found if run_id):
-        raise ValueError("a run ID has characters that none has")
+        raise LineageError(f"{file.name}: a run ID has characters that none has; the table was changed")
     return list(dict.fromkeys(run_id for run_id in found if run_id))
 
 
@@ -89,7 +91,9 @@ def lines(rows: Sequence[Row], most: int) -> list[str]:
     """Return the table in Markdown, with the figures as far as there are any, and why cells failed."""
     names = [name for name in rows[0] if name not in ("made", "reason", "seconds", "run_id", "key")]
     names = [name for name in names if name not in FIGURES or any(row[name] for row in rows)]
-    table = comparison.markdown(pd.DataFrame([[row[name] or "–" for name in names] for row in rows[:most]], columns=names))
+    table = comparison.markdown(
+        pd.DataFrame([[row[name] or "–" for name in names] for row in rows[:most]], columns=names)
+    )
     more = [f"… and {len(rows) - most} more: cells.csv"] if len(rows) > most else []
     reasons = Counter(row["reason"] for row in rows if row["state"] != "done")
     return [*table, *more, *(f"  {count} failed: {reason}" for reason, count in reasons.most_common(10))]
@@ -98,7 +102,10 @@ def lines(rows: Sequence[Row], most: int) -> list[str]:
 def markdown(rows: Sequence[Row], experiment_id: str) -> str:
     """Return the description of the grid's run; each cell that is done links to its run."""
     linked = [
-        {"run": f"[{row['run_id'][:8]}](#/{ui.run_path(experiment_id, row['run_id'])})" if row["run_id"] else "–", **row}
+        {
+            "run": f"[{row['run_id'][:8]}](#/{ui.run_path(experiment_id, row['run_id'])})" if row["run_id"] else "–",
+            **row,
+        }
         for row in rows
     ]
     failed = sum(row["state"] != "done" for row in rows)
@@ -113,7 +120,12 @@ def result(run: StepRun, rows: Sequence[Row], made: int) -> Result:
 
     def told(width: int, verbose: bool) -> list[str]:
         then = f"  compare them: python -m rnp_mlflow report --grid {run.run_id}"
-        return [*brief, *lines(rows, len(rows) if verbose else PRINTED), then, *ui.ui_links(run.experiment_id, [run.run_id])]
+        return [
+            *brief,
+            *lines(rows, len(rows) if verbose else PRINTED),
+            then,
+            *ui.ui_links(run.experiment_id, [run.run_id]),
+        ]
 
     return Result(content, brief, told)
 
@@ -135,7 +147,13 @@ def forecast(
                "at_once": at_once}  # fmt: skip
     table = comparison.markdown(pd.DataFrame([[kind, *each.values()] for kind, each in steps.items()],
                                              columns=["step", "steps", "there", "missing"]))  # fmt: skip
-    guess = "not known: no earlier steps of some kind" if seconds is None else f"about {spoken(seconds)}, {at_once} at once"
+    guess = (
+        "nothing is to be made"
+        if not missing
+        else "not known: no earlier steps of some kind"
+        if seconds is None
+        else f"about {spoken(seconds)}, {at_once} at once"
+    )
     said = [f"{len(graph.cells)} cells", *table, f"time: {guess}"]
     said += [f"{len(failed)} steps failed in an earlier grid; --retry_failed makes them again"] if failed else []
     return Result(content, said, lambda width, verbose: said)

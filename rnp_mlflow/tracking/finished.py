@@ -27,16 +27,25 @@ class Found:
     repeated: int
 
 
-def find(experiment: str | None, rule: str | None) -> Found:
+def find(experiment: str | None, rule: str | None, run_ids: Sequence[str] | None = None) -> Found:
     """Return the prune runs of an experiment (name or ID; None: the present one) that a filter of MLflow's finds.
+
+    run_ids: take these alone.
 
     Raises:
         LineageError: there is no such experiment, the filter is malformed, or nothing is found.
     """
     experiment_id = experiment_of(experiment)
     entry = f"tags.`{PREFIX}entry` = 'prune'"
+    parts = [entry, *([rule] if rule else [])]
+    places = [experiment_id] if run_ids is None else views.searched(experiment_id)  # a grid takes runs from both
     try:
-        every = search([experiment_id], f"{entry} and {rule}" if rule else entry)
+        if run_ids is None:
+            every = search(places, " and ".join(parts))
+        else:
+            named = [run_ids[k : k + PAGE] for k in range(0, len(run_ids), PAGE)]
+            lists = ("attributes.run_id IN (" + ", ".join(f"'{run_id}'" for run_id in some) + ")" for some in named)
+            every = [run for one in lists for run in search(places, " and ".join([*parts, one]))]
     except mlflow.MlflowException as error:
         raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
     done = [run for run in every if run.info.status == "FINISHED"]
