@@ -30,7 +30,8 @@ FLAGS = {
     "as_json": (["--json", "as_json"], "Print the result as one JSON object on standard output."),
 }
 PROGRAM = "python -m rnp_mlflow"
-SETTINGS = {"help_option_names": ["-h", "--help"]}
+# `--dry-run` is `--dry_run`
+SETTINGS = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("-", "_")}
 
 
 def run(entry: str, values: dict[str, Any], **shown: bool) -> int:
@@ -53,6 +54,7 @@ class Parameter(click.Option):
             help=f"{field.description}  [{default}]",
             required=field.is_required(),
             hidden=not is_common(field),
+            **({"is_flag": False, "flag_value": "yes"} if self.words == ("yes", "no") else {}),
         )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

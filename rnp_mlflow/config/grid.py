@@ -1,21 +1,11 @@
 """Parameters of `grid`, which makes many cells; those of the steps beside them are its axes."""
 
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BeforeValidator, Field
-
-from rnp_mlflow.config.values import FILE, START, AbsPath, Count, Settings, Text, not_given
+from rnp_mlflow.config.values import FILE, START, AbsPath, Count, Settings, Text
 from rnp_mlflow.core.params import COMMON
 
 MACHINE = COMMON | {"group": "Machine"}
-
-
-def _word(value: object) -> object:
-    """Return what `yes` and `no` mean."""
-    return {"yes": True, "no": False}.get(str(value).lower(), not_given(value))
-
-
-Switch = Annotated[bool, BeforeValidator(_word)]
 
 
 class Grid(Settings):
@@ -36,12 +26,12 @@ class Grid(Settings):
         json_schema_extra=MACHINE,
         description="steps at the same time on this machine; 1 needs no Ray; auto: as many as its CPUs allow",
     )
-    dry_run: Switch = Field(
+    dry_run: bool = Field(
         False,
         json_schema_extra=COMMON | START,
         description="only say how many steps there are, which are there already, and about how long the rest takes",
     )
-    retry_failed: Switch = Field(
+    retry_failed: bool = Field(
         False,
         json_schema_extra=COMMON | START,
         description="make again what failed in an earlier grid; otherwise its reason is repeated",

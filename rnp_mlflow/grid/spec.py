@@ -93,6 +93,8 @@ def with_lists(spec: Spec, given: Mapping[str, Any]) -> Spec:
     for name, value in given.items():
         axes.pop(name, None)
         settings.pop(name, None)
+        if value in (None, "", "auto"):
+            continue
         values = [value] if takes_several(name) else [part.strip() for part in str(value).split(",") if part.strip()]
         if len(values) == 1:
             settings[name] = number(values[0])
@@ -173,6 +175,8 @@ def hold_to_names(spec: Spec) -> None:
         if not isinstance(values, list) or not values:
             raise ConfigError(f"axes: {name} has no values: give a list")
         tables = [value for value in values if isinstance(value, dict)]
+        if name == "threads" or any("threads" in one for one in tables):
+            raise ConfigError("axes: threads are no axis; give them in settings or [resources]")
         if name == IMPORT:
             refuse_unknown((key for table in tables for key in table), Import.model_fields.keys(), "axes: import")
         elif len(tables) == len(values):
