@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rnp_mlflow.errors import ConfigError
@@ -47,7 +49,8 @@ class OnRay:
         if address is None:
             how |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
         try:
-            ray.init(address=address or "local", **how)
+            with stdout_as_stderr():
+                ray.init(address=address or "local", **how)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ConfigError(f"address={address}: no Ray cluster answers: {reason}") from None
@@ -132,6 +135,20 @@ class OnRay:
         for task in self.running:
             self.ray.cancel(task, force=True)
         self.ray.shutdown()
+
+
+@contextmanager
+def stdout_as_stderr() -> Iterator[None]:
+    """Send what Ray's own library writes on standard output to standard error: the first is for the result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def different(found: Mapping[str, Mapping[str, Any]], names: Collection[str]) -> str | None:

@@ -24,7 +24,7 @@ from rnp_mlflow.tracking import ledger, ui
 from rnp_mlflow.tracking.runs import PREFIX, StepRun
 
 FIGURES = ("acc_before", "acc", "asr_before", "asr", "der")
-DESCRIBED, PRINTED = 100, 40  # cells, at most
+DESCRIBED, PRINTED = 7000, 40  # characters of the table in the run's description (MLflow takes 8000); cells printed
 Row = dict[str, str]
 
 
@@ -109,7 +109,8 @@ def markdown(rows: Sequence[Row], experiment_id: str) -> str:
         for row in rows
     ]
     failed = sum(row["state"] != "done" for row in rows)
-    return "\n".join([f"{len(rows) - failed} of {len(rows)} cells are done.", "", *lines(linked, DESCRIBED)])
+    width = len(lines(linked, 1)[0]) + 1
+    return "\n".join([f"{len(rows) - failed} of {len(rows)} cells are done.", "", *lines(linked, DESCRIBED // width)])
 
 
 def result(run: StepRun, rows: Sequence[Row], made: int) -> Result:
