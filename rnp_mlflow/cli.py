@@ -48,13 +48,14 @@ class Parameter(click.Option):
         self.words = choices(field)
         self.heading, self.role = heading(field), extra(field).get("role")
         default = "required" if field.is_required() else f"default: {text(field.default)}"
+        alone: dict[str, Any] = {"is_flag": False, "flag_value": "yes"} if self.words == ("yes", "no") else {}
         super().__init__(
             [f"--{name}"],
             metavar="|".join(self.words) or "TEXT",
             help=f"{field.description}  [{default}]",
             required=field.is_required(),
             hidden=not is_common(field),
-            **({"is_flag": False, "flag_value": "yes"} if self.words == ("yes", "no") else {}),
+            **alone,
         )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -29,7 +29,7 @@ def count(found: Graph) -> dict[str, int]:
 def test_what_cells_share_is_one_step_of_the_graph() -> None:
     """The issue's example: 7 attacks × 2 models × 3 seeds × 20 prune settings."""
     attacks = ["badnets", "blended", "sig", "wanet", "bpp", "trojannn", "input_aware"]
-    axes = {"attack": attacks, "model": ["preactresnet18", "vgg19_bn"], "seed": [0, 1, 2],
+    axes: dict[str, list[Any]] = {"attack": attacks, "model": ["preactresnet18", "vgg19_bn"], "seed": [0, 1, 2],
             "pruning_max": [round(0.02 * k, 2) for k in range(1, 21)]}  # fmt: skip
     found = build(Spec(axes=axes))
     assert count(found) == {"attack": 42, "unlearn": 42, "recover": 42, "prune": 840}
@@ -77,6 +77,8 @@ def test_a_model_that_was_imported_or_named_takes_the_place_of_the_attack(tmp_pa
     assert chains[-1][0] == "import"
     unlearned = next(node for node in found.path(found.cells[-1]) if node.step == "unlearn")
     assert "attack" not in unlearned.values, "it would contradict the imported model"
+    apart = build(Spec(steps={"attack": {"seed": 7}}, axes={"seed": [0, 1]}))
+    assert count(apart) == {"attack": 1, "unlearn": 2, "recover": 2, "prune": 2}
     named = build(Spec(axes={"model_run_id": ["r1", "r2"], "pruning_max": [0.5, 0.9]}))
     assert count(named) == {"unlearn": 2, "recover": 2, "prune": 4}
     assert count(build(Spec(step="attack", axes={"seed": [0, 1]}))) == {"attack": 2}
@@ -133,6 +135,8 @@ def test_the_product_leaves_out_and_keeps_what_the_rules_say(tmp_path: Path) -> 
         ("[resources]\ncores = 2", "cores is unknown"),
         ("[resources.attack]\ngpus = 'all'", "gpus=all"),
         ("[grid]\nseed = 1", "grid is unknown"),
+        ("[steps.attack]\ncolour = 1", "steps.attack: unknown parameter colour"),
+        ("[steps.report]\nseed = 1", "steps: unknown parameter report"),
         ("seed = [", "spec="),
         ("[axes]\nseed = [-1]", "seed=-1"),
         ("[axes]\nseed = [" + ", ".join(map(str, range(400))) + "]\ntarget = [" + ", ".join(map(str, range(400))) + "]",

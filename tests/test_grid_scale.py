@@ -106,7 +106,8 @@ def test_the_look_up_is_one_paged_query(count: int, tmp_path: Path, monkeypatch:
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         asked.append(call.__name__)
-        return whole(call)
+        found: Callable[..., Any] = whole(call)
+        return found
 
     monkeypatch.setattr(store, "whole", counted)
     start = time.process_time()

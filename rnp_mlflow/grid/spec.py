@@ -11,7 +11,7 @@ from rnp_mlflow.config import PIPELINE, Attack, Import, Unlearn, parameters, tex
 from rnp_mlflow.errors import ConfigError
 
 IMPORT = "import"  # the axis whose values are models that were trained elsewhere
-SECTIONS = ("step", "settings", "axes", "exclude", "only", "resources")
+SECTIONS = ("step", "settings", "steps", "axes", "exclude", "only", "resources")
 MOST_CELLS = 100_000
 # What only makes a model: it has no meaning beside an imported one
 OF_SUSPECT = Attack.model_fields.keys() - Unlearn.model_fields.keys()
@@ -40,10 +40,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class Spec:
-    """A grid as it was asked for. axes: name → values; one value may be a table of several parameters."""
+    """A grid as it was asked for.
+
+    step: the last one. settings: of every cell. steps: step → what it alone is given, as another seed. axes: name →
+    values; a value may be a table of several parameters. resources: of every step, or step → of that one.
+    """
 
     step: str = "prune"
     settings: Values = field(default_factory=dict)
+    steps: dict[str, Values] = field(default_factory=dict)
     axes: dict[str, list[Any]] = field(default_factory=dict)
     exclude: list[Values] = field(default_factory=list)
     only: list[Values] = field(default_factory=list)
@@ -78,7 +83,7 @@ def read(file: Path) -> Spec:
         raise ConfigError(f"spec={file}: {reason}") from None
     if unknown := sorted(content.keys() - set(SECTIONS)):
         raise ConfigError(f"spec={file}: {unknown[0]} is unknown; its sections are {', '.join(SECTIONS)}")
-    for name, kind in (("step", str), ("settings", dict), ("axes", dict), ("resources", dict)):
+    for name, kind in (("step", str), ("settings", dict), ("steps", dict), ("axes", dict), ("resources", dict)):
         if not isinstance(content.get(name, kind()), kind):
             raise ConfigError(f"spec={file}: {name} has to be a {'table' if kind is dict else 'text'}")
     for name in ("exclude", "only"):
@@ -184,6 +189,11 @@ def hold_to_names(spec: Spec) -> None:
         else:
             refuse_unknown([name], known, "axes")
     refuse_unknown(spec.settings, known, "settings")
+    refuse_unknown(spec.steps, PIPELINE, "steps")
+    for name, own in spec.steps.items():
+        if not isinstance(own, dict):
+            raise ConfigError(f"steps: write [steps.{name}]")
+        refuse_unknown(own, parameters(name).keys() - {"threads"}, f"steps.{name}")
     for rules in (spec.exclude, spec.only):
         refuse_unknown((key for rule in rules for key in rule), known, "exclude, only")
     for name in (*PIPELINE, IMPORT):

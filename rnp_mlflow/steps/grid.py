@@ -49,6 +49,15 @@ def run(values: Mapping[str, Any]) -> int:
     settings = parse(Grid, values)
     asked = spec.read(Path(settings.spec)) if settings.spec else Spec()
     asked = spec.with_lists(asked, {name: value for name, value in values.items() if name not in Grid.model_fields})
+    return run_spec(asked, settings)
+
+
+def run_spec(asked: Spec, settings: Grid) -> int:
+    """Make a grid; 0, or 1 if a cell failed.
+
+    Raises:
+        ConfigError: bad input; nothing is made.
+    """
     cells = spec.cells(asked)
     chains = [grid_cells.parts(each, asked) for each in cells]
     prepare_store()

@@ -36,13 +36,11 @@ def parts(values: Values, spec: Spec) -> list[Part]:
         ConfigError: a value is wrong, or contradicts another.
     """
     shared = {name: value for name, value in values.items() if name != IMPORT}
-    plan = make_plan("prune", shared)
     found: list[Part] = []
     for step in path(values, spec.step):
-        if step == IMPORT:
-            own, given = make_plan(step, values[IMPORT])[IMPORT], dict(values[IMPORT])
-        else:
-            own, given = plan[step], {name: value for name, value in shared.items() if name in parameters(step)}
+        given = dict(values[IMPORT] if step == IMPORT else shared | spec.steps.get(step, {}))
+        plan = make_plan(step if step == IMPORT else "prune", given)
+        own, given = plan[step], {name: value for name, value in given.items() if name in parameters(step)}
         if found:  # it starts from the run of the step before it, not from one that was named
             given = {name: value for name, value in given.items() if name not in RUN_ID.values()}
         needs = spec.of(step)
