@@ -40,7 +40,8 @@ class OnRay:
             raise ConfigError("address and workers above 1 need Ray: pip install 'rnp-mlflow[grid]', or give workers=1")
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        import ray
+        with stdout_as_stderr():
+            import ray
 
         self.ray, self.body = ray, body
         self.running: dict[Any, Task] = {}

@@ -135,7 +135,9 @@ def forecast(
     graph: Graph, there: Mapping[str, str], failed: Mapping[str, str], at_once: int, experiments: list[str]
 ) -> Result:
     """Return what a grid would make, and about how long that takes, after earlier steps of its kind."""
-    missing = graph.missing({*there, *failed})
+    missing = [
+        node for node in graph.missing({*there, *failed}) if not any(one.key in failed for one in graph.path(node.key))
+    ]  # what starts from a step that failed is not made
     kinds = [kind for kind in (IMPORT, *PIPELINE) if any(node.step == kind for node in graph.nodes.values())]
     count = Counter(node.step for node in graph.nodes.values())
     have, to_make = Counter(graph.nodes[key].step for key in there), Counter(node.step for node in missing)
