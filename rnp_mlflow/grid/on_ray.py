@@ -1,5 +1,6 @@
 """Steps side by side, on this machine or on the nodes of a cluster: tasks of Ray Core."""
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -16,10 +17,8 @@ CALLS = 20  # steps of a process on the CPU: a fresh one imports torch and MLflo
 STORE = 80 << 20  # bytes of Ray's object store, which holds a few words a task
 GIB = 1 << 30
 PATIENCE = 120  # seconds for every node to answer
-# Ray reports nobody's use of it, and writes no warnings between our lines; a task without a GPU sees none.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-}  # fmt: skip
+# Ray reports nobody's use of it; a task without a GPU sees none.
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 
 
 def is_installed() -> bool:
@@ -133,21 +132,24 @@ class OnRay:
 
     def close(self) -> None:
         """End what is still running, and leave the cluster; one that was started here ends."""
-        for task in self.running:
-            self.ray.cancel(task, force=True)
-        self.ray.shutdown()
+        with stdout_as_stderr():
+            for task in self.running:
+                self.ray.cancel(task, force=True)
+            self.running.clear()
+            self.ray.shutdown()
 
 
 @contextmanager
 def stdout_as_stderr() -> Iterator[None]:
     """Send what Ray's own library writes on standard output to standard error: the first is for the result."""
+    flush: Callable[[None], int] = ctypes.CDLL(None).fflush  # of the buffers that Python does not know
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
-        sys.stdout.flush()
+        flush(None)
         os.dup2(kept, 1)
         os.close(kept)
 
