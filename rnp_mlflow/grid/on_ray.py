@@ -56,7 +56,7 @@ class OnRay:
             raise ConfigError(f"address={address}: no Ray cluster answers: {reason}") from None
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return what Ray says of each node that is there."""
+        """Return what Ray says of each living node."""
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def on_each_node(self, function: Callable[..., T], *values: object) -> dict[str, T]:
@@ -68,12 +68,12 @@ class OnRay:
         place = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         remote = self.ray.remote(num_cpus=0, max_retries=0)(function)
         names = {f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})": node["NodeID"] for node in self.nodes()}
-        asked = {
+        requested = {
             name: remote.options(scheduling_strategy=place(node, soft=False)).remote(*values)
             for name, node in names.items()
         }
         found: dict[str, T] = {}
-        for name, answer in asked.items():
+        for name, answer in requested.items():
             try:
                 found[name] = self.ray.get(answer, timeout=PATIENCE)
             except self.ray.exceptions.RayError as error:
@@ -89,8 +89,8 @@ class OnRay:
         """
         nodes = [node["Resources"] for node in self.nodes()]
         for step, needs in wanted.items():
-            asked = {"CPU": needs.threads, "GPU": needs.gpus, "memory": needs.memory_gb * GIB}
-            if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+            requested = {"CPU": needs.threads, "GPU": needs.gpus, "memory": needs.memory_gb * GIB}
+            if not any(all(node.get(name, 0) >= amount for name, amount in requested.items()) for node in nodes):
                 raise ConfigError(
                     f"resources: no node has what {step} asks for: threads={needs.threads}, gpus={needs.gpus:g}, "
                     f"memory_gb={needs.memory_gb:g}"

@@ -141,8 +141,8 @@ def cells(spec: Spec) -> list[Values]:
     found = [cell(spec, combination) for combination in product(*spec.axes.values())]
     for rule in (*spec.exclude, *spec.only):
         if not any(fits(rule, values) for values in found):
-            said = ", ".join(f"{name}={value}" for name, value in rule.items())
-            raise ConfigError(f"{'exclude' if rule in spec.exclude else 'only'}: no cell has {said or 'no values'}")
+            words = ", ".join(f"{name}={value}" for name, value in rule.items())
+            raise ConfigError(f"{'exclude' if rule in spec.exclude else 'only'}: no cell has {words or 'no values'}")
     kept = [each for each in found if not any(fits(rule, each) for rule in spec.exclude)]
     kept = [each for each in kept if not spec.only or any(fits(rule, each) for rule in spec.only)]
     if not kept:

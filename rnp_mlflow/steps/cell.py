@@ -77,7 +77,7 @@ def find_or_make(task: Task) -> Outcome:
             with step_run(task.step, opening=ledger.opening(task.key, task.grid_id, lineage.code_digest())) as opened:
                 if not ledger.is_first(opened.run_id, task.key, task.grid_id, experiments):
                     raise Superseded(opened.run_id, None)
-                make(opened, task)
+                execute(opened, task)
             return Outcome(opened.run_id, made=True)
         except Superseded as error:
             ledger.delete(error.opened_id)
@@ -86,7 +86,7 @@ def find_or_make(task: Task) -> Outcome:
                 return Outcome(error.run_id)
 
 
-def make(opened: StepRun, task: Task) -> None:
+def execute(opened: StepRun, task: Task) -> None:
     """Make a step in the run that was opened for it.
 
     Raises:

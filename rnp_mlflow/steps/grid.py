@@ -47,62 +47,69 @@ def run(values: Mapping[str, Any]) -> int:
         ConfigError: bad input; nothing is made.
     """
     settings = parse(Grid, values)
-    asked = spec.read(Path(settings.spec)) if settings.spec else Spec()
-    asked = spec.with_lists(asked, {name: value for name, value in values.items() if name not in Grid.model_fields})
-    return run_spec(asked, settings)
+    requested = spec.read(Path(settings.spec)) if settings.spec else Spec()
+    requested = spec.with_lists(
+        requested, {name: value for name, value in values.items() if name not in Grid.model_fields}
+    )
+    return run_spec(requested, settings)
 
 
-def run_spec(asked: Spec, settings: Grid) -> int:
+def run_spec(requested: Spec, settings: Grid) -> int:
     """Make a grid; 0, or 1 if a cell failed.
 
     Raises:
         ConfigError: bad input; nothing is made.
     """
-    cells = spec.cells(asked)
-    chains = [grid_cells.parts(each, asked) for each in cells]
+    cells = spec.cells(requested)
+    chains = [grid_cells.parts(each, requested) for each in cells]
     prepare_store()
-    executor = executor_of(settings, asked, chains)
+    executor = executor_of(settings, requested, chains)
     try:
         with note("looking at what is there"):
-            known = look(asked, cells, chains, executor, retry_failed=settings.retry_failed)
+            known = look(requested, cells, chains, executor, retry_failed=settings.retry_failed)
         if settings.dry_run:
-            at_once = settings.workers or executor.slots() or auto_workers(asked, chains)
+            at_once = settings.workers or executor.slots() or auto_workers(requested, chains)
             output.keep(grid_table.forecast(known.graph, known.there, known.failed, at_once, known.experiments))
             return 0
-        return make(known, executor, settings)
+        return make_missing(known, executor, settings)
     finally:
         executor.close()
         signals.install()  # Ray has handlers of its own
 
 
-def executor_of(settings: Grid, asked: Spec, chains: Sequence[Sequence[Part]]) -> Executor:
+def executor_of(settings: Grid, requested: Spec, chains: Sequence[Sequence[Part]]) -> Executor:
     """Return what runs the steps. A dry run starts nothing on this machine.
 
     Raises:
         ConfigError: it needs Ray, which is not installed, or the cluster does not answer.
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    workers = settings.workers or (auto_workers(asked, chains) if on_ray.is_installed() else 1)
+    workers = settings.workers or (auto_workers(requested, chains) if on_ray.is_installed() else 1)
     if address is None and (workers == 1 or settings.dry_run):
         return Serial(cell.run)
     with note("starting Ray"):
-        found = OnRay(cell.run_in_worker, address, workers * most_threads(asked, chains))
+        found = OnRay(cell.run_in_worker, address, workers * most_threads(requested, chains))
     signals.install()
-    found.check_resources({part.step: asked.of(part.step) for chain in chains for part in chain})
+    found.check_resources({part.step: requested.of(part.step) for chain in chains for part in chain})
     return found
 
 
-def auto_workers(asked: Spec, chains: Sequence[Sequence[Part]]) -> int:
+def auto_workers(requested: Spec, chains: Sequence[Sequence[Part]]) -> int:
     """Return how many steps the CPUs of this process allow."""
-    return max(1, len(os.sched_getaffinity(0)) // most_threads(asked, chains))
+    return max(1, len(os.sched_getaffinity(0)) // most_threads(requested, chains))
 
 
-def most_threads(asked: Spec, chains: Sequence[Sequence[Part]]) -> int:
-    return max(asked.of(part.step).threads for chain in chains for part in chain)
+def most_threads(requested: Spec, chains: Sequence[Sequence[Part]]) -> int:
+    return max(requested.of(part.step).threads for chain in chains for part in chain)
 
 
 def look(
-    asked: Spec, cells: Sequence[Values], chains: Sequence[Sequence[Part]], executor: Executor, *, retry_failed: bool
+    requested: Spec,
+    cells: Sequence[Values],
+    chains: Sequence[Sequence[Part]],
+    executor: Executor,
+    *,
+    retry_failed: bool,
 ) -> Known:
     """Find out which steps are there.
 
@@ -122,7 +129,7 @@ def look(
         for key in broken:
             del there[str(key)]
     failed = {key: reason for key, reason in found.failed.items() if key in graph.nodes and not retry_failed}
-    return Known(asked, cells, graph, there, failed, experiments, facts["code"])
+    return Known(requested, cells, graph, there, failed, experiments, facts["code"])
 
 
 def facts_of(executor: Executor, places: list[str]) -> Mapping[str, str]:
@@ -166,7 +173,7 @@ def shared_store() -> str:
     return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
 
 
-def make(known: Known, executor: Executor, settings: Grid) -> int:
+def make_missing(known: Known, executor: Executor, settings: Grid) -> int:
     """Make what is missing, in a run of its own; 0, or 1 if a cell failed."""
     count, missing = len(known.cells), len(known.graph.missing({*known.there, *known.failed}))
     with step_run("grid") as run, ledger.alive(run.run_id):

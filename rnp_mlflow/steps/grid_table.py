@@ -119,7 +119,7 @@ def result(run: StepRun, rows: Sequence[Row], made: int) -> Result:
     brief = [f"grid run {run.run_id}", f"  {len(rows) - failed} of {len(rows)} cells are done; {made} steps were made"]
     content = {"entry": "grid", "run_id": run.run_id, "steps_made": made, "failed": failed, "cells": list(rows)}
 
-    def told(width: int, verbose: bool) -> list[str]:
+    def wide(width: int, verbose: bool) -> list[str]:
         then = f"  compare them: python -m rnp_mlflow report --grid {run.run_id}"
         return [
             *brief,
@@ -128,7 +128,7 @@ def result(run: StepRun, rows: Sequence[Row], made: int) -> Result:
             *ui.ui_links(run.experiment_id, [run.run_id]),
         ]
 
-    return Result(content, brief, told)
+    return Result(content, brief, wide)
 
 
 def forecast(
@@ -157,9 +157,9 @@ def forecast(
         if seconds is None
         else f"about {spoken(seconds)}, {at_once} at once"
     )
-    said = [f"{len(graph.cells)} cells", *table, f"time: {guess}"]
-    said += [f"{len(failed)} steps failed in an earlier grid; --retry_failed makes them again"] if failed else []
-    return Result(content, said, lambda width, verbose: said)
+    words = [f"{len(graph.cells)} cells", *table, f"time: {guess}"]
+    words += [f"{len(failed)} steps failed in an earlier grid; --retry_failed makes them again"] if failed else []
+    return Result(content, words, lambda width, verbose: words)
 
 
 def times(known: Sequence[tuple[Mapping[str, str], float]], nodes: Sequence[Node]) -> dict[str, float]:
