@@ -140,7 +140,7 @@ def test_what_another_grid_makes_is_waited_for_unless_that_grid_is_dead(monkeypa
         if len(looks) == 3:
             client.set_tag(other, ledger.BEAT, "1000")  # a sign of life of long ago
 
-    monkeypatch.setattr(ledger.time, "sleep", look)
+    monkeypatch.setattr("rnp_mlflow.tracking.ledger.time.sleep", look)
     assert ledger.wait_for_other(key, "mine", ["0"]) is None
     assert len(looks) == 3
     assert ledger.close_lost(["0"], "mine") == 1
