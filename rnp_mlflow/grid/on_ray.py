@@ -5,7 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
 from rnp_mlflow.errors import ConfigError
@@ -39,8 +39,9 @@ class OnRay:
             raise ConfigError("address and workers above 1 need Ray: pip install 'rnp-mlflow[grid]', or give workers=1")
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        with stdout_as_stderr():
-            import ray
+        self.quiet = ExitStack()
+        self.quiet.enter_context(stdout_as_stderr())
+        import ray
 
         self.ray, self.body = ray, body
         self.running: dict[Any, Task] = {}
@@ -49,9 +50,9 @@ class OnRay:
         if address is None:
             how |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
         try:
-            with stdout_as_stderr():
-                ray.init(address=address or "local", **how)
+            ray.init(address=address or "local", **how)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            self.quiet.close()
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ConfigError(f"address={address}: no Ray cluster answers: {reason}") from None
 
@@ -132,22 +133,23 @@ class OnRay:
 
     def close(self) -> None:
         """End what is still running, and leave the cluster; one that was started here ends."""
-        with stdout_as_stderr():
-            for task in self.running:
-                self.ray.cancel(task, force=True)
-            self.running.clear()
-            self.ray.shutdown()
+        for task in self.running:
+            self.ray.cancel(task, force=True)
+        self.running.clear()
+        self.ray.shutdown()
+        self.quiet.close()
 
 
 @contextmanager
 def stdout_as_stderr() -> Iterator[None]:
-    """Send what Ray's own library writes on standard output to standard error: the first is for the result."""
+    """Send what Ray writes on standard output, in Python or not, to standard error: the first is for the result."""
     flush: Callable[[None], int] = ctypes.CDLL(None).fflush  # of the buffers that Python does not know
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         flush(None)
         os.dup2(kept, 1)
