@@ -183,7 +183,7 @@ def make_missing(known: Known, executor: Executor, settings: Grid) -> int:
         ledger.close_lost(known.experiments, run.run_id)
         runtime.log(f"grid: run {run.run_id}: {count} cells, {missing} of {len(known.graph.nodes)} steps are missing")
         with runtime.progress("grid", missing) as bar:
-            watch = Watch(run, known.graph, bar, lambda key: ledger.close_lost(known.experiments, run.run_id, key))
+            watch = Watch(run, bar, lambda key: ledger.close_lost(known.experiments, run.run_id, key))
             drive = Drive(
                 known.graph, executor, watch,
                 resources={step: known.spec.of(step) for step in {node.step for node in known.graph.nodes.values()}},

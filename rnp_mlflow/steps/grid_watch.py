@@ -1,26 +1,27 @@
 """Say how far a grid is: on the screen, and in its run."""
 
+import sys
 import time
 from collections.abc import Callable
 
 from rnp_mlflow.grid.executors import Outcome, Task
-from rnp_mlflow.grid.graph import Graph, Node
+from rnp_mlflow.grid.graph import Node
 from rnp_mlflow.steps import runtime
+from rnp_mlflow.steps.output import is_terminal
 from rnp_mlflow.steps.progress import Bar
 from rnp_mlflow.tracking.runs import StepRun
 
-PERIOD = 10.0  # seconds between two notes in the run
+PERIOD = 20.0  # seconds between two notes
 
 
 class Watch:
     """Counts what ended. made: keys of the steps that this grid made."""
 
-    def __init__(self, run: StepRun, graph: Graph, bar: Bar, close: Callable[[str], int]):
-        self.run, self.graph, self.bar, self.close = run, graph, bar, close
-        self.left = dict.fromkeys(graph.cells)
+    def __init__(self, run: StepRun, bar: Bar, close: Callable[[str], int]):
+        self.run, self.bar, self.close = run, bar, close
         self.made: set[str] = set()
         self.failed = self.retried = 0
-        self.noted = 0.0
+        self.noted = time.monotonic()
 
     def began(self, node: Node) -> None:
         """Do nothing: the executor may let it wait."""
@@ -43,8 +44,11 @@ class Watch:
         runtime.log(f"  {task.step} {task.key[:8]} was lost (attempt {task.attempt}): {reason[:160]}")
 
     def say(self) -> None:
-        """Note in the run how far the grid is."""
+        """Note in the run how far the grid is; print it, if there is no bar on a terminal to show it."""
         self.noted = time.monotonic()
-        self.run.tags({"state": f"{self.bar.done:g} of {self.bar.total or 0} steps, {self.failed} failed"})
+        state = f"{self.bar.done:g} of {self.bar.total or 0} steps, {self.failed} failed"
+        if not is_terminal(sys.stderr):
+            runtime.log(f"  {state}")
+        self.run.tags({"state": state})
         self.run.metrics({"steps_done": self.bar.done, "steps_failed": self.failed, "steps_retried": self.retried},
                          step=int(self.bar.done))  # fmt: skip
