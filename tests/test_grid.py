@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.grid import graph, spec
+from rnp_mlflow.grid import graph, on_ray, spec
 from rnp_mlflow.grid.drive import ATTEMPTS, Drive
 from rnp_mlflow.grid.executors import Outcome, Serial, Task
 from rnp_mlflow.grid.graph import Graph, Node
@@ -239,3 +239,9 @@ def test_times_are_those_of_earlier_steps_of_the_same_kind_and_model() -> None:
     known = grid_table.times(tags, nodes)
     assert [known.get(node.key) for node in nodes if node.step == "attack"] == [10.0, 11.0]
     assert len(known) == 2, "of the other steps nothing is known"
+
+
+def test_nodes_that_differ_are_named() -> None:
+    nodes = {"a": {"code": "1", "/data": "x"}, "b": {"code": "1", "/data": "y"}}
+    assert on_ray.different(nodes, ["code"]) is None
+    assert on_ray.different(nodes, ["code", "/data"]) == "/data is x on a, and y on b"
