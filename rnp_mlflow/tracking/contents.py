@@ -43,6 +43,12 @@ def download(run_id: str, path: str) -> Path:
         raise LineageError(f"artifact {path} of run {run_id} cannot be read: {reason}") from None
 
 
+def forget() -> None:
+    """Remove what was downloaded: a process that works on many runs would fill the disk."""
+    scratch_folder().cleanup()
+    scratch_folder.cache_clear()
+
+
 def listed_artifacts(run: Run) -> Digests:
     """Return the files of the table that a run left, with their SHA-256 (hex); None for runs made before manifests.
 

@@ -274,6 +274,7 @@ def prepare_store() -> None:
         LineageError: the store cannot be reached.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per file, between our lines
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would stand before the JSON object
     uri = mlflow.get_tracking_uri()
     try:
         if uri.startswith("sqlite:///"):
