@@ -21,6 +21,7 @@ class Watch:
         self.run, self.bar, self.close = run, bar, close
         self.made: set[str] = set()
         self.failed = self.retried = 0
+        self.state = ""
         self.noted = time.monotonic()
 
     def began(self, node: Node) -> None:
@@ -45,10 +46,10 @@ class Watch:
 
     def say(self) -> None:
         """Note in the run how far the grid is; print it, if there is no bar on a terminal to show it."""
-        self.noted = time.monotonic()
-        state = f"{self.bar.done:g} of {self.bar.total or 0} steps, {self.failed} failed"
-        if not is_terminal(sys.stderr):
-            runtime.log(f"  {state}")
-        self.run.tags({"state": state})
+        self.noted, before = time.monotonic(), self.state
+        self.state = f"{self.bar.done:g} of {self.bar.total or 0} steps, {self.failed} failed"
+        if self.state != before and not is_terminal(sys.stderr):
+            runtime.log(f"  {self.state}")
+        self.run.tags({"state": self.state})
         self.run.metrics({"steps_done": self.bar.done, "steps_failed": self.failed, "steps_retried": self.retried},
                          step=int(self.bar.done))  # fmt: skip
