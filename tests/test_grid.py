@@ -86,6 +86,14 @@ def test_a_model_that_was_imported_or_named_takes_the_place_of_the_attack(tmp_pa
     assert count(masked) == {"attack": 1, "prune": 1}
 
 
+def test_paths_are_handed_on_as_absolute_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = Spec(settings={"data_dir": "images", "dataset": "folder"})
+    chain = grid_cells.parts(spec.cells(asked)[0], asked)
+    assert [part.values["data_dir"] for part in chain] == [str(tmp_path / "images")] * 4
+    assert [part.places for part in chain] == [[str(tmp_path / "images")], [], [], []]
+
+
 def test_the_product_leaves_out_and_keeps_what_the_rules_say(tmp_path: Path) -> None:
     file = tmp_path / "g.toml"
     file.write_text(

@@ -41,6 +41,8 @@ def parts(values: Values, spec: Spec) -> list[Part]:
         given = dict(values[IMPORT] if step == IMPORT else shared | spec.steps.get(step, {}))
         plan = make_plan(step if step == IMPORT else "prune", given)
         own, given = plan[step], {name: value for name, value in given.items() if name in parameters(step)}
+        # a worker may have another working folder, so paths are handed on as absolute ones
+        given |= {k: v for part in plan.settings.values() for k, v in part if k in CONTENT and k in given}
         if found:  # it starts from the run of the step before it, not from one that was named
             given = {name: value for name, value in given.items() if name not in RUN_ID.values()}
         needs = spec.of(step)
