@@ -20,6 +20,7 @@ ENTRIES = {
     "recover": "Learn the mask that restores clean accuracy.",
     "prune": "Prune by the mask, store the purified model. Draw the curve and select the operating point.",
     "main": "Run all four steps again as children of one run.",
+    "grid": "Make every combination of settings, each step once. Give lists (--seed 0,1,2) or a TOML file.",
     "report": "Compare finished prune runs in one table and one picture.",
     "rerun": "Repeat a finished run and compare. It uses the logged settings, and compares bit by bit.",
 }
@@ -32,7 +33,8 @@ FLAGS = {
 # errors of files that the user named, or whose folder this process may not use
 UNUSABLE = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 PROGRAM = "python -m rnp_mlflow"
-SETTINGS = {"help_option_names": ["-h", "--help"]}
+# `--dry-run` is `--dry_run`
+SETTINGS = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("-", "_")}
 
 
 def run(entry: str, values: dict[str, Any], **shown: bool) -> int:
@@ -49,12 +51,14 @@ class Parameter(click.Option):
         self.words = choices(field)
         self.heading, self.role = heading(field), extra(field).get("role")
         default = "required" if field.is_required() else f"default: {text(field.default)}"
+        alone: dict[str, Any] = {"is_flag": False, "flag_value": "yes"} if self.words == ("yes", "no") else {}
         super().__init__(
             [f"--{name}"],
             metavar="|".join(self.words) or "TEXT",
             help=f"{field.description}  [{default}]",
             required=field.is_required(),
             hidden=not is_common(field),
+            **alone,
         )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

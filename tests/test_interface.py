@@ -81,7 +81,7 @@ def test_mlproject_has_no_other_entry_points() -> None:
     assert (
         set(MLPROJECT["entry_points"])
         == set(ENTRIES)
-        == {"attack", "import", "unlearn", "recover", "prune", "main", "report", "rerun"}
+        == {"attack", "import", "unlearn", "recover", "prune", "main", "grid", "report", "rerun"}
     )
     assert MLPROJECT["conda_env"] == "conda.yaml"
 
@@ -157,6 +157,7 @@ ALLOWED = {
     "tracking": {"errors", "artifacts", "loading", "models"},
     "pipeline": {"core", "data"},
     "report": {"shown"},
+    "grid": {"errors", "config"},
     "inputs": {"errors", "core", "data"},
     "defence": {"errors", "config", "core", "data", "pipeline", "inputs"},
     "steps": {
@@ -173,6 +174,7 @@ ALLOWED = {
         "tracking",
         "pipeline",
         "report",
+        "grid",
     },
     "cli": {"errors", "config", "steps"},
 }
@@ -180,6 +182,7 @@ OUTSIDE = {
     "core": {"torch"},
     "pipeline": {"torch"},
     "report": {"torch", "matplotlib", "jinja2", "pandas"},
+    "grid": {"ray"},
     "defence": {"torch"},
     "inputs": {"torch"},
     "attacks": {"torch"},

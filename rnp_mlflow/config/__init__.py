@@ -22,6 +22,7 @@ from rnp_mlflow.config.former import (
     with_current_names,
     words_of,
 )
+from rnp_mlflow.config.grid import Grid
 from rnp_mlflow.config.method import Method, Prune, Recover, Unlearn
 from rnp_mlflow.config.suspects import Attack, Common, Data, Import
 from rnp_mlflow.config.values import (
@@ -55,6 +56,7 @@ __all__ = [
     "Common",
     "Compare",
     "Data",
+    "Grid",
     "Import",
     "Method",
     "Prune",
@@ -99,7 +101,7 @@ STEPS: dict[str, type[Settings]] = {
     "prune": Prune,
 }
 # entry points that are no steps
-OTHERS: dict[str, type[Settings]] = {"report": Compare, "rerun": Rerun}
+OTHERS: dict[str, type[Settings]] = {"grid": Grid, "report": Compare, "rerun": Rerun}
 PIPELINE = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # preset → the values that it stands for
 PRESETS: dict[str, dict[str, Any]] = {
@@ -131,6 +133,8 @@ def steps_of(entry: str) -> tuple[str, ...]:
 
 def parameters(entry: str) -> dict[str, FieldInfo]:
     """Return name → field of every parameter of an entry point, the step's own first."""
+    if entry == "grid":  # its own, and those of the steps, which are its axes
+        return {**Grid.model_fields, **parameters("prune")}
     if entry in OTHERS:
         return dict(OTHERS[entry].model_fields)
     found: dict[str, FieldInfo] = {}

@@ -28,6 +28,10 @@ def run(
         opened.check(entry, values)
         if entry == "rerun":
             code = rerun.repeat(values)
+        elif entry == "grid":
+            from rnp_mlflow.steps import grid
+
+            code = grid.run(values)
         elif entry == "report":
             report.compare(values)
         elif entry == "main":

@@ -78,13 +78,20 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
         runtime.log(f"{step}: reuses run {found} (same inputs)")
         return upstream | {step: found}
     with step_run(step) as run:
-        label(run, step, plan, upstream.get("attack"))
-        own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
-        resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
-        run.params(own | resolved)
-        nearest = {} if step == "attack" else {previous_step(step, plan): upstream[previous_step(step, plan)]}
-        execute_in_run(run, step, plan, upstream, inputs=inputs, given=nearest)
+        fill(run, step, plan, upstream, inputs)
         return upstream | {step: run.run_id}
+
+
+def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: str) -> None:
+    """Execute a step in its run, which starts from the nearest of the runs before it. inputs: their digest."""
+    label(run, step, plan, upstream.get("attack"))
+    own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
+    resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
+    run.params(own | resolved)
+    nearest = {}
+    if step not in lineage.MODEL_RUNS:
+        nearest = {previous_step(step, plan): upstream[previous_step(step, plan)]}
+    execute_in_run(run, step, plan, upstream, inputs=inputs, given=nearest)
 
 
 def execute_in_run(

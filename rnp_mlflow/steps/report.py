@@ -16,10 +16,10 @@ from rnp_mlflow.config.compare import SUBJECT
 from rnp_mlflow.errors import ConfigError, LineageError
 from rnp_mlflow.report import comparison, overlay
 from rnp_mlflow.report.page import inlined
-from rnp_mlflow.steps import output
+from rnp_mlflow.steps import grid_table, output
 from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.progress import note
-from rnp_mlflow.tracking import finished, lineage, ui
+from rnp_mlflow.tracking import contents, finished, lineage, ui
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
 
 DRAWN, LINKED = 40, 30  # runs, at most
@@ -42,7 +42,7 @@ def compare(values: dict[str, Any]) -> str:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"output={folder}: {error.strerror}") from None
-    found = finished.find(settings.experiment, settings.filter)
+    found = finished.find(settings.experiment, settings.filter, cells_of(settings.grid))
     runs, by = found.runs, settings.groups
     summary = comparison.summarise(pd.DataFrame([finished.row(run, by, SUBJECT) for run in runs]), by)
     with step_run("report", experiment_id=found.experiment_id) as run:
@@ -60,6 +60,19 @@ def compare(values: dict[str, Any]) -> str:
             shutil.copytree(run.folder, folder, dirs_exist_ok=True)
         output.keep(result(run, summary, by, page))
     return run.run_id
+
+
+def cells_of(grid_id: str | None) -> list[str] | None:
+    """Return the runs of a grid's cells, those among them that it found and did not make, too; None without a grid.
+
+    Raises:
+        LineageError: it is not the run of a grid that has ended, or its table was changed.
+    """
+    if grid_id is None:
+        return None
+    if lineage.tag(lineage.get(grid_id), "entry") != "grid":
+        raise LineageError(f"grid={grid_id} is not the run of a grid")
+    return grid_table.run_ids(contents.download(grid_id, table.CELLS))
 
 
 def notes(found: finished.Found) -> list[str]:

@@ -69,6 +69,12 @@ def check_run_id(run_id: str) -> None:
         raise LineageError(f"there can be no run {run_id[:80]!r}: an ID has letters and digits")
 
 
+def forget() -> None:
+    """Remove what was downloaded: a process that works on many runs would fill the disk."""
+    scratch_folder().cleanup()
+    scratch_folder.cache_clear()
+
+
 def listed_artifacts(run: Run) -> Digests:
     """Return the files of the table that a run left, with their SHA-256 (hex); None for runs made before manifests.
 

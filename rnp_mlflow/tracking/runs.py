@@ -118,18 +118,22 @@ class StepRun:
 
 @contextmanager
 def step_run(
-    entry: str, tags: Mapping[str, object] | None = None, experiment_id: str | None = None
+    entry: str,
+    tags: Mapping[str, object] | None = None,
+    experiment_id: str | None = None,
+    opening: Mapping[str, str] | None = None,
 ) -> Iterator[StepRun]:
     """Open a run for one step: the one that `mlflow run` opened, a child of the active run, or a new one.
 
-    experiment_id: of a new one, if the user chose none; None takes the experiment `rnp`.
+    experiment_id: of a new one, if the user chose none; None takes the experiment `rnp`. opening: whole names of tags
+    that the run has from its first moment, with their values.
     It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, SIGHUP, Ctrl-C). The tag `rnp.error` has the message
     of the error. If the error is not the user's, `error.txt` has the traceback.
     """
     prepare_store()
     with signals.postponed(), scratch.folder() as name:  # a signal is raised only where the step works
         is_outermost = mlflow.active_run() is None
-        active = _start(entry, experiment_id)
+        active = _start(entry, experiment_id, opening or {})
         run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
         status = "FAILED"
         try:
@@ -154,9 +158,9 @@ def step_run(
             store.end_run(run.run_id, status)
 
 
-def _start(entry: str, experiment_id: str | None) -> mlflow.ActiveRun:
+def _start(entry: str, experiment_id: str | None, opening: Mapping[str, str]) -> mlflow.ActiveRun:
     """Open a run that says from the first moment whose it is, so that the next call can close it if this one dies."""
-    ours = {f"{PREFIX}entry": entry, abandoned.TAG: abandoned.own_tag()}
+    ours = {f"{PREFIX}entry": entry, abandoned.TAG: abandoned.own_tag(), **opening}
     parent = mlflow.active_run()
     if parent is None and ATTACH in os.environ:
         opened = attachable()
@@ -270,6 +274,7 @@ def prepare_store() -> None:
         LineageError: the store cannot be reached.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per file, between our lines
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would stand before the JSON object
     uri = mlflow.get_tracking_uri()
     try:
         file = location.sqlite_file(uri)
