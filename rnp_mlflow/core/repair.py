@@ -1,7 +1,7 @@
 """After pruning: a pruned model learns the suspect's answers to clean images again (distillation; Hinton et al., 2015).
 
 Pruning takes a little of the task with the backdoor. The suspect's logits on clean images, cropped and mirrored, say
-how the task was done, and nothing of the trigger. So they bring accuracy back where a training on labels would bring
+how the task was done, and do not show the trigger. So they bring accuracy back where a training on labels would bring
 the backdoor back, too: the suspect has memorised the defender's images, and their labels teach little.
 """
 

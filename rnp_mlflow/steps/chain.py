@@ -26,7 +26,7 @@ from rnp_mlflow.steps import (
     unlearn,
 )
 from rnp_mlflow.steps.output import Result
-from rnp_mlflow.steps.plan import Plan, flat
+from rnp_mlflow.steps.plan import Plan, flat, used
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
 
@@ -59,7 +59,7 @@ def run_step(step: str, plan: Plan) -> str:
     suspect_id = preflight(step, plan)
     with step_run(step) as run:
         label(run, step, plan, suspect_id)
-        run.params(flat(plan, step))
+        run.params(used(plan, step))
         upstream = resolve_upstream(step, plan)
         execute_in_run(
             run, step, plan, upstream, inputs=inputs_digest(step, plan, upstream), given=pinned_upstream(step, plan)

@@ -15,7 +15,7 @@ def table(rows: Mapping[str, Iterable[float | None]], head: Iterable[str] = FIGU
     """Return a table of shares (0 to 1), one row per name; unknown ones are empty."""
     columns = list(head)
     cells = [["", *columns], ["---"] * (len(columns) + 1)]
-    cells += [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
+    cells += [[name, *("–" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
     cells[0] = [f"\xa0\xa0{name}\xa0\xa0" if name else "" for name in cells[0]]  # MLflow's page leaves no room between
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
@@ -27,13 +27,13 @@ def scores_table(rows: Mapping[str, Scores]) -> str:
 
 def pruning(summary: PruneSummary, upstream: Mapping[str, str]) -> str:
     """Describe a pruning run: its model (`card`), and what its metrics are."""
-    curve = "The metrics `curve/…` show the end of the sweep, which is not a result; their charts show all of it."
+    curve = "The metrics `curve/…` and `rnp/…` show the end of the sweep, which is not a result; their charts show all."
     return f"{card(summary, upstream)}\n\n{curve}"
 
 
 def card(summary: PruneSummary, runs: Mapping[str, str]) -> str:
     """Describe a purified model: verdict, before and after, what was pruned, and the runs that it comes from."""
-    headline = f"**{verdict(summary)}** {changed(summary)}"
+    headline = " ".join(part for part in (f"**{verdict(summary)}**", certainty(summary), changed(summary)) if part)
     return "\n\n".join([headline, before_and_after(summary), lost(summary), measured(summary), lineage_links(runs)])
 
 
@@ -70,6 +70,15 @@ def verdict(summary: PruneSummary) -> str:
     return "No sign of a backdoor."
 
 
+def certainty(summary: PruneSummary) -> str:
+    """Say how sure the verdict is; nothing without a benign score."""
+    rate = summary.verdict.false_alarm_rate if summary.verdict else None
+    if rate is None:
+        return ""
+    share = "Fewer than 0.1 %" if rate < 0.001 else f"About {100 * rate:.2g} %"
+    return f"{share} of clean models look as suspicious (estimated)."
+
+
 def lost(summary: PruneSummary) -> str:
     """Say which neurons were pruned."""
     layers = [f"`{layer}` {n} of {of}" for layer, (n, of) in summary.layers.items()]
@@ -83,7 +92,8 @@ def measured(summary: PruneSummary) -> str:
     counts = summary.images
     clean = f"{counts.test} test images" if counts.test else f"{counts.held_out} held-out images"
     triggered = f"; ASR and RA: {counts.triggered} triggered ones" if counts.triggered else ""
-    return f"ACC: {clean}{triggered}. The defender has {counts.clean} clean images."
+    unknown = "" if counts.triggered else "; ASR and RA are unknown, because there are no triggered images"
+    return f"ACC: {clean}{triggered}{unknown}. The defender has {counts.clean} clean images."
 
 
 def lineage_links(upstream: Mapping[str, str]) -> str:

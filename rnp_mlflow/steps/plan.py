@@ -108,3 +108,16 @@ def flat(plan: Plan, entry: str) -> dict[str, str]:
     """Return name → text of every parameter of an entry point, as logged."""
     values = {name: value for step in plan.settings.values() for name, value in step}
     return {name: text(values[name]) for name in parameters(entry)}
+
+
+def used(plan: Plan, entry: str) -> dict[str, str]:
+    """Return the same without the parameters of steps that this call cannot make, because the user named their run.
+
+    Those runs have their own parameters, and the defaults of this call would contradict them.
+    """
+    steps = list(plan.settings)
+    for step in plan.settings:
+        if any(getattr(plan[step], name, None) for name in RUN_ID.values()):
+            steps = steps[steps.index(step) :]
+    fields = {name for step in steps for name in STEPS[step].model_fields}
+    return {name: value for name, value in flat(plan, entry).items() if name in fields}
