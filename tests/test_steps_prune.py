@@ -101,7 +101,7 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
 def test_steps_by_run_id_alone() -> None:
     recover = newest("recover").info.run_id
     arguments = ("--pruning_by=number", "--pruning_step=20", "--pruning_max=60", "--pruning_stride=1",
-                 "--pruning_number=7", "--select_by=number", "--bn_stats=keep")  # fmt: skip
+                 "--pruning_number=7", "--select_by=number", "--bn_stats=keep", "--repair_steps=0")  # fmt: skip
     assert main(["prune", f"--recover_run_id={recover}", *arguments]) == 0
     folder = artifacts(newest("prune"))
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
@@ -143,7 +143,7 @@ def test_the_suspect_becomes_the_purified_model_without_a_copy(monkeypatch: pyte
 
     monkeypatch.setattr(subject, "load", load)
     monkeypatch.setattr(models, "log", log)
-    number = {"pruning_by": "number", "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1}
+    number = {"pruning_by": "number", "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1, "repair_steps": 0}
     assert call("prune", recover_run_id=newest("recover").info.run_id, select_by="number", **number) == 0
     assert newest("prune").data.metrics["pruned"] > 0
     assert logged == [loaded[-1]]

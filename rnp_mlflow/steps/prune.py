@@ -113,13 +113,13 @@ def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> N
         ConfigError: the oracle without triggered images, or an export that BackdoorBench could not load.
         MaskError: the mask file is broken, or another model's.
     """
-    if settings.mask_file:
-        with torch.random.fork_rng(devices=[]):  # the model that it is compared with draws its weights
-            masks.read(Path(settings.mask_file), spec.build())
     if settings.select_by == "asr" and not triggered:
         raise ConfigError("select_by=asr needs triggered images, and this model run has none")
     if settings.export == "backdoorbench":
         backdoorbench_name(spec.architecture, spec.width, spec.input_shape[0])
+    if settings.mask_file:
+        with torch.random.fork_rng(devices=[]):  # the model that it is compared with draws its weights
+            masks.read(Path(settings.mask_file), spec.build())
 
 
 def advice(given: Collection[str], settings: Prune) -> list[str]:
