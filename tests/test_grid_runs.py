@@ -67,7 +67,13 @@ def test_a_grid_makes_each_step_once_and_the_second_time_none(
     assert grid.data.tags["rnp.state"] == "15 of 15 steps, 5 failed"
     children = {run.info.run_id for run in found if run.data.tags["mlflow.parentRunId"] == grid.info.run_id}
     assert {row["run_id"] for row in first["cells"][:4]} <= children == {run.info.run_id for run in found}
-    (table,) = (list(csv.DictReader(file.open())) for file in artifacts(grid).glob("*.csv"))
+    table, compared = (
+        list(csv.DictReader((artifacts(grid) / name).open())) for name in ("cells.csv", "comparison.csv")
+    )
+    assert [(row["suspect"], row["pruning_max"], row["n"]) for row in compared] == [
+        ("badnets 10 %", "0.8", "1"), ("badnets 10 %", "0.9", "1"), ("sig 10 %", "0.8", "1"), ("sig 10 %", "0.9", "1"),
+    ]  # fmt: skip
+    assert "badnets 10 %" in (artifacts(grid) / "comparison.html").read_text()
     assert [(row["attack"], row["target"], row["pruning_max"]) for row in table[::2]] == [
         ("badnets", "–", "0.8"), ("sig", "–", "0.8"), ("badnets", "50", "0.8"),
     ]  # fmt: skip

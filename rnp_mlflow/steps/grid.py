@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,15 @@ from typing import Any
 import mlflow
 
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.config import Grid, parse
-from rnp_mlflow.errors import ConfigError
+from rnp_mlflow.config import Compare, Grid, Prune, parse
+from rnp_mlflow.errors import ConfigError, LineageError
 from rnp_mlflow.grid import on_ray, spec
 from rnp_mlflow.grid.drive import Drive
 from rnp_mlflow.grid.executors import Executor, Serial, Task
 from rnp_mlflow.grid.graph import Graph, Node
 from rnp_mlflow.grid.on_ray import OnRay
 from rnp_mlflow.grid.spec import Spec, Values
-from rnp_mlflow.steps import cell, grid_cells, grid_table, output, runtime
+from rnp_mlflow.steps import cell, comparing, grid_cells, grid_table, output, runtime
 from rnp_mlflow.steps.grid_cells import Part
 from rnp_mlflow.steps.grid_watch import Watch
 from rnp_mlflow.steps.progress import note
@@ -216,7 +217,19 @@ def conclude(run: StepRun, known: Known, drive: Drive, made: set[str]) -> int:
     )
     grid_table.write(run.folder / table.CELLS, rows)
     failed = sum(row["state"] != "done" for row in rows)
+    if done := grid_table.run_ids(run.folder / table.CELLS):
+        compare(run, done, known.cells)
     run.describe(grid_table.markdown(rows, run.experiment_id))
     run.tags({"cells": len(rows), "failed": failed})
     output.keep(grid_table.result(run, rows, len(made)))
     return 1 if failed else 0
+
+
+def compare(run: StepRun, done: Sequence[str], cells: Sequence[Values]) -> None:
+    """Leave the comparison of the cells that are done, as `report` does, by suspect and by the axes of pruning."""
+    by = [
+        *Compare().groups,
+        *(name for name in grid_cells.columns(cells) if name in Prune.model_fields and name != "seed"),
+    ]
+    with suppress(LineageError):  # none of them has the figures of a prune run
+        comparing.write(run.folder, finished.find(None, None, done), list(dict.fromkeys(by)))
