@@ -77,7 +77,17 @@ def test_the_pruned_model_answers_as_the_suspect_again_and_stays_pruned(
         assert int(gone.sum()) == 2
         assert torch.equal(layer.weight == 0, gone)
         assert torch.equal(layer.running_mean, norm_layers(pruned)[name].running_mean)  # type: ignore[arg-type]
-    assert not any(weight.requires_grad for weight in repaired.parameters())
+
+
+def test_weights_can_be_trained_afterwards_if_they_could_before(
+    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages
+) -> None:
+    flags = [k % 3 > 0 for k, _ in enumerate(pruned.parameters())]
+    for flag, weight in zip(flags, pruned.parameters(), strict=True):
+        weight.requires_grad_(flag)
+    repaired = repair(pruned, suspect, clean, as_floats, seeded(), params=STEPS)
+    assert [weight.requires_grad for weight in repaired.parameters()] == flags
+    assert all(weight.grad is None for weight in repaired.parameters())
 
 
 def test_the_same_seed_gives_the_same_weights(suspect: nn.Module, pruned: nn.Module, clean: LabeledImages) -> None:

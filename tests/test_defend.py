@@ -79,6 +79,7 @@ def test_torchvision_and_timm_modules_are_defended_and_left_as_they_were(kind: s
     assert torch.equal(scales_after == 0, scales_before * kept == 0)
     if first.repaired is None:
         assert torch.equal(scales_after, scales_before * kept)
+    assert [p.requires_grad for p in first.model.parameters()] == flags
     assert type(first.model) is type(model)
     assert not first.model.training
 

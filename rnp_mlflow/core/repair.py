@@ -72,7 +72,9 @@ def repair(
                 for gamma, keep in zip(gammas, alive, strict=True):
                     gamma.mul_(keep)
             on_step(step + 1, loss.item())
-    return working.requires_grad_(False)
+    for weight, given in zip(working.parameters(), pruned.parameters(), strict=True):
+        weight.requires_grad_(given.requires_grad)
+    return working
 
 
 def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
