@@ -13,7 +13,7 @@ from small import SETTINGS, call
 from stores import artifacts, newest
 from torch import Tensor, nn
 
-from rnp_mlflow import EvalSet, defend
+from rnp_mlflow import EvalSet, defend, pipeline
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.models.store import ModelSpec
@@ -147,6 +147,33 @@ def test_the_suspect_becomes_the_purified_model_without_a_copy(monkeypatch: pyte
     assert call("prune", recover_run_id=newest("recover").info.run_id, select_by="number", **number) == 0
     assert newest("prune").data.metrics["pruned"] > 0
     assert logged == [loaded[-1]]
+
+
+def test_the_purified_model_is_the_repaired_one_unless_the_repair_did_not_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recover = newest("recover").info.run_id
+    found = {}
+    for kept, steps in ((True, 5), (False, 5), (True, 0)):
+        monkeypatch.setattr(pipeline, "is_kept", lambda pruned, repaired, unpruned, kept=kept: kept)
+        arguments = ["--select_by=number", "--pruning_by=number", "--pruning_number=60", "--pruning_max=0.2",
+                     "--pruning_step=0.1", "--holdout_crops=1"]  # fmt: skip
+        assert main(["prune", f"--recover_run_id={recover}", f"--repair_steps={steps}", *arguments]) == 0
+        run = newest("prune")
+        summary = json.loads((artifacts(run) / "summary.json").read_text())
+        weights = load_file(artifacts(run) / "purified_model" / "model.safetensors")
+        found[kept, steps] = run.data.metrics, summary, weights
+        assert ("\nrepaired ◀" in capsys.readouterr().out) == (kept and steps > 0)
+    (metrics, summary, weights), (_, dropped, same), (_, without, plain) = found.values()
+    assert (summary["selected"], dropped["selected"], without["selected"]) == ("repaired", "fixed", "fixed")
+    assert metrics["acc"] == summary["points"]["repaired"]["acc"]
+    assert "repaired" not in dropped["points"]
+    assert summary["points"]["fixed"] == without["points"]["fixed"]
+    assert all(torch.equal(same[name], value) for name, value in plain.items())
+    assert any(not torch.equal(weights[name], value) for name, value in plain.items())
+    scales = [name for name in plain if "bn" in name and name.endswith("weight")]
+    assert sum(int((plain[name] == 0).sum()) for name in scales) > 0
+    assert all(torch.equal(weights[name] == 0, plain[name] == 0) for name in scales)
 
 
 def test_a_mask_file_takes_the_place_of_recovery() -> None:

@@ -41,7 +41,8 @@ class Sweep:
 
     rows: the unpruned model first. axis: `threshold` or `number`, the column on the x axis. points: the operating
     points. counts: curve → the independent images that it was measured on; it gets a band, the 95 % interval. values:
-    by number, the highest mask value that each further row prunes, for the lower axis.
+    by number, the highest mask value that each further row prunes, for the lower axis. note: what else a reader of the
+    caption has to know.
     """
 
     rows: Sequence[Row]
@@ -49,6 +50,7 @@ class Sweep:
     points: Sequence[Point] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     values: Sequence[float] = ()
+    note: str = ""
 
     def looked_at(self) -> int:
         """Return how many points were measured: those of the rows, and the operating points beside them."""
@@ -63,7 +65,8 @@ def draw_curve(file: Path, sweep: Sweep, caption: Caption) -> None:
         mark_points(ax, sweep.points, positions(sweep.rows, sweep.axis)[0])
         lower_axis(ax, sweep)
         figure.legend(loc="outside upper center", ncols=2, **LEGEND)
-        write_caption(figure, caption, f"{counted(sweep.counts)}{oracle_note(sweep)}")
+        parts = (f"{counted(sweep.counts)}{oracle_note(sweep)}", sweep.note)
+        write_caption(figure, caption, "; ".join(part for part in parts if part))
         save(figure, file)
 
 

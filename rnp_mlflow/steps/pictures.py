@@ -94,7 +94,16 @@ def sweep_of(pruned: Pruned) -> Sweep:
     if summary.curve_eval_size:
         measured = {name: min(count, summary.curve_eval_size) for name, count in measured.items()}
     measured["ra"] = measured["asr"]
-    return Sweep(rows, summary.pruning_by, points, measured, values)
+    return Sweep(rows, summary.pruning_by, points, measured, values, repair_note(summary))
+
+
+def repair_note(summary: PruneSummary) -> str:
+    """Say what the purified model reaches, if it is not a point of the curve, because it was repaired."""
+    if summary.selected != REPAIRED:
+        return ""
+    found = summary.picked
+    asr = "" if found.asr is None else f", ASR {found.asr:.3f}"
+    return f"the purified model, repaired after pruning: ACC {found.acc:.3f}{asr}"
 
 
 def training_phases(upstream: Mapping[str, str], limit: float) -> list[Phase]:
@@ -118,7 +127,7 @@ def counts_of(row: Row) -> dict[str, int]:
 def pruning_phase(sweep: Sweep) -> Phase:
     """Return the third panel: the curve."""
     xlabel = "neurons" if sweep.axis == "number" else "mask value"
-    return Phase("pruning", xlabel, sweep.axis, sweep.rows, sweep.counts, points=sweep.points)
+    return Phase("pruning", xlabel, sweep.axis, sweep.rows, sweep.counts, points=sweep.points, note=sweep.note)
 
 
 def chart(phases: list[Phase]) -> list[tuple[str, float | None, int]]:
