@@ -16,7 +16,7 @@ TAG = f"mlflow.sharedViewState.{VIEW}"  # a view that the UI opens with viewStat
 COLUMNS = (
     *(f"metrics.`{name}`" for name in ("acc_before", "acc", "asr_before", "asr", "der")),
     "params.`seed`",
-    *(f"tags.`rnp.{name}`" for name in ("verdict", "suspected_target", "suspect", "model", "dataset")),
+    *(f"tags.`rnp.{name}`" for name in ("suspect", "verdict")),  # more would not fit; the UI orders them itself
 )
 STATE = {
     "searchFilter": "",
