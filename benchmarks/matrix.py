@@ -82,7 +82,7 @@ def masked(asked: Spec, settings: Grid, found: Runs) -> None:
 
 
 def write(row: Row, runs: Mapping[str, str], threads: int) -> None:
-    """Write the row's figures into a file of the repository; fine-tuning, which is no run, is done once."""
+    """Write the row's figures into a file of the repository; fine-tuning, which is not a run, is done once."""
     file = RESULTS / f"{row.name}.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     model_id = lineage.tag(lineage.get(runs["ours"]), "model_run_id") or ""

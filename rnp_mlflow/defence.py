@@ -124,9 +124,7 @@ def defend(
     curve = draw_curve(model, mask, sources, transform, params.sweep, detected=detected)
     chosen = curve.on_full_test_set(select_point(curve, params.sweep))
     pruned = pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval()
-    purified, repaired = repair_pruned(
-        pruned, model, train, transform, params.repair, curve=curve, point=chosen
-    )  # fmt: skip
+    purified, repaired = repair_pruned(pruned, model, train, transform, params.repair, curve=curve, point=chosen)
     return DefenseResult(
         as_given(purified, given), mask, curve.points, chosen, repaired, unlearned, estimate, proxy, curve.benign_score,
         confidence_of(curve, params.sweep),
@@ -151,13 +149,13 @@ class _Params:
             hint = rename_hint(unknown[0]) or f"defend takes no setting {unknown[0]}"
             raise ConfigError(f"{hint}; it takes {', '.join(sorted(known))}")
         values = PRESETS.get(settings.get("preset", "default"), {}) | dict(settings)
-        unlearn = parse(Unlearn, values)
+        unlearn, prune = parse(Unlearn, values), parse(Prune, values)
         return cls(
             params_of(UnlearnParams, unlearn),
             params_of(DetectParams, unlearn),
             params_of(RecoverParams, parse(Recover, values)),
-            params_of(SweepParams, parse(Prune, values)),
-            params_of(RepairParams, parse(Prune, values)),
+            params_of(SweepParams, prune),
+            params_of(RepairParams, prune),
         )
 
     def with_precision(self, precision: Precision) -> "_Params":

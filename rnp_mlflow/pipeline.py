@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks
+from rnp_mlflow.core.batches import NO_HOOKS, StepCallback, TrainingHooks, ignore_step
 from rnp_mlflow.core.bn_stats import bn_shift_fn, reestimate_
 from rnp_mlflow.core.curve import CurvePoint, Evaluator
 from rnp_mlflow.core.evaluate import EvalSet, evenly_spaced
@@ -20,7 +20,7 @@ from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.recover import RecoveryResult, recover
-from rnp_mlflow.core.repair import RepairCallback, ignore_step, is_kept, repair
+from rnp_mlflow.core.repair import is_kept, repair
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.trace import trace_curve
 from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
@@ -105,7 +105,7 @@ def repair_pruned(
     *,
     curve: PruningCurve,
     point: CurvePoint,
-    on_step: RepairCallback = ignore_step,
+    on_step: StepCallback = ignore_step,
 ) -> tuple[nn.Module, CurvePoint | None]:
     """Repair what `point` prunes (`core.repair`); return the model, and its figures on all test images.
 

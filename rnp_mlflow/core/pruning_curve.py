@@ -16,8 +16,8 @@ def as_measured(point: CurvePoint) -> CurvePoint:
 
 
 def not_measured(point: CurvePoint, model: nn.Module) -> CurvePoint:
-    """Return the point: there is nothing to measure `model` on."""
-    return point
+    """Refuse: this curve has no images to measure `model` on."""
+    raise NotImplementedError("this curve has no images to measure another model on")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ the backdoor back, too: the suspect has memorised the defender's images, and the
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from torch.nn.utils import clip_grad_norm_
 
+from rnp_mlflow.core.batches import StepCallback, ignore_step
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
@@ -24,11 +24,6 @@ from rnp_mlflow.core.sgd import SGD
 TEMPERATURE, MOMENTUM, BATCH_SIZE = 2.0, 0.9, 64
 MAX_NORM = 1.0  # of the gradient
 PROXY_LEFT = 0.01  # of the proxy's success before pruning, that may be left after the repair
-RepairCallback = Callable[[int, float], object]
-
-
-def ignore_step(steps: int, loss: float) -> None:
-    """Do nothing after a step of the repair."""
 
 
 def repair(
@@ -39,7 +34,7 @@ def repair(
     generator: Generator,
     *,
     params: RepairParams,
-    on_step: RepairCallback = ignore_step,
+    on_step: StepCallback = ignore_step,
 ) -> nn.Module:
     """Train all weights of a copy of `pruned` to answer clean images as `suspect` does; pruned neurons stay pruned.
 

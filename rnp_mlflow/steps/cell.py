@@ -106,15 +106,10 @@ def execute(opened: StepRun, task: Task) -> None:
 
 def given(task: Task) -> dict[str, object]:
     """Return the parameters of the step's call, with the run that it starts from."""
-    named = {} if task.upstream is None else {RUN_ID[nearest(task)]: task.upstream}
-    return {**task.values, **named}
-
-
-def nearest(task: Task) -> str:
-    """Return the step of the run that this one starts from."""
-    if task.step == "unlearn" or (task.step == "prune" and task.values.get("mask_file")):
-        return "attack"
-    return {"recover": "unlearn", "prune": "recover"}[task.step]
+    if task.upstream is None:
+        return dict(task.values)
+    before = chain.previous_step(task.step, make_plan(task.step, task.values))
+    return {**task.values, RUN_ID[before]: task.upstream}
 
 
 def facts(places: list[str]) -> Mapping[str, str]:

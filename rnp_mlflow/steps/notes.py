@@ -72,11 +72,9 @@ def verdict(summary: PruneSummary) -> str:
 
 def certainty(summary: PruneSummary) -> str:
     """Say how sure the verdict is; nothing without a benign score."""
-    rate = summary.verdict.false_alarm_rate if summary.verdict else None
-    if rate is None:
+    if summary.verdict is None or summary.verdict.false_alarm_rate is None:
         return ""
-    share = "Fewer than 0.1 %" if rate < 0.001 else f"About {100 * rate:.2g} %"
-    return f"{share} of clean models look as suspicious (estimated)."
+    return f"{summary.verdict.rarity} of clean models look as suspicious (estimated)."
 
 
 def lost(summary: PruneSummary) -> str:

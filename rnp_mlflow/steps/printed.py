@@ -167,9 +167,7 @@ def score_lines(summary: PruneSummary) -> list[str]:
     if verdict.benign_score is None:
         return [share]
     score = f"{limits(verdict)}; {statistics(verdict, bool(summary.before.proxy_asr))}"
-    rate = verdict.false_alarm_rate or 0.0
-    as_low = "fewer than 0.1 %" if rate < 0.001 else f"about {100 * rate:.2g} %"
-    return [f"  benign score: {score}", f"  {as_low} of clean models score as low (estimated)", share]
+    return [f"  benign score: {score}", f"  {verdict.rarity.lower()} of clean models score as low (estimated)", share]
 
 
 def limits(verdict: DetectionSummary) -> str:

@@ -172,10 +172,10 @@ def repair_with_progress(
 ) -> tuple[nn.Module, CurvePoint | None]:
     """Repair the pruned model (`pipeline.repair_pruned`), with a progress bar. before: the model as it was."""
     params = params_of(RepairParams, settings)
-    with runtime.progress("repair", params.repair_steps if point.num_pruned else 0) as bar:
+    with runtime.progress("repair", None) as bar:
         return repair_pruned(
             pruned, before, labeled(clean.train), suspect.transform, params, curve=curve, point=point,
-            on_step=lambda step, loss: bar.at(step, f"loss {loss:.3f}"),
+            on_step=lambda step, loss: bar.at(step, f"loss {loss:.3f}", params.repair_steps),
         )  # fmt: skip
 
 

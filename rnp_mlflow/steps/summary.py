@@ -61,6 +61,12 @@ class DetectionSummary:
     confidence: Confidence | None
     false_alarm_rate: float | None
 
+    @property
+    def rarity(self) -> str:
+        """Return `false_alarm_rate` in words, to begin a sentence with."""
+        rate = self.false_alarm_rate or 0.0
+        return "Fewer than 0.1 %" if rate < 0.001 else f"About {100 * rate:.2g} %"
+
 
 @dataclass(frozen=True)
 class ImageCounts:

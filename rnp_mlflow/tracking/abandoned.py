@@ -18,13 +18,8 @@ def own_tag() -> str:
 
 def close(experiment_ids: list[str]) -> None:
     """Mark KILLED what is still RUNNING of dead processes of this host, and say so in one line."""
-    client, found, page = store.client(), [], None
-    while True:
-        runs = client.search_runs(experiment_ids, "status = 'RUNNING' and tags.`rnp.entry` != ''", page_token=page)
-        found += [run.info.run_id for run in runs if is_dead(run.data.tags.get(TAG, ""))]
-        page = runs.token
-        if not page:
-            break
+    running = store.search(experiment_ids, "status = 'RUNNING' and tags.`rnp.entry` != ''")
+    found = [run.info.run_id for run in running if is_dead(run.data.tags.get(TAG, ""))]
     closed = [run_id for run_id in found if close_run(run_id)]
     if closed:
         subject = f"run {closed[0]} is" if len(closed) == 1 else f"{len(closed)} runs ({', '.join(closed)}) are"

@@ -10,7 +10,6 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.tracking import location, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
-PAGE = 1000  # runs
 NEEDED = ("acc_before", "acc")
 COUNTED = ("acc_before", "acc", "asr_before", "asr", "ra", "der")
 
@@ -41,11 +40,11 @@ def find(experiment: str | None, rule: str | None, run_ids: Sequence[str] | None
     places = [experiment_id] if run_ids is None else views.searched(experiment_id)  # a grid takes runs from both
     try:
         if run_ids is None:
-            every = search(places, " and ".join(parts))
+            every = store.search(places, " and ".join(parts))
         else:
-            named = [run_ids[k : k + PAGE] for k in range(0, len(run_ids), PAGE)]
+            named = [run_ids[k : k + store.PAGE] for k in range(0, len(run_ids), store.PAGE)]
             lists = ("attributes.run_id IN (" + ", ".join(f"'{run_id}'" for run_id in some) + ")" for some in named)
-            every = [run for one in lists for run in search(places, " and ".join([*parts, one]))]
+            every = [run for one in lists for run in store.search(places, " and ".join([*parts, one]))]
     except mlflow.MlflowException as error:
         raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
     done = [run for run in every if run.info.status == "FINISHED"]
@@ -78,22 +77,6 @@ def experiment_of(name: str | None) -> str:
             raise LineageError(f"experiment={name}: there is none of this name or ID in {location.shown()}") from None
     known: str = found.experiment_id
     return known
-
-
-def search(experiment_ids: list[str], rule: str) -> list[Run]:
-    """Return all runs that a filter of MLflow's finds, the newest first, by one paged query.
-
-    Raises:
-        MlflowException: the filter is malformed.
-    """
-    client, found, token = store.client(), list[Run](), None
-    while True:
-        page = client.search_runs(
-            experiment_ids, rule, max_results=PAGE, order_by=["start_time DESC"], page_token=token
-        )
-        found += page
-        if not (token := page.token):
-            return found
 
 
 def row(run: Run, by: Sequence[str], tags: Sequence[str]) -> Mapping[str, object]:

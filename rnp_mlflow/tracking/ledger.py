@@ -13,7 +13,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from rnp_mlflow.tracking import abandoned, contents, finished, store
+from rnp_mlflow.tracking import abandoned, contents, store
 from rnp_mlflow.tracking.runs import PREFIX
 
 CELL, GRID, CODE, BEAT, ERROR = (f"{PREFIX}{name}" for name in ("cell", "grid", "code", "beat", "error"))
@@ -39,7 +39,7 @@ def find(experiment_ids: list[str], code: str) -> Found:
     """Return the steps that this code has made, by one paged query."""
     rule = f"tags.`{CODE}` = '{code}' and tags.`{CELL}` != '' and attributes.status != 'RUNNING'"
     found = Found()
-    for run in finished.search(experiment_ids, rule):
+    for run in store.search(experiment_ids, rule):
         key = run.data.tags[CELL]
         if run.info.status == "FINISHED":
             found.finished.setdefault(key, run)
@@ -84,7 +84,7 @@ def _order(run: Run) -> tuple[int, str]:
 
 
 def _of_key(key: str, experiment_ids: list[str]) -> list[Run]:
-    return list(store.client().search_runs(experiment_ids, f"tags.`{CELL}` = '{key}'", order_by=["start_time DESC"]))
+    return store.search(experiment_ids, f"tags.`{CELL}` = '{key}'")
 
 
 def _is_made_by_other(run: Run, grid_id: str) -> bool:
@@ -106,7 +106,7 @@ def is_alive(grid_id: str) -> bool:
 def close_lost(experiment_ids: list[str], grid_id: str, key: str | None = None) -> int:
     """Mark KILLED what this grid left RUNNING, and what dead grids did. key: of this grid's, that step's alone."""
     closed, alive = 0, dict[str, bool]()
-    for run in finished.search(experiment_ids, f"tags.`{GRID}` != '' and attributes.status = 'RUNNING'"):
+    for run in store.search(experiment_ids, f"tags.`{GRID}` != '' and attributes.status = 'RUNNING'"):
         owner = run.data.tags[GRID]
         if owner == grid_id:
             lost = key in (None, run.data.tags.get(CELL))

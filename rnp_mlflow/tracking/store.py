@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.errors import LineageError
@@ -16,6 +17,7 @@ R = TypeVar("R")
 
 # What SQLite says to the slower of two processes; nothing of its call was stored.
 LOST = ("UNIQUE constraint failed", "database is locked")
+PAGE = 1000  # runs of one request
 PAUSES = (0.1, 0.3, 1.0)  # seconds before the next try
 ENDING_PAUSES = (1.0, 2.0, 4.0)  # the same for the end of a run, whatever was wrong
 
@@ -42,6 +44,22 @@ def refusals() -> Iterator[None]:
     except mlflow.MlflowException as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:400]
         raise LineageError(f"the tracking store {location.shown()} refuses: {reason}") from None
+
+
+def search(experiment_ids: list[str], rule: str) -> list[Run]:
+    """Return all runs that a filter of MLflow's finds, the newest first, by one paged query.
+
+    Raises:
+        MlflowException: the filter is malformed.
+    """
+    found, token = list[Run](), None
+    while True:
+        page = client().search_runs(
+            experiment_ids, rule, max_results=PAGE, order_by=["start_time DESC"], page_token=token
+        )
+        found += page
+        if not (token := page.token):
+            return found
 
 
 def client() -> MlflowClient:
