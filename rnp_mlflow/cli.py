@@ -23,6 +23,7 @@ ENTRIES = {
     "grid": "Make every combination of settings, each step once. Give lists (--seed 0,1,2) or a TOML file.",
     "report": "Compare finished prune runs in one table and one picture.",
     "rerun": "Repeat a finished run and compare. It uses the logged settings, and compares bit by bit.",
+    "upload": "Store the files of a finished step that the tracking store did not take.",
 }
 # What is printed. These are no parameters: they are not logged, and MLproject does not declare them.
 FLAGS = {
@@ -30,8 +31,11 @@ FLAGS = {
     "verbose": (["-v", "--verbose"], "Print also where the verdict comes from, and what was measured on which images."),
     "as_json": (["--json", "as_json"], "Print the result as one JSON object on standard output."),
 }
-# errors of files that the user named, or whose folder this process may not use
-UNUSABLE = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+# errors of files that the user named, or whose folder or disk this process may not use
+UNUSABLE = {
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS,
+    errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
 PROGRAM = "python -m rnp_mlflow"
 # `--dry-run` is `--dry_run`
 SETTINGS = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("-", "_")}

@@ -28,3 +28,7 @@ class MaskError(RnpError):
 
 class LineageError(RnpError):
     """A run ID is unknown, of another kind, unfinished, or lacks an artifact."""
+
+
+class StoreAway(LineageError):
+    """The tracking store was busy, full or away for longer than a call waits."""

@@ -81,7 +81,7 @@ def test_mlproject_has_no_other_entry_points() -> None:
     assert (
         set(MLPROJECT["entry_points"])
         == set(ENTRIES)
-        == {"attack", "import", "unlearn", "recover", "prune", "main", "grid", "report", "rerun"}
+        == {"attack", "import", "unlearn", "recover", "prune", "main", "grid", "report", "rerun", "upload"}
     )
     assert MLPROJECT["conda_env"] == "conda.yaml"
 

@@ -141,15 +141,22 @@ def test_sigterm_leaves_runs_killed_and_no_half_result(store: Path) -> None:
     assert not (artifacts(killed) / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("no\nnumber"), 1, "ValueError: no (a defect of this program; see the run's error.txt)"),
+        (OSError(28, "No space left on device", "model.safetensors"), 2, "No space left on device: model.safetensors"),
+    ],
+)
 def test_a_defect_is_one_line_and_its_traceback_an_artifact(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device", "model.safetensors")
+        raise error
 
     monkeypatch.setattr(model_store, "save", broken)
-    assert main(["attack", *(f"--{k}={SETTINGS[k]}" for k in ("width", "train_size", "training_epochs"))]) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: No space left on device: model.safetensors"
+    assert main(["attack", *(f"--{k}={SETTINGS[k]}" for k in ("width", "train_size", "training_epochs"))]) == code
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"error: {line}"
     failed = newest("attack")
     assert failed.info.status == "FAILED"
     assert "Traceback" in (artifacts(failed) / "error.txt").read_text()

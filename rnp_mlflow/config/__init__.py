@@ -30,6 +30,7 @@ from rnp_mlflow.config.values import (
     HEADINGS,
     PLACE,
     AbsPath,
+    Folder,
     Settings,
     choices,
     extra,
@@ -64,6 +65,7 @@ __all__ = [
     "Rerun",
     "Settings",
     "Unlearn",
+    "Upload",
     "choices",
     "extra",
     "heading",
@@ -93,6 +95,12 @@ class Rerun(Settings):
     )
 
 
+class Upload(Settings):
+    """Store the files of a finished step that the tracking store did not take."""
+
+    folder: Folder = Field(json_schema_extra=PLACE, description="the folder that the step kept, as its error names it")
+
+
 STEPS: dict[str, type[Settings]] = {
     "attack": Attack,
     "import": Import,
@@ -101,7 +109,7 @@ STEPS: dict[str, type[Settings]] = {
     "prune": Prune,
 }
 # entry points that are no steps
-OTHERS: dict[str, type[Settings]] = {"grid": Grid, "report": Compare, "rerun": Rerun}
+OTHERS: dict[str, type[Settings]] = {"grid": Grid, "report": Compare, "rerun": Rerun, "upload": Upload}
 PIPELINE = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # preset → the values that it stands for
 PRESETS: dict[str, dict[str, Any]] = {

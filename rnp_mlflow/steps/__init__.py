@@ -32,6 +32,10 @@ def run(
             from rnp_mlflow.steps import grid
 
             code = grid.run(values)
+        elif entry == "upload":
+            from rnp_mlflow.steps import upload
+
+            upload.store_kept(values)
         elif entry == "report":
             report.compare(values)
         elif entry == "main":

@@ -50,4 +50,10 @@ def reason(error: Exception) -> str:
     """Say in one line why a store cannot be used, and what to do if that is known."""
     if isinstance(error, ModuleNotFoundError):
         return f"the driver of its database is not installed (pip install {error.name})"
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    if "error code 401" in line:
+        return "it wants another name or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    _, known, cause = line.rpartition("Caused by ")  # what requests and urllib3 say of the network
+    if known:
+        line = cause.split(": ")[-1].rstrip("\"')")
+    return line[:200]

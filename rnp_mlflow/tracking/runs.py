@@ -7,8 +7,8 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from mlflow.utils import name_utils
 import rnp_mlflow
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
-from rnp_mlflow.tracking import abandoned, location, process, scratch, signals, store, views
+from rnp_mlflow.tracking import abandoned, kept, location, process, scratch, signals, store, views
 from rnp_mlflow.tracking.naming import Subject
 
 PREFIX = "rnp."
@@ -45,7 +45,10 @@ class DataPart:
 
 
 class StepRun:
-    """One open run. Files go to `folder` and are uploaded together when the work has succeeded."""
+    """One open run. Files go to `folder` and are uploaded together when the work has succeeded.
+
+    closing: makes the tags that are known once all files are there.
+    """
 
     def __init__(self, run_id: str, experiment_id: str, entry: str, folder: Path):
         self.run_id, self.experiment_id, self.entry, self.folder = run_id, experiment_id, entry, folder
@@ -54,6 +57,7 @@ class StepRun:
         self.data: mlflow.entities.Dataset | None = None
         self.data_digest: str | None = None
         self.uploaded = False
+        self.closing: Callable[[], Mapping[str, object]] = dict
         self.given_name: str | None = None  # by us
         self.subject = Subject()
 
@@ -108,11 +112,25 @@ class StepRun:
         self.client.log_inputs(self.run_id, inputs)
 
     def upload(self) -> None:
-        """Upload the files in `folder` and their manifest, once; `step_run` calls this at the end if needed."""
-        if not self.uploaded:
-            if self.entry in table.ARTIFACTS:
-                self.tags({"manifest": manifest.write(self.folder, self.entry)})
+        """Upload the files in `folder` and their manifest, once; `step_run` calls this at the end if needed.
+
+        Raises:
+            LineageError: the store does not take them. Those of a step are kept, and the message says where.
+        """
+        if self.uploaded:
+            return
+        tags: dict[str, object] = {}
+        if self.entry in table.ARTIFACTS:
+            tags = {"manifest": manifest.write(self.folder, self.entry), **self.closing()}
+        try:
+            self.tags(tags)
             store.whole(mlflow.log_artifacts)(str(self.folder), run_id=self.run_id)
+        except (OSError, mlflow.MlflowException, LineageError) as error:
+            if not tags:
+                raise
+            seconds = round(time.monotonic() - self.started, 2)
+            rest = {PREFIX + name: str(value) for name, value in {**tags, "seconds": seconds}.items()}
+            raise kept.keep(self.folder, kept.Record(self.run_id, self.entry, rest), location.reason(error)) from error
         self.uploaded = True
 
 
@@ -138,6 +156,7 @@ def step_run(
         status = "FAILED"
         try:
             if is_outermost:
+                kept.check_room(run.folder, active.info.artifact_uri)
                 _tidy(run.experiment_id)
             _name_source(run.run_id)
             run.tags({**machine_tags(), **(tags or {})})
@@ -150,9 +169,10 @@ def step_run(
             status = "KILLED"
             raise
         except BaseException as error:
-            run.tags({"error": str(error)[:500] or type(error).__name__})
-            if not isinstance(error, RnpError):
-                store.whole(mlflow.log_text)(traceback.format_exc(), "error.txt")
+            with suppress(Exception):  # a store that is away must not hide the error
+                run.tags({"error": str(error)[:500] or type(error).__name__})
+                if not isinstance(error, RnpError):
+                    store.whole(mlflow.log_text)(traceback.format_exc(), "error.txt")
             raise
         finally:
             store.end_run(run.run_id, status)
@@ -278,7 +298,7 @@ def prepare_store() -> None:
     uri = mlflow.get_tracking_uri()
     try:
         file = location.sqlite_file(uri)
-        with FileLock(f"{file}.lock") if file else nullcontext():
+        with store.at_once(), FileLock(f"{file}.lock") if file else nullcontext():
             store.client().search_experiments(max_results=1)
     except LineageError:
         raise
