@@ -1,10 +1,13 @@
 """Random batches from one generator, the record of an epoch, and the hooks that are called after it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+
+from rnp_mlflow.core.keeping import NOWHERE, Keeper
 
 
 def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
@@ -13,8 +16,17 @@ def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tenso
     Equal parts, because a small last batch would give BatchNorm poor statistics (and one image in
     train mode none at all). int64 indices on the CPU; the generator is a CPU one.
     """
-    order = torch.randperm(count, generator=generator)
-    yield from order.tensor_split(max(1, -(-count // batch_size)))
+    yield from parts(draw_order(count, generator), batch_size)
+
+
+def draw_order(count: int, generator: Generator) -> Tensor:
+    """Return a random order of `count` indices."""
+    return torch.randperm(count, generator=generator)
+
+
+def parts(order: Tensor, batch_size: int) -> Sequence[Tensor]:
+    """Return an order in batches (`batches`)."""
+    return order.tensor_split(max(1, -(-len(order) // batch_size)))
 
 
 @dataclass(frozen=True)
@@ -51,12 +63,13 @@ class TrainingHooks:
     on_epoch: receives the record of every epoch; on_step, after every step, that of the epoch so far. on_model:
     receives the number of steps made so far, an accuracy, and a function that returns the model as it now is.
     Unlearning calls it whenever its stop rule looks, with the accuracy that the rule saw; recovery after every epoch,
-    with the epoch's.
+    with the epoch's. keeper: saves the loop's state, so that it can go on after a kill.
     """
 
     on_epoch: EpochCallback = ignore_epoch
     on_model: ModelCallback = ignore_model
     on_step: EpochCallback = ignore_epoch
+    keeper: Keeper = NOWHERE
 
 
 NO_HOOKS = TrainingHooks()
@@ -77,6 +90,14 @@ class EpochMeter:
         self.loss += loss.item() * len(labels)
         self.right += int((logits.argmax(1) == labels).sum())
         self.on_step(self.record())
+
+    def counts(self) -> tuple[int, int, float, int]:
+        """Return what `set_counts` sets."""
+        return self.steps, self.images, self.loss, self.right
+
+    def set_counts(self, counts: Sequence[Any]) -> None:
+        """Go on from what another meter had counted."""
+        self.steps, self.images, self.loss, self.right = counts
 
     def record(self) -> EpochRecord:
         """Return the epoch's record."""

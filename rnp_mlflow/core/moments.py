@@ -1,8 +1,8 @@
 """ACC and ASR at a few moments of unlearning and recovery, on a small part of the images, so that it costs little."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -41,6 +41,16 @@ class MomentMeter:
     holdout: LabeledImages | None = None
     found: list[Moment] = field(default_factory=list)
     lowest: float = 1.0
+    epochs: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` takes, as JSON can hold it."""
+        return {"found": [asdict(moment) for moment in self.found], "lowest": self.lowest, "epochs": self.epochs}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what another meter had measured."""
+        self.found = [Moment(m["step"], Scores(**m["scores"]), m["proxy_asr"]) for m in state["found"]]
+        self.lowest, self.epochs = state["lowest"], state["epochs"]
 
     def measure(self, step: int, model: nn.Module) -> None:
         """Measure the model, unless this step has been measured."""
@@ -64,10 +74,11 @@ class MomentMeter:
     def every(self, epochs: int) -> ModelCallback:
         """Return what to call after each of so many epochs: it measures at `MOST` of them, the last included."""
         kept = {round(epochs * k / MOST) for k in range(1, MOST + 1)}
-        calls = count(1)
+        self.epochs = 0
 
         def after_epoch(step: int, accuracy: float, model: Callable[[], nn.Module]) -> None:
-            if next(calls) in kept:
+            self.epochs += 1
+            if self.epochs in kept:
                 self.measure(step, model())
 
         return after_epoch

@@ -12,9 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
+from rnp_mlflow.core.batches import NO_HOOKS, EpochRecord, TrainingHooks
+from rnp_mlflow.core.course import Course, copy_into, prefixed
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.keeping import State
 from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
 from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
@@ -63,15 +65,31 @@ def recover(
         step_schedule += params.suspect_steps * [(suspect, params.alpha * params.suspect_weight)]
     mask = {name: values.requires_grad_() for name, values in ones_mask(model).items()}
     optimizer = SGD(mask.values(), params.recovering_lr, MOMENTUM)
-    history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
         copies = [(net, stack.enter_context(frozen_copy(net, params.precision))) for net in dict(step_schedule)]
         working = {net: copied.train() for net, copied in copies}
         forward = {net: stack.enter_context(forward_fn(copied, params.precision)) for net, copied in working.items()}
-        for epoch in range(1, params.recovering_epochs + 1):
-            meter = EpochMeter(epoch, hooks.on_step)
-            for index in batches(len(images), params.recovering_batch_size, generator):
+
+        def changing() -> dict[str, Tensor]:
+            found = prefixed("mask/", mask) | prefixed("total/", total)
+            for k, net in enumerate(working.values()):
+                found |= prefixed(f"buffer{k}/", dict(net.named_buffers()))
+            return found
+
+        def capture() -> State:
+            return State(changing() | optimizer.state(), {"steps": steps})
+
+        def restore(state: State) -> None:
+            nonlocal steps
+            copy_into(changing(), state.tensors, "")
+            optimizer.restore(state.tensors)
+            steps = state.values["steps"]
+
+        course = Course(hooks.keeper, generator, capture, restore)
+        history = course.history
+        for meter in course.epochs(params.recovering_epochs, hooks.on_step, hooks.on_epoch):
+            for index in course.batches(len(images), params.recovering_batch_size):
                 inputs = transform(images[index], generator)
                 if proxy:
                     inputs = add_proxy(inputs, labels[index], proxy, params.proxy_share, generator)

@@ -1,6 +1,6 @@
 """Gradient descent without `torch.optim`'s classes, whose first use imports the compiler: 3 s and 180 MB."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ class SGD:
         self.params = list(params)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.velocities: list[Tensor | None] = [None] * len(self.params)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the velocities, by the number of their parameter."""
+        return {f"velocity/{k}": values for k, values in enumerate(self.velocities) if values is not None}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the velocities from what `state` returned."""
+        for k, values in enumerate(self.params):
+            if (found := tensors.get(f"velocity/{k}")) is not None:
+                self.velocities[k] = torch.empty_like(values).copy_(found)
 
     @torch.no_grad()
     def step(self) -> None:

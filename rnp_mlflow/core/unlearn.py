@@ -11,9 +11,11 @@ from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
+from rnp_mlflow.core.batches import NO_HOOKS, EpochRecord, TrainingHooks
+from rnp_mlflow.core.course import Course, copy_into, prefixed
 from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_with_early_exit, predict
 from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.keeping import State
 from rnp_mlflow.core.neurons import is_finite
 from rnp_mlflow.core.params import UnlearnParams
 from rnp_mlflow.core.precision import forward_fn
@@ -71,7 +73,6 @@ def unlearn(
     limit, precision = params.clean_threshold, params.precision
     working = copy.deepcopy(model).requires_grad_(True).train()
     optimizer = SGD(working.parameters(), params.unlearning_lr, MOMENTUM, WEIGHT_DECAY)
-    history: list[EpochRecord] = []
     checks: list[StopCheck] = []
     measured, steps = 1.0, 0
 
@@ -79,10 +80,24 @@ def unlearn(
         checks.append(StopCheck(steps, accuracy_seen, images_seen))
         hooks.on_model(steps, accuracy_seen, lambda: working)
 
+    def capture() -> State:
+        seen = [[c.step, c.accuracy, c.images] for c in checks]
+        values = {"lr": optimizer.lr, "measured": measured, "steps": steps, "checks": seen}
+        return State(prefixed("model/", working.state_dict()) | optimizer.state(), values)
+
+    def restore(state: State) -> None:
+        nonlocal measured, steps
+        copy_into(working.state_dict(), state.tensors, "model/")
+        optimizer.restore(state.tensors)
+        optimizer.lr, measured, steps = (state.values[name] for name in ("lr", "measured", "steps"))
+        checks[:] = [StopCheck(*row) for row in state.values["checks"]]
+
+    course = Course(hooks.keeper, generator, capture, restore)
+    history = course.history
     with forward_fn(working, precision) as forward:
-        for epoch in range(1, params.unlearning_epochs + 1):
-            meter = EpochMeter(epoch, hooks.on_step)
-            for index in batches(len(images), params.unlearning_batch_size, generator):
+        for meter in course.epochs(params.unlearning_epochs, hooks.on_step, hooks.on_epoch):
+            epoch = meter.epoch
+            for index in course.batches(len(images), params.unlearning_batch_size):
                 logits = forward(transform(images[index], generator))
                 loss = cross_entropy(logits, labels[index])
                 (-loss).backward()

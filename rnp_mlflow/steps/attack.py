@@ -24,7 +24,7 @@ from rnp_mlflow.errors import DataError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import resolve_width
-from rnp_mlflow.steps import epochs, images, notes, runtime, samples, subject
+from rnp_mlflow.steps import epochs, images, notes, runtime, samples, subject, unfinished
 from rnp_mlflow.steps.captions import caption_of_model
 from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
@@ -80,11 +80,11 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     model, transform = setup.model.to(device), subject.preprocess(setup.spec, setup.data)
     with note("making the trigger and the poisoned images"):
         training, trigger = poisoned_training_set(settings, setup, transform, device)
-    with runtime.progress("attack", settings.training_epochs) as bar:
+    with unfinished.keeping(run) as keeper, runtime.progress("attack", settings.training_epochs) as bar:
         history = train.train(
             model, training.to(device), transform, generator(settings.seed, "training"), train_params(settings),
             on_epoch=epochs.on_epoch(run, "attack", bar),
-            on_step=epochs.on_step(bar, len(training), settings.training_batch_size),
+            on_step=epochs.on_step(bar, len(training), settings.training_batch_size), keeper=keeper,
         )  # fmt: skip
     how = (len(setup.data.classes), settings.target, settings.label_mode)
     bad = poison.with_trigger(setup.test, *how, trigger) if trigger else None

@@ -117,6 +117,7 @@ def execute_in_run(
     inputs: their digest. given: the run that a repetition has to start from, by its step.
     """
     device = runtime.prepare(plan[step])
+    run.inputs = None if plan.is_rerun else inputs
     runtime.log(f"{step}: run {run.run_id}")
     made_on = {"device": device, "threads": torch.get_num_threads(), "processor": runtime.processor(device)}
     run.tags({"inputs": inputs, "code": lineage.code_digest(), **made_on})

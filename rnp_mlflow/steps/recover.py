@@ -13,7 +13,7 @@ from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import recover_mask
 from rnp_mlflow.report.mask import draw_mask
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import epochs, notes, runtime, stored, subject
+from rnp_mlflow.steps import epochs, notes, runtime, stored, subject, unfinished
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.output import Result
@@ -37,11 +37,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     stand_in = proxy if suspect.triggered is None else None
     part = evaluation_part(suspect.eval_set(clean.holdout))
     meter = MomentMeter(part, suspect.transform, settings.precision, stand_in, labeled(clean.holdout))
-    with runtime.progress("recover", settings.recovering_epochs) as bar:
+    with unfinished.keeping(run, meter) as keeper, runtime.progress("recover", settings.recovering_epochs) as bar:
         hooks = TrainingHooks(
             epochs.on_epoch(run, "recover", bar, figure),
             meter.every(settings.recovering_epochs),
             epochs.on_step(bar, len(clean.train), settings.recovering_batch_size, figure),
+            keeper,
         )
         result = recover_mask(
             model.to(device), labeled(clean.train), suspect.transform, params_of(RecoverParams, settings),

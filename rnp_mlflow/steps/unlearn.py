@@ -1,5 +1,7 @@
 """Entry point `unlearn`: make the suspect model forget its task, and keep what it then is."""
 
+from contextlib import ExitStack
+
 import torch
 
 from rnp_mlflow.artifacts import detection, history, progress, split, table
@@ -14,7 +16,7 @@ from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.models import store
 from rnp_mlflow.pipeline import unlearn_model
 from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import epochs, notes, runtime, samples, subject
+from rnp_mlflow.steps import epochs, notes, runtime, samples, subject, unfinished
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.output import Result
@@ -36,14 +38,20 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     suspect.log_images(run, clean)
     settings = suspect.resolve_precision(run, settings, clean)
     test, train = suspect.eval_set(clean.holdout), labeled(clean.train)
-    with runtime.low_memory_malloc(), runtime.progress("unlearn", settings.unlearning_epochs) as bar:
+    with (
+        ExitStack() as saved,
+        runtime.low_memory_malloc(),
+        runtime.progress("unlearn", settings.unlearning_epochs) as bar,
+    ):
         figure = falling(settings.clean_threshold)
         meter = MomentMeter(evaluation_part(test), suspect.transform, settings.precision)
         meter.measure(0, suspect.model)
+        keeper = saved.enter_context(unfinished.keeping(run, meter))
         hooks = TrainingHooks(
             epochs.on_epoch(run, "unlearn", bar, figure),
             meter.after_fall,
             epochs.on_step(bar, len(clean.train), settings.unlearning_batch_size, figure),
+            keeper,
         )
         result = unlearn_model(
             suspect.model, train, suspect.transform, params_of(UnlearnParams, settings), hooks=hooks

@@ -58,6 +58,8 @@ class StepRun:
         self.data_digest: str | None = None
         self.uploaded = False
         self.closing: Callable[[], Mapping[str, object]] = dict
+        self.inputs: str | None = None  # digest of what decides its result; None if it has to be made again
+        self.when_finished: list[Callable[[], None]] = []
         self.given_name: str | None = None  # by us
         self.subject = Subject()
 
@@ -176,6 +178,9 @@ def step_run(
             raise
         finally:
             store.end_run(run.run_id, status)
+            if status == "FINISHED":
+                for call in run.when_finished:
+                    call()
 
 
 def _start(entry: str, experiment_id: str | None, opening: Mapping[str, str]) -> mlflow.ActiveRun:
