@@ -20,7 +20,7 @@ from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.recover import RecoveryResult, recover
-from rnp_mlflow.core.repair import is_kept, repair
+from rnp_mlflow.core.repair import is_kept, is_needed, repair
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.trace import trace_curve
 from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
@@ -109,9 +109,9 @@ def repair_pruned(
 ) -> tuple[nn.Module, CurvePoint | None]:
     """Repair what `point` prunes (`core.repair`); return the model, and its figures on all test images.
 
-    The model is `pruned` itself, and the point None, if nothing was pruned, no repair is wanted, or it did not help.
+    The model is `pruned` itself, and the point None, if no repair is wanted, or it is not needed or did not help.
     """
-    if not (params.repair_steps and point.num_pruned):
+    if not (params.repair_steps and is_needed(point, curve.points[0])):
         return pruned, None
     with seeded(params.seed, "repair") as numbers:
         repaired = repair(pruned, suspect, clean, transform, numbers, params=params, on_step=on_step)

@@ -125,11 +125,11 @@ def test_a_repair_is_kept_if_accuracy_does_not_fall_and_the_proxy_does_not_come_
     assert is_kept(point(*after_pruning), point(*after_repair), point(0.9, 0.9)) is kept
 
 
-@pytest.mark.parametrize(("steps", "num_pruned"), [(0, 4), (40, 0)])
-def test_nothing_is_repaired_if_nothing_was_pruned_or_it_is_not_wanted(
-    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages, steps: int, num_pruned: int
+@pytest.mark.parametrize(("steps", "num_pruned", "holdout_acc"), [(0, 4, 0.8), (40, 0, 0.8), (40, 4, 0.91)])
+def test_nothing_is_repaired_if_nothing_was_pruned_or_lost_or_it_is_not_wanted(
+    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages, steps: int, num_pruned: int, holdout_acc: float
 ) -> None:
-    chosen = point(0.8, num_pruned=num_pruned)
+    chosen = point(holdout_acc, num_pruned=num_pruned)
     params, transform = RepairParams(repair_steps=steps), Preprocess.for_image_size(8, (0.5,), (0.5,), False)
     model, found = repair_pruned(
         pruned, suspect, clean, transform, params, curve=PruningCurve([point(0.9)], chosen), point=chosen

@@ -78,6 +78,11 @@ def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
     return kl_div(ours, theirs, log_target=True, reduction="batchmean") * TEMPERATURE**2
 
 
+def is_needed(pruned: CurvePoint, unpruned: CurvePoint) -> bool:
+    """Whether there is something to bring back: neurons were pruned, and held-out accuracy did not rise with it."""
+    return pruned.num_pruned > 0 and pruned.holdout_acc <= unpruned.holdout_acc
+
+
 def is_kept(pruned: CurvePoint, repaired: CurvePoint, unpruned: CurvePoint) -> bool:
     """Whether the repair helped, as far as a defender can know.
 
