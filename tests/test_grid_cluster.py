@@ -18,8 +18,8 @@ NODE_ABSENT = 77
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What happened on the cluster; skipped if this machine cannot have one."""
-    if "RNP_CLUSTER" not in os.environ:
-        pytest.skip("takes a quarter of an hour; RNP_CLUSTER=1 runs it")
+    if "RNP_LONG" not in os.environ:
+        pytest.skip("takes a quarter of an hour; RNP_LONG=1 runs it")
     pytest.importorskip("ray", reason="the extra `grid` is not installed")
     if (
         shutil.which("unshare") is None
