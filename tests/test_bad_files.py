@@ -1,5 +1,6 @@
 """Bad files through the entry points: one line, exit 2, soon, no run left RUNNING, nothing left in TMPDIR."""
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,9 @@ def place(home: Path, name: str) -> str:
         "words.txt": lambda: file.write_text("two words\n"),
         "bytes": lambda: file.write_bytes(os.urandom(64)),
         "images": lambda: images(file),
+        "kept": lambda: kept(file, "x"),
+        "kept nothing": lambda: kept(file, None),
+        "linked": lambda: kept(file, "x", "/etc/passwd"),
     }
     if name in makers and not file.exists():
         makers[name]()
@@ -40,6 +44,15 @@ def images(root: Path) -> None:
     for label in "ab":
         (root / label).mkdir(parents=True)
         hostile.png_of(root / label / "0.png", 9400, 9400)
+
+
+def kept(folder: Path, run_id: str | None, link: str | None = None) -> None:
+    folder.mkdir()
+    if link:
+        (folder / "link").symlink_to(link)
+    record = {"run_id": run_id, "entry": "attack", "tags": {"rnp.manifest": "0" * 64}} if run_id else {}
+    (folder / "kept.json").write_text(json.dumps(record))
+    (folder / "manifest.json").write_text("{}")
 
 
 SMALL = ("fifo", "/dev/zero", "folder", "words.txt", "bytes", "absent", "a" * 300)
@@ -56,6 +69,7 @@ CASES = [
     *((["prune", "--width=4"], "mask_file", name) for name in SMALL),
     *((["main", "--width=4"], "mask_file", name) for name in SMALL),
     *((["rerun"], "run_id", name) for name in ("../../etc", "/dev/zero", "a" * 300)),
+    *((["upload"], "folder", name) for name in (*SMALL, "kept", "kept nothing", "linked")),
     *((["recover"], "unlearn_run_id", name) for name in ("../../etc", "/dev/zero", "a" * 300)),
 ]
 

@@ -128,7 +128,7 @@ def test_a_server_that_stops_for_good_costs_no_work(
     assert_whole(run_id)
     assert not folder.exists()
     assert main(command) == 2
-    assert "not a folder that a step kept" in capsys.readouterr().err
+    assert "is not a folder that a step kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", ["stopped", "never answers"])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from rnp_mlflow.artifacts import manifest
 from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.loading import room
+from rnp_mlflow.loading import regular, room
 from rnp_mlflow.tracking import location, store
 
 PREFIX, RECORD = "rnp_kept-", "kept.json"  # no prefix of `scratch`, whose folders the next call removes
@@ -54,11 +55,17 @@ def read(folder: Path) -> Record:
         LineageError: it is not such a folder, or a file is lost or was changed.
     """
     file = folder / RECORD
-    if not file.is_file():
-        raise LineageError(f"folder={folder} has no {RECORD}: it is not a folder that a step kept")
+    try:
+        regular.check_regular(file, LineageError)
+    except LineageError as error:
+        raise LineageError(f"folder={folder} is not a folder that a step kept: {error}") from None
+    if folder.stat().st_uid != os.getuid() or any(place.is_symlink() for place in (folder, *folder.rglob("*"))):
+        raise LineageError(f"folder={folder}: it is another person's, or has a link in it")
     record = as_type(Record, read_json(file), file)
     try:
         files = manifest.read(folder / manifest.MANIFEST, record.tags.get("rnp.manifest", ""))
+        for name in files:
+            regular.check_regular(folder / name, LineageError)
         wrong = [name for name, digest in files.items() if manifest.file_digest(folder / name) != digest]
     except (OSError, ValueError) as error:
         raise LineageError(f"folder={folder}: {manifest.MANIFEST}, or a file that it names, is lost: {error}") from None
