@@ -13,7 +13,7 @@ from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.detect import detect_target
 from rnp_mlflow.core.evaluate import EvalSet, resolve_precision
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, norm_layers
+from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import (
     DefenseSettings,
     DetectParams,
@@ -22,9 +22,11 @@ from rnp_mlflow.core.params import (
     SweepParams,
     UnlearnParams,
 )
+from rnp_mlflow.core.precision import device_of
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.core.selectors import confidence_of, select_point
+from rnp_mlflow.core.units import forget_units, remember_units, units_of
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import Confidence, TargetEstimate
 from rnp_mlflow.core.wrapped import as_given
@@ -98,13 +100,15 @@ def defend(
     """
     params = _Params.from_settings(settings)
     given, model = model, inputs.copied(model)
-    device = next(iter(norm_layers(model).values())).weight.device
+    device = device_of(model)
     images, labels = inputs.as_tensor(images, "images"), inputs.as_tensor(labels, "labels")
     mean, std = inputs.per_channel(mean, "mean", images), inputs.per_channel(std, "std", images)
     clean = inputs.checked(images, labels, mean, std)
     clean = LabeledImages(clean.images.to(device), clean.labels.to(device))
     transform = Preprocess.for_image_size(clean.images.shape[-1], mean or (), std or (), flip)
     classes = inputs.classes_of(model, clean.images, transform)
+    remember_units(model, transform(clean.images[:2], None))
+    units_of(model)  # refuses a model without any
     inputs.check_labels(clean.labels, classes)
     test = inputs.checked_test(test, clean.images, classes)
     inputs.warn_near_chance(model, *clean, transform, classes)
@@ -120,7 +124,9 @@ def defend(
     sources = CurveImages(train, holdout, test or EvalSet(*holdout))
     curve = draw_curve(model, mask, sources, transform, params.sweep, detected=detected)
     chosen = curve.on_full_test_set(select_point(curve, params.sweep))
-    purified = as_given(pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval(), given)
+    purified = pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval()
+    forget_units(purified)
+    purified = as_given(purified, given)
     return DefenseResult(
         purified, mask, curve.points, chosen, unlearned, estimate, proxy, curve.benign_score,
         confidence_of(curve, params.sweep),

@@ -18,13 +18,14 @@ from rnp_mlflow.core import detect, trace
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, flatten, norm_layers
+from rnp_mlflow.core.neurons import Mask, flatten
 from rnp_mlflow.core.params import BatchNormStats, DefenseSettings, DetectParams, SelectBy, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import keep_mask
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
 from rnp_mlflow.core.selectors import confidence_of, select_point
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess

@@ -150,7 +150,7 @@ ALLOWED = {
     "loading": {"errors"},
     "data": {"errors", "loading"},
     "attacks": {"errors", "data", "core"},
-    "models": {"errors", "loading"},
+    "models": {"errors", "core", "loading"},
     "interop": {"errors", "loading", "core", "data"},
     "artifacts": {"core", "data", "attacks", "interop"},
     "tracking": {"errors", "artifacts", "loading", "models"},

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import REGISTRY, build

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow.core.evaluate import Transform, batch_for
-from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.precision import device_of
+from rnp_mlflow.core.units import norm_layers
 
 
 @torch.inference_mode()

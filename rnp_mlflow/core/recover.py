@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+from rnp_mlflow.core.neurons import Mask, masked_parameters, ones_mask
 from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
 from rnp_mlflow.core.proxy import ProxyTrigger
@@ -76,7 +76,7 @@ def recover(
                 if proxy:
                     inputs = add_proxy(inputs, labels[index], proxy, params.proxy_share, generator)
                 net, weight = step_schedule[steps % len(step_schedule)]
-                logits = forward[net](inputs, masked_scales(working[net], mask))
+                logits = forward[net](inputs, masked_parameters(working[net], mask))
                 loss = cross_entropy(logits, labels[index])
                 (weight * loss).backward()
                 optimizer.step()
@@ -101,7 +101,10 @@ def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float,
 
 
 def with_mask_applied(model: nn.Module, working: nn.Module, mask: Mask) -> nn.Module:
-    """Return a copy of `model` with the mask on its γ and the running statistics of `working`, its copy."""
+    """Return a copy of `model` with the mask on its neurons and the running statistics of `working`, its copy."""
     result = copy.deepcopy(model)
-    result.load_state_dict(working.state_dict() | masked_scales(working, mask))
+    result.load_state_dict(working.state_dict())
+    with torch.no_grad():
+        for name, values in masked_parameters(working, mask).items():
+            result.get_parameter(name).copy_(values)
     return result

@@ -14,9 +14,9 @@ from rnp_mlflow.attacks import poison, registry, train
 from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
-from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.core.units import units_of
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
@@ -62,7 +62,7 @@ def prepare(settings: Attack) -> AttackSetup:
     spec = store.ModelSpec(settings.model, width, data.classes, shape, data.mean, data.std)
     torch.manual_seed(generator(settings.seed, "weights").initial_seed())
     model = spec.build()
-    norm_layers(model)
+    units_of(model)
     attack, plan = None, poison.NO_POISON
     if settings.attack != registry.NONE:
         attack, draws = registry.find_entry(settings.attack), generator(settings.seed, "poison")

@@ -10,7 +10,7 @@ from rnp_mlflow.artifacts import poisoning, table
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.config import Import
 from rnp_mlflow.core.evaluate import Scores, evaluate, resolve_precision
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.units import units_of
 from rnp_mlflow.data import triggered as triggered_data
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.data.triggered import Triggered
@@ -109,7 +109,7 @@ def suspect_model(
     classes = found.classes or data.classes
     hold_to_classes(classes, data.classes)
     model, spec = settle_architecture(fits, classes, data)
-    norm_layers(model)
+    units_of(model)
     return model, spec
 
 
