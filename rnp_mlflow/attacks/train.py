@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from rnp_mlflow.core.batches import EpochCallback, EpochMeter, EpochRecord, batches, ignore_epoch
@@ -19,13 +20,19 @@ from rnp_mlflow.errors import ModelError
 
 @dataclass(frozen=True)
 class TrainParams:
-    """lr: the peak of the one-cycle schedule. precision: see `core.precision.forward_fn`."""
+    """lr: the peak of the one-cycle schedule. precision: see `core.precision.forward_fn`. adamw: instead of SGD."""
 
     epochs: int
     lr: float
     batch_size: int
     weight_decay: float = 5e-4
     precision: Precision = "fp32"
+    adamw: bool = False
+
+    @property
+    def peak(self) -> float:
+        """Return the peak learning rate: AdamW takes a hundredth of SGD's."""
+        return self.lr / 100 if self.adamw else self.lr
 
 
 def train(
@@ -38,7 +45,7 @@ def train(
     on_epoch: EpochCallback = ignore_epoch,
     on_step: EpochCallback = ignore_epoch,
 ) -> list[EpochRecord]:
-    """Train `model` in place with SGD, Nesterov momentum 0.9 and a one-cycle schedule (Smith, 2018) peaking at lr.
+    """Train `model` in place with a one-cycle schedule (Smith, 2018).
 
     data: on any device. generator: on the CPU; it determines the order of batches and the augmentation.
     on_step: receives the record of the epoch so far.
@@ -47,8 +54,8 @@ def train(
         ModelError: training diverged: its loss or the weights are infinite or not a number.
     """
     steps = params.epochs * max(1, -(-len(data) // params.batch_size))
-    optimizer = SGD(model.parameters(), params.lr, 0.9, weight_decay=params.weight_decay, nesterov=True)
-    rate = OneCycleLR(optimizer, params.lr, total_steps=steps + 1, cycle_momentum=False)
+    optimizer = make_optimizer(model, params)
+    rate = OneCycleLR(optimizer, params.peak, total_steps=steps + 1, cycle_momentum=False)
     model.train()
     device = next(model.parameters()).device
     history: list[EpochRecord] = []
@@ -61,6 +68,8 @@ def train(
                 loss = cross_entropy(logits, labels)
                 optimizer.zero_grad()
                 loss.backward()
+                if params.adamw:
+                    clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 rate.step()
                 meter.add(loss, logits, labels)
@@ -68,6 +77,13 @@ def train(
             on_epoch(history[-1])
             refuse_diverged(model, history[-1], params.lr)
     return history
+
+
+def make_optimizer(model: nn.Module, params: TrainParams) -> Optimizer:
+    """Return SGD with Nesterov momentum 0.9, or AdamW with a hundred times the weight decay."""
+    if params.adamw:
+        return AdamW(model.parameters(), params.peak, weight_decay=100 * params.weight_decay)
+    return SGD(model.parameters(), params.peak, 0.9, weight_decay=params.weight_decay, nesterov=True)
 
 
 def refuse_diverged(model: nn.Module, last: EpochRecord, lr: float) -> None:

@@ -115,9 +115,20 @@ class Attack(Data):
         128, ge=2, json_schema_extra=MODEL, description="images per batch of training, at most"
     )
     training_lr: float = Field(
-        0.1, gt=0, le=1e6, json_schema_extra=MODEL, description="peak learning rate of training (SGD, one cycle)"
+        0.1,
+        gt=0,
+        le=1e6,
+        json_schema_extra=MODEL,
+        description="peak learning rate of training (AdamW: a hundredth)",
     )
-    weight_decay: float = Field(0.0005, ge=0, le=1e6, json_schema_extra=MODEL, description="weight decay of training")
+    weight_decay: float = Field(
+        0.0005, ge=0, le=1e6, json_schema_extra=MODEL, description="weight decay of training (AdamW: times 100)"
+    )
+    optimizer: Literal["auto", "sgd", "adamw"] = Field(
+        "auto",
+        json_schema_extra=MODEL,
+        description="of training; auto takes SGD for a network with BatchNorm, else AdamW with gradients clipped",
+    )
 
 
 class Import(Data):

@@ -20,6 +20,7 @@ from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.sgd import SGD
+from rnp_mlflow.core.units import train_mode
 
 MOMENTUM = 0.9  # the reference's
 
@@ -67,7 +68,7 @@ def recover(
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
         copies = [(net, stack.enter_context(frozen_copy(net, params.precision))) for net in dict(step_schedule)]
-        working = {net: copied.train() for net, copied in copies}
+        working = {net: train_mode(copied) for net, copied in copies}
         forward = {net: stack.enter_context(forward_fn(copied, params.precision)) for net, copied in working.items()}
         for epoch in range(1, params.recovering_epochs + 1):
             meter = EpochMeter(epoch, hooks.on_step)

@@ -57,6 +57,14 @@ def norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.affine}
 
 
+def train_mode(model: nn.Module) -> nn.Module:
+    """Put a model into train mode if it has BatchNorm, whose statistics have to follow, else into eval mode.
+
+    Without BatchNorm, train mode would only add noise: dropout and stochastic depth.
+    """
+    return model.train(any(isinstance(module, _BatchNorm) for module in model.modules()))
+
+
 def units_of(model: nn.Module) -> Units:
     """Return the neurons of a model: BatchNorm's channels or, without any, what `remember_units` found.
 

@@ -11,6 +11,7 @@ from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from rnp_mlflow.core.backoff import CarefulSteps
 from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
 from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_with_early_exit, predict
 from rnp_mlflow.core.images import LabeledImages
@@ -18,6 +19,7 @@ from rnp_mlflow.core.neurons import is_finite
 from rnp_mlflow.core.params import UnlearnParams
 from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.core.sgd import SGD
+from rnp_mlflow.core.units import norm_layers, train_mode
 from rnp_mlflow.errors import ModelError
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # the reference's
@@ -69,11 +71,16 @@ def unlearn(
     images, labels = clean
     by_step = params.unlearning_stop == "step"
     limit, precision = params.clean_threshold, params.precision
-    working = copy.deepcopy(model).requires_grad_(True).train()
+    working = train_mode(copy.deepcopy(model).requires_grad_(True))
     optimizer = SGD(working.parameters(), params.unlearning_lr, MOMENTUM, WEIGHT_DECAY)
     history: list[EpochRecord] = []
     checks: list[StopCheck] = []
     measured, steps = 1.0, 0
+    step = optimizer.step
+    if not norm_layers(model):
+        step = CarefulSteps(
+            working, optimizer, lambda: accuracy(predict(working, images, transform, precision), labels)
+        ).step
 
     def record_check(accuracy_seen: float, images_seen: int) -> None:
         checks.append(StopCheck(steps, accuracy_seen, images_seen))
@@ -88,7 +95,7 @@ def unlearn(
                 (-loss).backward()
                 if params.grad_clip_norm:
                     clip_grad_norm_(working.parameters(), params.grad_clip_norm)
-                optimizer.step()
+                step()
                 meter.add(loss, logits, labels[index])
                 steps += 1
                 if by_step:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models import cifar_nets, resnet, torchvision_nets
+from rnp_mlflow.models import cifar_nets, norm_free, resnet, torchvision_nets
 
 SMALL = "small/"
 
@@ -52,6 +52,10 @@ REGISTRY: dict[str, ModelEntry] = {
     "resnet110": ModelEntry(_three_stages(18), 16),
     "resnext29": ModelEntry(cifar_nets.ResNeXt29, 64),
     "senet18": ModelEntry(cifar_nets.SENet18, 64),
+    "vit_mini": ModelEntry(norm_free.SmallViT, 64),
+    "convnext_mini": ModelEntry(norm_free.small_convnext, 32),
+    "resnet18_gn": ModelEntry(norm_free.group_norm_resnet18, 16),
+    "vgg8": ModelEntry(norm_free.plain_vgg8, 32),
     "resnet18_cifar": ModelEntry(_small_stem("resnet18", max_pool=False), None),
     "resnet34_cifar": ModelEntry(_small_stem("resnet34", max_pool=False), None),
     "resnet50_cifar": ModelEntry(_small_stem("resnet50", max_pool=False), None),
