@@ -13,8 +13,11 @@ from rnp_mlflow.core.params import DetectParams
 from rnp_mlflow.core.precision import logits_of
 from rnp_mlflow.core.proxy import ProxyTrigger, SearchCallback, ignore_step, invert_trigger
 from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
+
+UNBOUNDED_CLASSES = 10
 
 
 @torch.inference_mode()
@@ -38,7 +41,9 @@ def detect_target(
 ) -> tuple[TargetEstimate | None, ProxyTrigger | None]:
     """Estimate the target class (`core.verdict`) and find a proxy to it (`core.proxy`), unless `proxy_steps` is 0.
 
-    Of several candidates, the one whose proxy is small and survives unlearning is taken. (None, None) if unlearning
+    Of several candidates, the one whose proxy is small and survives unlearning is taken. Without BatchNorm the ascent
+    can reach its end by one bias alone, which leads to any class: then up to `UNBOUNDED_CLASSES` classes are candidates,
+    and the one with the smallest proxy is taken. (None, None) if unlearning
     missed its threshold, or for two classes, because an error of one is a prediction of the other. on_step: receives
     the number of steps made, the number there are at most, and the share of a batch that the proxy led to its target.
     """
@@ -47,7 +52,9 @@ def detect_target(
         return None, None
     predicted = predict(unlearned.model, clean.images, transform, params.precision)
     shares = verdict.predicted_shares(predicted, clean.labels, classes)
-    first, *others = verdict.candidate_targets(shares, params.proxy_classes)
+    bounded = bool(norm_layers(model))
+    most, ratio = (params.proxy_classes, verdict.RIVAL_RATIO) if bounded else (UNBOUNDED_CLASSES, 0.0)
+    first, *others = verdict.candidate_targets(shares, most, ratio)
     if not params.proxy_steps or bool((clean.labels == first).all()):
         return TargetEstimate(first, shares[first]), None
     models = SuspectPair(model, unlearned.model, predicted)
@@ -60,7 +67,9 @@ def detect_target(
         return score_target(models, clean, transform, params, target=candidates[k], on_step=show)
 
     scored = [score(k) for k in range(len(candidates))]
-    _, forgetting_rate, proxy = min(scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]))
+    _, forgetting_rate, proxy = min(
+        scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]) if bounded else each[0]
+    )
     return TargetEstimate(proxy.target, shares[proxy.target], forgetting_rate), proxy
 
 

@@ -6,7 +6,7 @@ What recovery does not need stays low: the backdoor's neurons.
 
 import copy
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,7 +20,7 @@ from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.sgd import SGD
-from rnp_mlflow.core.units import train_mode
+from rnp_mlflow.core.units import norm_layers, train_mode
 
 MOMENTUM = 0.9  # the reference's
 
@@ -64,6 +64,7 @@ def recover(
         step_schedule += params.suspect_steps * [(suspect, params.alpha * params.suspect_weight)]
     mask = {name: values.requires_grad_() for name, values in ones_mask(model).items()}
     optimizer = SGD(mask.values(), params.recovering_lr, MOMENTUM)
+    moving = not norm_layers(model)
     history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
@@ -84,6 +85,8 @@ def recover(
                 with torch.no_grad():
                     for name, values in mask.items():
                         total[name] += values.clamp_(0, 1)
+                if moving and proxy and net is not model:
+                    proxy = moved(proxy, forward[net], masked_parameters(working[net], mask), transform(images[index], None), labels[index])
                 steps += 1
                 meter.add(loss, logits, labels[index])
             history.append(meter.record())
@@ -92,6 +95,21 @@ def recover(
     averaged = params.mask_averaging == "steps"
     found = {name: values / steps for name, values in total.items()} if averaged else mask
     return RecoveryResult({name: values.detach().cpu() for name, values in found.items()}, history)
+
+
+def moved(proxy, forward, parameters, inputs, labels):
+    others = inputs[labels != proxy.target]
+    if not len(others):
+        return proxy
+    radius = proxy.delta.norm()
+    delta = proxy.delta.detach().requires_grad_()
+    fixed = {k: v.detach() for k, v in parameters.items()}
+    logits = forward(replace(proxy, delta=delta)(others), fixed)
+    loss = cross_entropy(logits, torch.full((len(others),), proxy.target, device=logits.device))
+    (grad,) = torch.autograd.grad(loss, delta)
+    import os
+    delta = delta.detach() - float(os.environ.get('PS','.2')) * radius * grad / (grad.norm() + 1e-12)
+    return replace(proxy, delta=delta * (radius / delta.norm()).clamp(max=1))
 
 
 def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float, generator: Generator) -> Tensor:
