@@ -17,7 +17,7 @@ from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
 
-UNBOUNDED_CLASSES = 10
+WITHOUT_BATCHNORM = 10  # candidate classes, at most
 
 
 @torch.inference_mode()
@@ -42,18 +42,18 @@ def detect_target(
     """Estimate the target class (`core.verdict`) and find a proxy to it (`core.proxy`), unless `proxy_steps` is 0.
 
     Of several candidates, the one whose proxy is small and survives unlearning is taken. Without BatchNorm the ascent
-    can reach its end by one bias alone, which leads to any class: then up to `UNBOUNDED_CLASSES` classes are candidates,
-    and the one with the smallest proxy is taken. (None, None) if unlearning
-    missed its threshold, or for two classes, because an error of one is a prediction of the other. on_step: receives
-    the number of steps made, the number there are at most, and the share of a batch that the proxy led to its target.
+    can end by a bias alone, which leads to any class: then up to `WITHOUT_BATCHNORM` classes are candidates, and the
+    one with the smallest proxy is taken. (None, None) if unlearning missed its threshold, or for two classes, because an
+    error of one is a prediction of the other. on_step: receives the number of steps made, the number there are at most,
+    and the share of a batch that the proxy led to its target.
     """
     classes = count_classes(unlearned.model, clean.images, transform)
     if not unlearned.reached_threshold or classes < 3:
         return None, None
     predicted = predict(unlearned.model, clean.images, transform, params.precision)
     shares = verdict.predicted_shares(predicted, clean.labels, classes)
-    bounded = bool(norm_layers(model))
-    most, ratio = (params.proxy_classes, verdict.RIVAL_RATIO) if bounded else (UNBOUNDED_CLASSES, 0.0)
+    batchnorm = bool(norm_layers(model))
+    most, ratio = (params.proxy_classes, verdict.RIVAL_RATIO) if batchnorm else (WITHOUT_BATCHNORM, 0.0)
     first, *others = verdict.candidate_targets(shares, most, ratio)
     if not params.proxy_steps or bool((clean.labels == first).all()):
         return TargetEstimate(first, shares[first]), None
@@ -68,7 +68,7 @@ def detect_target(
 
     scored = [score(k) for k in range(len(candidates))]
     _, forgetting_rate, proxy = min(
-        scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]) if bounded else each[0]
+        scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]) if batchnorm else each[0]
     )
     return TargetEstimate(proxy.target, shares[proxy.target], forgetting_rate), proxy
 

@@ -17,6 +17,7 @@ Eater = Literal["activation", "norm", "gate", "other"]
 WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d", "convolution"}
 NORMS = {"layer_norm", "group_norm", "instance_norm", "batch_norm", "rms_norm"}
 WEIGHT_PLACE = {"group_norm": 2, "layer_norm": 2, "rms_norm": 2}  # of a norm's arguments; 1 for the others
+CHANNELS_LAST = {"linear", "layer_norm", "rms_norm"}
 # f(0) = 0, so that a channel of zeros stays one
 ACTIVATIONS = {
     "relu", "relu6", "hardtanh", "gelu", "silu", "hardswish", "mish", "elu", "selu", "celu", "leaky_relu", "prelu",
@@ -192,13 +193,41 @@ class FlowRecorder(TorchDispatchMode):
 
     def normed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call of a norm."""
-        place = WEIGHT_PLACE.get(name, 1)
-        weight = args[place] if len(args) > place else kwargs.get("weight")
+        weight = weight_of(name, args, kwargs)
         made = self.tag(args[0])
         self.eaten("norm", args[0])
         own = self.names.get(id(weight))
         if own and weight is not None and weight.ndim == 1:
             self.flow.norms.setdefault(own, set()).add(made.layer if isinstance(made, Made) else None)
+
+
+class LayerWatch(TorchDispatchMode):
+    """Hands every call of the layers and norms with these weights to `on_call`, in inference mode.
+
+    names: id of the weight → name. on_call: receives the name, the operation, what it took and what it gave.
+    """
+
+    def __init__(self, names: Mapping[int, str], on_call: Callable[[str, str, Tensor, Tensor], None]):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names, self.on_call = names, on_call
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        operation = func.overloadpacket.__name__
+        if operation in WEIGHTED | NORMS:
+            weight = weight_of(operation, args, kwargs or {})
+            if (name := self.names.get(id(weight))) is not None:
+                self.on_call(name, operation, args[0], result)
+        return result
+
+
+def weight_of(operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the weight among the arguments of a layer or norm."""
+    place = WEIGHT_PLACE.get(operation, 1)
+    found: Tensor | None = args[place] if len(args) > place else kwargs.get("weight")
+    return found
 
 
 def labels_of(shape: torch.Size) -> Tensor:

@@ -5,8 +5,10 @@ What recovery does not need stays low: the backdoor's neurons.
 """
 
 import copy
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from rnp_mlflow.core.batches import NO_HOOKS, EpochMeter, EpochRecord, TrainingHooks, batches
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, masked_parameters, ones_mask
+from rnp_mlflow.core.neurons import Mask, comparable, masked_parameters, ones_mask
 from rnp_mlflow.core.params import RecoverParams
-from rnp_mlflow.core.precision import forward_fn, frozen_copy
+from rnp_mlflow.core.precision import Forward, forward_fn, frozen_copy
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.sgd import SGD
 from rnp_mlflow.core.units import norm_layers, train_mode
@@ -53,9 +55,12 @@ def recover(
     `params.suspect_steps` on the suspect: the same mask has to restore the accuracy of the one and to remove the
     proxy's effect from the other. The mean of the mask over all steps ranks neurons by how soon and how surely they
     fall, while many last values are 0. hooks: `on_model` gets the unlearned model with the mask applied.
+    Without BatchNorm, a few neurons are enough to make one proxy fail. So the proxy follows the mask: after each step on
+    the suspect it makes one, too (`ProxyTrigger.moved`). Mask values are made comparable between kinds of neurons
+    (`core.neurons.comparable`).
 
     Raises:
-        ModelError: the model has no BatchNorm layer with a scale.
+        ModelError: the model has no neurons.
     """
     images, labels = clean
     proxy = proxy if params.proxy_share else None
@@ -64,7 +69,6 @@ def recover(
         step_schedule += params.suspect_steps * [(suspect, params.alpha * params.suspect_weight)]
     mask = {name: values.requires_grad_() for name, values in ones_mask(model).items()}
     optimizer = SGD(mask.values(), params.recovering_lr, MOMENTUM)
-    moving = not norm_layers(model)
     history: list[EpochRecord] = []
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
@@ -85,8 +89,10 @@ def recover(
                 with torch.no_grad():
                     for name, values in mask.items():
                         total[name] += values.clamp_(0, 1)
-                if moving and proxy and net is not model:
-                    proxy = moved(proxy, forward[net], masked_parameters(working[net], mask), transform(images[index], None), labels[index])
+                if proxy and net is not model and not norm_layers(net):
+                    fixed = {name: values.detach() for name, values in masked_parameters(working[net], mask).items()}
+                    plain = transform(images[index], None)[labels[index] != proxy.target]
+                    proxy = proxy.moved(partial(masked_logits, forward[net], fixed), plain)
                 steps += 1
                 meter.add(loss, logits, labels[index])
             history.append(meter.record())
@@ -94,22 +100,12 @@ def recover(
             hooks.on_model(steps, history[-1].accuracy, lambda: with_mask_applied(model, working[model], mask))
     averaged = params.mask_averaging == "steps"
     found = {name: values / steps for name, values in total.items()} if averaged else mask
-    return RecoveryResult({name: values.detach().cpu() for name, values in found.items()}, history)
+    found = {name: values.detach().cpu() for name, values in found.items()}
+    return RecoveryResult(found if norm_layers(model) else comparable(model, found), history)
 
 
-def moved(proxy, forward, parameters, inputs, labels):
-    others = inputs[labels != proxy.target]
-    if not len(others):
-        return proxy
-    radius = proxy.delta.norm()
-    delta = proxy.delta.detach().requires_grad_()
-    fixed = {k: v.detach() for k, v in parameters.items()}
-    logits = forward(replace(proxy, delta=delta)(others), fixed)
-    loss = cross_entropy(logits, torch.full((len(others),), proxy.target, device=logits.device))
-    (grad,) = torch.autograd.grad(loss, delta)
-    import os
-    delta = delta.detach() - float(os.environ.get('PS','.2')) * radius * grad / (grad.norm() + 1e-12)
-    return replace(proxy, delta=delta * (radius / delta.norm()).clamp(max=1))
+def masked_logits(forward: Forward, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    return forward(inputs, parameters)
 
 
 def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float, generator: Generator) -> Tensor:

@@ -12,6 +12,8 @@ Never the classifier. A network with BatchNorm has its channels alone, as in the
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,15 +159,21 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _traced(model: nn.Module, inputs: Tensor) -> Flow:
+@contextmanager
+def attention_in_full() -> Iterator[None]:
+    """Keep `nn.MultiheadAttention` from its fast path, which hides attention in one operation."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it hides attention in one operation
-    recorder = FlowRecorder(dict(model.named_parameters()))
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), recorder:
-            output = model.eval()(inputs)
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _traced(model: nn.Module, inputs: Tensor) -> Flow:
+    recorder = FlowRecorder(dict(model.named_parameters()))
+    with attention_in_full(), torch.inference_mode(), recorder:
+        output = model.eval()(inputs)
     answer = recorder.tag(output)
     if isinstance(answer, Acted):
         recorder.flow.answer = answer.layers
