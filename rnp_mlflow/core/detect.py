@@ -43,9 +43,9 @@ def detect_target(
 
     Of several candidates, the one whose proxy is small and survives unlearning is taken. Without BatchNorm the ascent
     can end by a bias alone, which leads to any class: then up to `WITHOUT_BATCHNORM` classes are candidates, and the
-    one with the smallest proxy is taken. (None, None) if unlearning missed its threshold, or for two classes, because an
-    error of one is a prediction of the other. on_step: receives the number of steps made, the number there are at most,
-    and the share of a batch that the proxy led to its target.
+    one with the smallest proxy is taken. (None, None) if unlearning missed its threshold, or for two classes, because
+    an error of one is a prediction of the other. on_step: receives the number of steps made, the number there are at
+    most, and the share of a batch that the proxy led to its target.
     """
     classes = count_classes(unlearned.model, clean.images, transform)
     if not unlearned.reached_threshold or classes < 3:

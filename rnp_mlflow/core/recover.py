@@ -55,8 +55,8 @@ def recover(
     `params.suspect_steps` on the suspect: the same mask has to restore the accuracy of the one and to remove the
     proxy's effect from the other. The mean of the mask over all steps ranks neurons by how soon and how surely they
     fall, while many last values are 0. hooks: `on_model` gets the unlearned model with the mask applied.
-    Without BatchNorm, a few neurons are enough to make one proxy fail. So the proxy follows the mask: after each step on
-    the suspect it makes one, too (`ProxyTrigger.moved`). Mask values are made comparable between kinds of neurons
+    Without BatchNorm, a few neurons are enough to make one proxy fail. So the proxy follows the mask: after each step
+    on the suspect it makes one, too (`ProxyTrigger.moved`). Mask values are made comparable between kinds of neurons
     (`core.neurons.comparable`).
 
     Raises:
