@@ -91,7 +91,7 @@ class Attack(Data):
     model: str = Field(
         "resnet18_narrow",
         json_schema_extra=COMMON | MODEL,
-        description="an architecture of ours or any torchvision classifier",
+        description="an architecture of ours, any torchvision classifier, or timm/NAME",
     )
     width: UpTo4096 = Field(
         None,
@@ -150,7 +150,14 @@ class Import(Data):
     model: Text = Field(
         None,
         json_schema_extra=COMMON | MODEL,
-        description="its architecture, ours or torchvision's; auto takes what the source names or the weights fit",
+        description="its architecture: ours, torchvision's or timm/NAME; auto takes what the source names or the "
+        "weights fit",
+    )
+    model_factory: Text = Field(
+        None,
+        json_schema_extra=COMMON | MODEL,
+        description="package.module:function of your own that returns the model. It is EXECUTED, the one exception; "
+        "later calls on this model need RNP_MODEL_FACTORY=package.module:function in the environment",
     )
     data: NameOrPath = Field(
         None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models import cifar_nets, norm_free, resnet, timm_nets, torchvision_nets
+from rnp_mlflow.models import cifar_nets, norm_free, own_code, resnet, timm_nets, torchvision_nets
 
 SMALL = "small/"
 
@@ -80,7 +80,8 @@ def build(name: str, classes: int, channels: int, width: int | None = None) -> n
     """Build a freshly initialised model (from torch's global generator: seed it first).
 
     name: a name of `REGISTRY`, a torchvision classifier's (`densenet121`; `torchvision/resnet18` if `REGISTRY` has the
-    same name), or `timm/NAME`. Input (N, channels, H, W); output logits (N, classes).
+    same name), `timm/NAME`, or `code/MODULE:FUNCTION` (`own_code`). Input (N, channels, H, W); output logits
+    (N, classes).
 
     Raises:
         ModelError: unknown name, or `width` is given for a model with a fixed width.
@@ -93,6 +94,8 @@ def build(name: str, classes: int, channels: int, width: int | None = None) -> n
         raise ModelError(f"width={width}: {owner}{name} has no width; leave width=auto")
     if entry:
         return entry.build(classes, channels, width or entry.width or 0)
+    if name.startswith(own_code.PREFIX):
+        return own_code.by_name(name)
     if name.startswith(timm_nets.PREFIX):
         return timm_nets.by_name(name, classes, channels)
     return torchvision_nets.by_name(name, classes, channels, sorted(REGISTRY))
