@@ -73,7 +73,7 @@ def defend(
         result = defend(model, images, labels, mean=(0.5,) * 3, std=(0.25,) * 3, seed=1, acc_ratio=0.98)
         result.model(inputs)
 
-    model: any classifier with BatchNorm (torchvision's, timm's, your own), on any device. It returns logits alone,
+    model: any classifier (torchvision's, timm's, your own), on any device. It returns logits alone,
     first of a tuple, or as `logits` of a dict or object. For a float64, half or bfloat16 model the work is done on a
     float32 copy; the purified model has the given dtypes again. DataParallel is removed and put back; a compiled or
     DistributedDataParallel model comes back as the plain module.
@@ -92,7 +92,7 @@ def defend(
         ConfigError: a setting is unknown or out of range, uint8 images come without mean and std, floats come with
             them, or they are not for pixels scaled to [0, 1].
         DataError: images and labels do not match, or `test` does not match the images.
-        ModelError: the model has no BatchNorm layer with a scale, cannot be copied, does not take the images, or
+        ModelError: the model has no neurons (`core.units`), cannot be copied, does not take the images, or
             returns no logits; or unlearning diverged.
 
     Warns:

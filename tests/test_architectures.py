@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from rnp_mlflow.core.neurons import copy_sharing_weights, masked_parameters, ones_mask
 from rnp_mlflow.core.precision import functional_logits
@@ -28,7 +29,7 @@ ARCHITECTURES: dict[str, tuple[set[str], int]] = {
     "timm/vit_tiny_patch16_224@32": ({H, A}, 32), "timm/deit_tiny_patch16_224": ({H, A}, 48),
     "timm/convnext_atto": ({N, H}, 32), "timm/convnextv2_atto": ({N, H}, 32), "timm/mixer_s32_224": ({H}, 48),
     "timm/resnet26t": ({N}, 32), "timm/resnet50_gn": ({N}, 32), "timm/poolformer_s12": ({H}, 32),
-    "timm/xcit_nano_12_p16_224": ({N, H, A}, 32), "timm/swin_tiny_patch4_window7_224": ({N, H, A}, 48),
+    "timm/xcit_nano_12_p16_224": ({N}, 32), "timm/swin_tiny_patch4_window7_224": ({N, H, A}, 48),
 }  # fmt: skip
 
 
@@ -37,7 +38,10 @@ ARCHITECTURES: dict[str, tuple[set[str], int]] = {
 def test_an_architecture_goes_the_whole_way(name: str, tmp_path: Path) -> None:
     kinds, side = ARCHITECTURES[name]
     torch.manual_seed(0)
-    save_file(build(name, 4, 3).state_dict(), tmp_path / "w.safetensors")
+    fresh = build(name, 4, 3)
+    classifier = [value for value in fresh.parameters() if value.ndim > 1 and len(value) == 4][-1]
+    nn.init.normal_(classifier)  # some begin with zeros
+    save_file(fresh.state_dict(), tmp_path / "w.safetensors")
     weights = read_checkpoint(tmp_path / "w.safetensors").weights
     [found] = candidates(name, weights, exact=True)
     model, spec = found.build(tuple("abcd"), (3, side, side), (0.5,) * 3, (0.25,) * 3)
@@ -48,13 +52,13 @@ def test_an_architecture_goes_the_whole_way(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         plain = functional_logits(model, images, {})
         assert torch.equal(functional_logits(model, images, masked_parameters(model, mask)), plain)
-        mask = {key: torch.rand(values.shape).round() for key, values in mask.items()}
+        mask = {key: (torch.rand(values.shape) > 0.05).float() for key, values in mask.items()}
         wanted = functional_logits(model, images, masked_parameters(model, mask))
         pruned = copy_sharing_weights(model)
         zeros = sum(int((values == 0).sum()) for values in mask.values())
         prune_(pruned, originals(pruned), keep_mask(mask, zeros))
         torch.testing.assert_close(functional_logits(pruned, images, {}), wanted)
-        assert not torch.equal(wanted, plain)
+        assert not torch.equal(wanted, plain) or name == "googlenet"  # untrained, it answers all images alike
 
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, side, side)).astype(np.uint8))
     served = PixelInputModel(pruned, spec).eval()

@@ -58,7 +58,7 @@ def activations(model: nn.Module, units: dict[str, UnitLayer], inputs: Tensor) -
     found: list[tuple[str, Tensor]] = []
 
     def keep(name: str, operation: str, taken: Tensor, given: Tensor) -> None:
-        values = given if units[name].parts[0].spread is None else taken
+        values = given if units[name].parts[0].owner is None else taken
         found.append((name, values.movedim(-1 if operation in CHANNELS_LAST else 1, 0)))
 
     with attention_in_full(), LayerWatch(names, keep):
@@ -69,8 +69,8 @@ def activations(model: nn.Module, units: dict[str, UnitLayer], inputs: Tensor) -
 def per_neuron(values: Tensor, layer: UnitLayer) -> Tensor:
     """Return the mean of values (channels, …) for each neuron, float64 on the CPU."""
     means = values.flatten(1).double().mean(1).cpu()
-    spread = layer.parts[0].spread
-    if spread is None:
+    owner = layer.parts[0].owner
+    if owner is None:
         return means
-    heads = torch.tensor(spread)
+    heads = torch.tensor(owner)
     return torch.stack([means[heads == k].mean() for k in range(layer.count)])

@@ -30,15 +30,15 @@ REMEMBERED = "_rnp_units"  # attribute of a model without BatchNorm; copies of t
 
 @dataclass(frozen=True)
 class Scaled:
-    """A parameter that a mask scales along `dim`. spread: the neuron of each place; None: one each, in order."""
+    """A parameter that a mask scales along `dim`. owner: the neuron of each place; None: one each, in order."""
 
     parameter: str
     dim: int = 0
-    spread: tuple[int, ...] | None = None
+    owner: tuple[int, ...] | None = None
 
     def factor(self, values: Tensor, dims: int) -> Tensor:
         """Return what the parameter, of so many dimensions, is multiplied by. values: (neurons,)."""
-        factor = values if self.spread is None else values[torch.tensor(self.spread, device=values.device)]
+        factor = values if self.owner is None else values[torch.tensor(self.owner, device=values.device)]
         return factor.view([-1 if k == self.dim else 1 for k in range(dims)])
 
 
@@ -118,9 +118,9 @@ def _units(flow: Flow, parameters: dict[str, nn.Parameter]) -> list[tuple[str, U
     """Return (weight's name, neurons) of each layer that has any; of one name the last counts."""
     found = []
     for name, columns in flow.heads.items():
-        spread = next(iter(columns))
-        if len(columns) == 1 and spread and len(spread) == parameters[name].shape[1]:
-            found.append((name, UnitLayer("head", max(spread) + 1, (Scaled(name, 1, spread),))))
+        owner = next(iter(columns))
+        if len(columns) == 1 and owner and len(owner) == parameters[name].shape[1]:
+            found.append((name, UnitLayer("head", max(owner) + 1, (Scaled(name, 1, owner),))))
     for name, layer in flow.layers.items():
         if is_hidden(layer, flow):
             parts = [Scaled(name), *(Scaled(bias) for bias in sorted(filter(None, layer.biases)))]
