@@ -36,7 +36,7 @@ def test_a_network_without_batchnorm_is_pruned_by_command(
     }
     count = json.loads((places["prune"] / "summary.json").read_text())["points"]["fixed"]["pruned"]
     zeros = [
-        purified.get_parameter(part.parameter).movedim(part.dim, 0).flatten(1).abs().sum(1) == 0
+        purified.get_parameter(part.parameter).movedim(part.dim, 0).reshape(layer.count, -1).abs().sum(1) == 0
         for layer in units_of(purified).values()
         for part in layer.parts[:1]
         if layer.kind != "head"
