@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks.rows import ARCHITECTURES, CLEAN, COMMON, FULL, LONGER, UNSEEN, rows
+from benchmarks.rows import CLEAN, UNSEEN, asked, epochs, rows
 from rnp_mlflow.artifacts.renamed import detection_entries
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.config import Prune
@@ -173,10 +173,10 @@ def bounds(values: Iterable[float]) -> str:
 def write(full: bool = False) -> None:
     """Write RESULTS.md, or RESULTS-full.md."""
     found = read(full)
-    size = f"training settings: {words(FULL)}" if full else (
-        f"{COMMON['train_size']:,} training and {COMMON['test_size']:,} test images, width {COMMON['width']}, epochs: "
-        f"{words(ARCHITECTURES)} ({LONGER} times as many for the attacks that are slow to plant)"
-    )  # fmt: skip
+    settings = asked(full).settings
+    sizes = {"train_size": "training images", "test_size": "test images"}
+    parts = [f"{settings[name]:,} {what}" if name in settings else f"all {what}" for name, what in sizes.items()]
+    size = f"{' and '.join(parts)}, width {settings.get('width', 'full')}, epochs: {words(epochs(full))}"
     text = [
         "# The matrix", "",
         f"{len(found)} of {len(list(rows(full)))} models. CIFAR-10, {size}; {CLEAN} clean images, of which 100 are "

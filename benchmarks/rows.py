@@ -1,42 +1,32 @@
-"""The rows of the matrix: which suspect models are made."""
+"""The rows of the matrix: which suspect models `matrix.toml` and `matrix_full.toml` name."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rnp_mlflow.attacks import NAMES
-from rnp_mlflow.attacks.registry import NONE
+from rnp_mlflow.config import Attack
+from rnp_mlflow.grid import spec
+from rnp_mlflow.grid.spec import Spec, Values
 
-ARCHITECTURES = {"preactresnet18": 12, "vgg19_bn": 20}  # epochs in which most are planted, on 10,000 images
-SLOW = {  # (attack, poison rate) that take LONGER times as many
-    ("badnets", 0.1), ("blended", 0.01), ("sig", 0.01), ("adaptive_blend", 0.1), ("wanet", 0.1), ("bpp", 0.1),
-}  # fmt: skip
-LONGER = 1.8
-LAST = ("wanet", "bpp")  # after the rest: the slowest to plant
-SEEDS = (0, 1, 2)
-UNSEEN = 3  # a seed that settled nothing, at 10 %, after the rest
-COMMON: dict[str, Any] = {
-    "dataset": "cifar10",
-    "train_size": 10000,
-    "test_size": 1000,
-    "width": 16,
-    "precision": "bf16",
-}
-FULL = {"dataset": "cifar10", "precision": "bf16", "training_epochs": 100}  # all images, full width: for a GPU
+HERE = Path(__file__).parent
+SPECS = {False: HERE / "matrix.toml", True: HERE / "matrix_full.toml"}
+UNSEEN = 3  # a seed that settled nothing
+LAST = ("wanet", "bpp")  # the slowest to plant
 CLEAN = 500  # images that the defender has
-RARE = ("blended", "sig", "trojannn")  # at 1 % too
+RATE = 0.1  # the usual share of poisoned images
 
 
 @dataclass(frozen=True)
 class Row:
-    """One suspect model. rate: share of poisoned training images, 0 for a clean model."""
+    """One suspect model. rate: share of poisoned training images, 0 for a clean model. values: of its cells."""
 
     attack: str
     rate: float
     architecture: str
     seed: int
     full: bool = False
+    values: Values = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -45,22 +35,38 @@ class Row:
     @property
     def ratio(self) -> float:
         """Return the share of the training images that the defender has."""
-        return CLEAN / (50000 if self.full else COMMON["train_size"])
+        return float(self.values["ratio"])
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """Return the parameters of its `attack` run."""
-        own = {"attack": self.attack, "model": self.architecture, "seed": self.seed}
-        own |= {"poison_rate": self.rate} if self.rate else {}
-        if self.full:
-            return FULL | own
-        epochs = round(ARCHITECTURES[self.architecture] * (LONGER if (self.attack, self.rate) in SLOW else 1))
-        return COMMON | own | {"training_epochs": epochs}
+        return {name: value for name, value in self.values.items() if name in Attack.model_fields}
+
+    def record(self) -> dict[str, Any]:
+        """Return what its file says of it."""
+        return {name: value for name, value in vars(self).items() if name != "values"}
+
+
+def row(values: Values, full: bool = False) -> Row:
+    """Return the row of a cell."""
+    values = values | asked(full).steps.get("attack", {})
+    attack, rate = values["attack"], float(values.get("poison_rate", 0.0))
+    return Row(attack, rate, values["model"], values["seed"], full, values)
+
+
+def asked(full: bool = False) -> Spec:
+    """Read the spec."""
+    return spec.read(SPECS[full])
 
 
 def rows(full: bool = False) -> Iterator[Row]:
-    """Yield all rows, 10 % first and seed by seed, so that a matrix cut short is a smaller one."""
-    first = [(NONE, 0.0), *((name, 0.1) for name in NAMES if name not in LAST)]
-    rare, last = [(name, 0.01) for name in RARE], [(name, 0.1) for name in LAST]
-    for kinds, seeds in ((first, SEEDS), (rare, SEEDS), (last, SEEDS), (first, (UNSEEN,))):
-        for seed, (attack, rate), architecture in product(seeds, kinds, ARCHITECTURES):
-            yield Row(attack, rate, architecture, seed, full)
+    """Yield all rows: the usual rate first, seed by seed; then 1 %, the slowest attacks, and the unseen seed."""
+    found = list(dict.fromkeys(row(values, full) for values in spec.cells(asked(full))))
+    yield from sorted(found, key=lambda one: (one.seed == UNSEEN, one.attack in LAST, 0 < one.rate < RATE))
+
+
+def epochs(full: bool = False) -> dict[str, str]:
+    """Return architecture → in how many epochs its models are trained."""
+    found: dict[str, set[int]] = {}
+    for one in rows(full):
+        found.setdefault(one.architecture, set()).add(one.settings()["training_epochs"])
+    return {name: " or ".join(map(str, sorted(numbers))) for name, numbers in found.items()}

@@ -1,7 +1,6 @@
 """The defences of the matrix, each on the same suspect model and the same clean images."""
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +18,12 @@ from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
-from rnp_mlflow.steps import chain, runtime, stored, subject
 from rnp_mlflow.steps import clean as clean_images
+from rnp_mlflow.steps import runtime, stored, subject
 from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
 
-# What BackdoorBench's rnp.py does, as far as parameters reach it, and the sweep's points alone. 100 images are held out
-# as for ours: 400 train.
-REFERENCE = {"preset": "reference", "select_by": "clean_acc", "holdout_crops": 5}
+BY_MASK = {"pruning_by": "number", "pruning_stride": 1}
 FINETUNING = TrainParams(20, lr=0.01, batch_size=64)
 
 Figures = dict[str, Any]
@@ -41,53 +38,39 @@ def figures(run_id: str) -> Figures:
     return known | {"conclusion": summary["verdict"]} | found
 
 
-def prune(settings: Figures) -> str:
-    """Make a prune run; return its ID."""
-    return chain.run_step("prune", make_plan("prune", settings))
+def ours(run_id: str) -> Figures:
+    """Return the figures of a run with the defaults, and the unlearned model's verdict."""
+    unlearn_id = lineage.tag(lineage.get(run_id), "unlearn_run_id") or ""
+    estimate = stored.load_estimate(unlearn_id)
+    return figures(run_id) | {"unlearn_run": unlearn_id, "verdict": asdict(estimate) if estimate else {}}
 
 
-def ours(base: Figures, earlier: Figures) -> Figures:
-    """Run the defaults, chosen without the trigger; add the unlearned model's verdict."""
-    run_id = prune(base)
-    unlearned = lineage.get(lineage.tag(lineage.get(run_id), "unlearn_run_id") or "")
-    estimate = stored.load_estimate(unlearned.info.run_id)
-    verdict = asdict(estimate) if estimate else {}
-    return figures(run_id) | {"unlearn_run": unlearned.info.run_id, "verdict": verdict}
+def upstream(run_id: str, step: str, folder: str) -> nn.Module:
+    """Load the model of a run that a prune run started from."""
+    found = lineage.tag(lineage.get(run_id), f"{step}_run_id") or ""
+    return store.load(lineage.fetch(found, folder))[0]
 
 
-def reference(base: Figures, earlier: Figures) -> Figures:
-    """Run the reference's own steps on our code; its points are those of the sweep only."""
-    return figures(prune(base | REFERENCE))
-
-
-def by_mask(mask: Mask, base: Figures, **settings: Any) -> Figures:
-    """Prune along this mask, by number."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "mask.csv")
-        masks.write_csv(file, mask)
-        return figures(prune(base | {"mask_file": str(file), "pruning_by": "number", "pruning_stride": 1} | settings))
-
-
-def nwc(base: Figures, earlier: Figures) -> Figures:
+def nwc(run_id: str, seed: int, file: Path) -> Figures:
     """Rank neurons by how much unlearning moved their weights (TSBD, NeurIPS 2024); choose by accuracy."""
-    before, _ = store.load(lineage.fetch(base["model_run_id"], "model"))
-    after, _ = store.load(lineage.fetch(earlier["ours"]["unlearn_run"], "unlearned_model"))
-    return by_mask(weight_change(before, after), base, pruning_max=0.4, pruning_step=0.02)
+    before, after = upstream(run_id, "model", "model"), upstream(run_id, "unlearn", "unlearned_model")
+    masks.write_csv(file, weight_change(before, after))
+    return BY_MASK | {"mask_file": str(file.absolute()), "pruning_max": 0.4, "pruning_step": 0.02}
 
 
-def random(base: Figures, earlier: Figures) -> Figures:
-    """Prune as many neurons as ours at random: a control. `fixed` is the point."""
-    count = earlier["ours"]["chosen"]["pruned"]
+def random(run_id: str, seed: int, file: Path) -> Figures:
+    """Prune as many neurons as ours at random: a control. `fixed` is the point. Nothing, if ours pruned none."""
+    count = figures(run_id)["chosen"]["pruned"]
     if not count:
         return {}
-    model, _ = store.load(lineage.fetch(base["model_run_id"], "model"))
-    draws = generator(base["seed"], "random")
-    mask = {name: torch.rand(len(values), generator=draws) for name, values in ones_mask(model).items()}
+    draws = generator(seed, "random")
+    neurons = ones_mask(upstream(run_id, "model", "model"))
+    masks.write_csv(file, {name: torch.rand(len(values), generator=draws) for name, values in neurons.items()})
     points = {"pruning_max": count, "pruning_step": count, "pruning_number": count, "select_by": "number"}
-    return by_mask(mask, base, **points)
+    return BY_MASK | {"mask_file": str(file.absolute())} | points
 
 
-def finetuning(base: Figures, earlier: Figures) -> Figures:
+def finetuning(base: Figures) -> Figures:
     """Fine-tune all weights on all the clean images."""
     plan = make_plan("prune", base)
     settings: Unlearn = plan["unlearn"]
@@ -125,8 +108,6 @@ def weight_change(before: nn.Module, after: nn.Module) -> Mask:
     return {name: 1 - values / (most or 1.0) for name, values in changes.items()}
 
 
-# (parameters that all share: model_run_id, seed, ratio, threads; variants made before)
-Variant = Callable[[Figures, Figures], Figures]
-VARIANTS: dict[str, Variant] = {
-    "ours": ours, "reference": reference, "nwc": nwc, "random": random, "finetuning": finetuning,
-}  # fmt: skip
+# (prune run of ours, seed, file for the mask) → parameters of a prune run by that mask, if there is one
+MASKED: dict[str, Callable[[str, int, Path], Figures]] = {"nwc": nwc, "random": random}
+VARIANTS = ("ours", "reference", *MASKED, "finetuning")

@@ -21,7 +21,14 @@ from rnp_mlflow import errors
 if TYPE_CHECKING:
     from rnp_mlflow.core.curve import CurvePoint
     from rnp_mlflow.core.evaluate import EvalSet, Scores
-    from rnp_mlflow.core.params import DefenseSettings, DetectParams, RecoverParams, SweepParams, UnlearnParams
+    from rnp_mlflow.core.params import (
+        DefenseSettings,
+        DetectParams,
+        RecoverParams,
+        RepairParams,
+        SweepParams,
+        UnlearnParams,
+    )
     from rnp_mlflow.core.proxy import ProxyTrigger
     from rnp_mlflow.core.unlearn import UnlearningResult
     from rnp_mlflow.core.verdict import TargetEstimate
@@ -36,6 +43,7 @@ __all__ = [
     "EvalSet",
     "ProxyTrigger",
     "RecoverParams",
+    "RepairParams",
     "Scores",
     "SweepParams",
     "TargetEstimate",
@@ -55,6 +63,7 @@ _MODULES = {
     "ProxyTrigger": "core.proxy",
     "RecoverParams": "core.params",
     "Scores": "core.evaluate",
+    "RepairParams": "core.params",
     "SweepParams": "core.params",
     "TargetEstimate": "core.verdict",
     "UnlearnParams": "core.params",

@@ -1,5 +1,6 @@
 """The command line: `python -m rnp_mlflow STEP --name value …`. It only maps options to parameters."""
 
+import errno
 import sys
 from typing import Any
 
@@ -19,8 +20,10 @@ ENTRIES = {
     "recover": "Learn the mask that restores clean accuracy.",
     "prune": "Prune by the mask, store the purified model. Draw the curve and select the operating point.",
     "main": "Run all four steps again as children of one run.",
+    "grid": "Make every combination of settings, each step once. Give lists (--seed 0,1,2) or a TOML file.",
     "report": "Compare finished prune runs in one table and one picture.",
     "rerun": "Repeat a finished run and compare. It uses the logged settings, and compares bit by bit.",
+    "upload": "Store the files of a finished step that the tracking store did not take.",
 }
 # What is printed. These are no parameters: they are not logged, and MLproject does not declare them.
 FLAGS = {
@@ -28,8 +31,14 @@ FLAGS = {
     "verbose": (["-v", "--verbose"], "Print also where the verdict comes from, and what was measured on which images."),
     "as_json": (["--json", "as_json"], "Print the result as one JSON object on standard output."),
 }
+# errors of files that the user named, or whose folder or disk this process may not use
+UNUSABLE = {
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS,
+    errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
 PROGRAM = "python -m rnp_mlflow"
-SETTINGS = {"help_option_names": ["-h", "--help"]}
+# `--dry-run` is `--dry_run`
+SETTINGS = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("-", "_")}
 
 
 def run(entry: str, values: dict[str, Any], **shown: bool) -> int:
@@ -46,12 +55,14 @@ class Parameter(click.Option):
         self.words = choices(field)
         self.heading, self.role = heading(field), extra(field).get("role")
         default = "required" if field.is_required() else f"default: {text(field.default)}"
+        alone: dict[str, Any] = {"is_flag": False, "flag_value": "yes"} if self.words == ("yes", "no") else {}
         super().__init__(
             [f"--{name}"],
             metavar="|".join(self.words) or "TEXT",
             help=f"{field.description}  [{default}]",
             required=field.is_required(),
             hidden=not is_common(field),
+            **alone,
         )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -142,7 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as ended:  # click's own end: after shell completion, or if nobody reads the help
         return ended.code if isinstance(ended.code, int) else 0
     except OSError as error:
-        return fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+        place = f": {error.filename}" if error.filename else ""
+        return fail(f"{error.strerror or error}{place}", 2 if error.errno in UNUSABLE else 1)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return fail(f"{type(error).__name__}: {reason} (a defect of this program; see the run's error.txt)", 1)

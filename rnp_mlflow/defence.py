@@ -19,6 +19,7 @@ from rnp_mlflow.core.params import (
     DetectParams,
     Precision,
     RecoverParams,
+    RepairParams,
     SweepParams,
     UnlearnParams,
 )
@@ -32,7 +33,7 @@ from rnp_mlflow.core.verdict import Confidence, TargetEstimate
 from rnp_mlflow.core.wrapped import as_given
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.pipeline import CurveImages, draw_curve, holdout_split, recover_mask, unlearn_model
+from rnp_mlflow.pipeline import CurveImages, draw_curve, holdout_split, recover_mask, repair_pruned, unlearn_model
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class DefenseResult:
 
     model: the purified model, in eval mode, of the type and dtypes of the model given. mask: layer → (channels,), by
     module path without a wrapper's prefix, low for neurons of a backdoor. curve: the unpruned model first. chosen: the
-    point it was pruned at. estimate: the suspected target class, None if unlearning missed `clean_threshold` or there
+    point it was pruned at. repaired: the same figures of `model` after the repair; None if it was not repaired, or the
+    repair did not help. estimate: the suspected target class, None if unlearning missed `clean_threshold` or there
     are two classes. benign_score: low if backdoored; None without a proxy. confidence: "clear" or "borderline" if a
     backdoor is suspected, else "no sign"; None without a proxy.
     """
@@ -50,6 +52,7 @@ class DefenseResult:
     mask: Mask = field(repr=False)
     curve: list[CurvePoint] = field(repr=False)
     chosen: CurvePoint
+    repaired: CurvePoint | None
     unlearned: UnlearningResult = field(repr=False)
     estimate: TargetEstimate | None
     proxy: ProxyTrigger | None = field(repr=False)
@@ -124,11 +127,11 @@ def defend(
     sources = CurveImages(train, holdout, test or EvalSet(*holdout))
     curve = draw_curve(model, mask, sources, transform, params.sweep, detected=detected)
     chosen = curve.on_full_test_set(select_point(curve, params.sweep))
-    purified = pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval()
+    pruned = pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval()
+    purified, repaired = repair_pruned(pruned, model, train, transform, params.repair, curve=curve, point=chosen)
     forget_units(purified)
-    purified = as_given(purified, given)
     return DefenseResult(
-        purified, mask, curve.points, chosen, unlearned, estimate, proxy, curve.benign_score,
+        as_given(purified, given), mask, curve.points, chosen, repaired, unlearned, estimate, proxy, curve.benign_score,
         confidence_of(curve, params.sweep),
     )  # fmt: skip
 
@@ -141,6 +144,7 @@ class _Params:
     detect: DetectParams
     recover: RecoverParams
     sweep: SweepParams
+    repair: RepairParams
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "_Params":
@@ -150,12 +154,13 @@ class _Params:
             hint = rename_hint(unknown[0]) or f"defend takes no setting {unknown[0]}"
             raise ConfigError(f"{hint}; it takes {', '.join(sorted(known))}")
         values = PRESETS.get(settings.get("preset", "default"), {}) | dict(settings)
-        unlearn = parse(Unlearn, values)
+        unlearn, prune = parse(Unlearn, values), parse(Prune, values)
         return cls(
             params_of(UnlearnParams, unlearn),
             params_of(DetectParams, unlearn),
             params_of(RecoverParams, parse(Recover, values)),
-            params_of(SweepParams, parse(Prune, values)),
+            params_of(SweepParams, prune),
+            params_of(RepairParams, prune),
         )
 
     def with_precision(self, precision: Precision) -> "_Params":
@@ -165,4 +170,5 @@ class _Params:
             replace(self.detect, precision=precision),
             replace(self.recover, precision=precision),
             replace(self.sweep, precision=precision),
+            replace(self.repair, precision=precision),
         )

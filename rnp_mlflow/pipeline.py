@@ -9,17 +9,18 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks
+from rnp_mlflow.core.batches import NO_HOOKS, StepCallback, TrainingHooks, ignore_step
 from rnp_mlflow.core.bn_stats import bn_shift_fn, reestimate_
 from rnp_mlflow.core.curve import CurvePoint, Evaluator
 from rnp_mlflow.core.evaluate import EvalSet, evenly_spaced
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask
-from rnp_mlflow.core.params import RecoverParams, SweepParams, UnlearnParams
+from rnp_mlflow.core.params import RecoverParams, RepairParams, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.recover import RecoveryResult, recover
+from rnp_mlflow.core.repair import is_kept, repair
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.trace import trace_curve
 from rnp_mlflow.core.units import norm_layers
@@ -94,6 +95,29 @@ def draw_curve(
     holdout = holdout_views(images.holdout, transform, params)
     evaluator = Evaluator(images.eval_set, holdout, transform, proxy, params.precision)
     return trace_curve(model, mask, evaluator, params, calibrate=calibrate, estimate=estimate, on_point=on_point)
+
+
+def repair_pruned(
+    pruned: nn.Module,
+    suspect: nn.Module,
+    clean: LabeledImages,
+    transform: Preprocess,
+    params: RepairParams,
+    *,
+    curve: PruningCurve,
+    point: CurvePoint,
+    on_step: StepCallback = ignore_step,
+) -> tuple[nn.Module, CurvePoint | None]:
+    """Repair what `point` prunes (`core.repair`); return the model, and its figures on all test images.
+
+    The model is `pruned` itself, and the point None, if nothing was pruned, no repair is wanted, or it did not help.
+    """
+    if not (params.repair_steps and point.num_pruned):
+        return pruned, None
+    with seeded(params.seed, "repair") as numbers:
+        repaired = repair(pruned, suspect, clean, transform, numbers, params=params, on_step=on_step)
+    found = curve.measure(point, repaired)
+    return (repaired, found) if is_kept(point, found, curve.points[0]) else (pruned, None)
 
 
 def bn_calibration(

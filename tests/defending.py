@@ -15,7 +15,7 @@ class Normalisation(TypedDict):
 
 NORMALISATION: Normalisation = {"mean": files.MEAN, "std": files.STD}
 QUICK: DefenseSettings = {"unlearning_epochs": 1, "recovering_epochs": 1, "pruning_step": 0.3, "holdout": 0.25,
-                          "proxy_steps": 2, "holdout_crops": 1}  # fmt: skip
+                          "proxy_steps": 2, "holdout_crops": 1, "repair_steps": 2}  # fmt: skip
 
 
 def pixels() -> tuple[Tensor, Tensor]:

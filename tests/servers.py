@@ -1,6 +1,7 @@
 """mlflow's servers on loopback, in the environment of the tests."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,24 +12,48 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class Server:
+    """`mlflow WORDS` in the folder `home`, at an address of its own, which it keeps when it is started again."""
+
+    def __init__(self, *words: str, ready: str, home: Path, **env: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.command = [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port)]
+        self.url, self.ready, self.home, self.env = f"http://127.0.0.1:{port}", ready, home, os.environ | env
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.home / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.home, env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(f"{self.url}{self.ready}", self.process, self.home / "log")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to its own processes."""
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self.process is not None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            self.process.wait(30)
+            self.process = None
+
+
 @contextmanager
 def serve(*words: str, ready: str, home: Path, **env: str) -> Iterator[str]:
     """Run `mlflow WORDS` in the folder `home` until the context ends; the URL, once it answers at `ready`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=home, env=os.environ | env, stdout=log, stderr=log, start_new_session=True
-        )
+    server = Server(*words, ready=ready, home=home, **env)
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}{ready}", process, home / "log")
-        yield url
+        server.start()
+        yield server.url
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+        server.stop()
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

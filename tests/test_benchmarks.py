@@ -16,6 +16,7 @@ from benchmarks import matrix, report, rows, speed, variants
 from rnp_mlflow.attacks.registry import NONE
 from rnp_mlflow.attacks.train import TrainParams
 from rnp_mlflow.core.neurons import flatten
+from rnp_mlflow.grid import spec
 from rnp_mlflow.steps import runtime
 from rnp_mlflow.steps.plan import make_plan
 
@@ -27,10 +28,20 @@ def test_every_row_is_a_plan_and_has_its_own_name() -> None:
     assert len({row.name for row in found}) == len(found)
     assert len({row.attack for row in found if row.rate == 0.1}) >= 7
     assert len({row.attack for row in found if row.rate == 0.01}) >= 3
-    assert {row.architecture for row in found if row.attack == NONE} == set(rows.ARCHITECTURES)
+    assert {row.architecture for row in found if row.attack == NONE} == {"preactresnet18", "vgg19_bn"}
     for row in found:
         assert make_plan("attack", row.settings())["attack"].attack == row.attack
-    make_plan("prune", variants.REFERENCE)
+        assert row.settings()["precision"] == "bf16"
+    slow = {(row.attack, row.rate) for row in rows.rows() if row.settings()["training_epochs"] in (22, 36)}
+    assert slow == {("badnets", 0.1), ("blended", 0.01), ("sig", 0.01), ("adaptive_blend", 0.1), ("wanet", 0.1),
+                    ("bpp", 0.1)}  # fmt: skip
+    assert (len(found), len({row.ratio for row in found})) == (2 * 94, 2)
+    for full in (False, True):
+        cells = spec.cells(rows.asked(full))
+        assert len(cells) == 2 * 94
+        (reference,) = {cell.get("select_by") for cell in cells if cell["preset"] == "reference"}
+        assert reference == "clean_acc"
+        assert all("precision" not in cell for cell in cells), "the defences decide it themselves"
 
 
 def test_weight_change_ranks_the_neuron_that_moved_most_lowest(small_net: nn.Sequential) -> None:
@@ -123,26 +134,56 @@ def test_backdoorbenchs_work_is_its_images_at_the_rates_of_the_phases() -> None:
     assert speed.reference_work(phases, "images/s") == pytest.approx(1500 / 10 + 10_000 / 20 + 43_700 / 30)
 
 
+SMALL = """
+[settings]
+dataset = "digits"
+train_size = 600
+test_size = 100
+width = 4
+ratio = 0.2
+device = "cpu"
+unlearning_epochs = 2
+recovering_epochs = 2
+proxy_steps = 3
+[steps.attack]
+precision = "fp32"
+[axes]
+seed = [0]
+suspect = [
+    {attack = "badnets", poison_rate = 0.1, model = "resnet18_narrow", training_epochs = 5},
+    {attack = "sig", poison_rate = 0.1, model = "resnet18_narrow", training_epochs = 1},
+]
+defence = [{preset = "default"}, {preset = "reference", select_by = "clean_acc", holdout_crops = 5}]
+"""
+
+
 def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row on digits, small, with every variant; then again, when all is there."""
     enter(tmp_path, monkeypatch)
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what set_experiment leaves behind
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
-    small = {"dataset": "digits", "train_size": 600, "test_size": 100, "width": 4, "precision": "fp32"}
-    monkeypatch.setattr(rows, "COMMON", small)
-    monkeypatch.setattr(rows, "ARCHITECTURES", {"resnet18_narrow": 1})
-    monkeypatch.setattr(rows, "CLEAN", 120)
+    (tmp_path / "small.toml").write_text(SMALL)
+    monkeypatch.setattr(rows, "SPECS", {False: tmp_path / "small.toml"})
     monkeypatch.setattr(variants, "FINETUNING", TrainParams(1, lr=0.01, batch_size=64))
     monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results")
     made: list[str] = []
     monkeypatch.setattr(runtime, "log", made.append)
-    asked = ["--data_dir", "none", "--only", "badnets-0.1-resnet18_narrow-0"]
+    asked = ["--data_dir", "none", "--only", "badnets", "--workers", "1"]
+    files: list[dict[str, Any]] = []
+    counts: list[int] = []
     for _ in range(2):
         done = CliRunner().invoke(matrix.main, asked, catch_exceptions=False)
         assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "results/badnets-0.1-resnet18_narrow-0.json").read_text())
-    assert set(found["variants"]) == set(variants.VARIANTS)
-    assert {"target_share", "target"} <= found["variants"]["ours"]["verdict"].keys()
-    assert {"benign_score", "backdoor_suspected"} <= found["variants"]["ours"]["conclusion"].keys()
-    headlines = [line for line in made if line.startswith("==")]
-    assert headlines == [f"== badnets-0.1-resnet18_narrow-0: {name}" for name in ("attack", *variants.VARIANTS)]
+        (file,) = (tmp_path / "results").iterdir()
+        assert file.name == "badnets-0.1-resnet18_narrow-0.json"
+        files.append(json.loads(file.read_text()))
+        found = mlflow.search_runs(experiment_names=["matrix"], output_format="list")
+        counts.append(sum(run.data.tags["rnp.entry"] != "grid" for run in found))
+    variants_of = files[0]["variants"]
+    assert set(variants_of) == set(variants.VARIANTS)
+    assert {"target_share", "target"} <= variants_of["ours"]["verdict"].keys()
+    assert {"benign_score", "backdoor_suspected"} <= variants_of["ours"]["conclusion"].keys()
+    assert files[0] == files[1]
+    masks = 1 + bool(variants_of["random"])  # of as many neurons as ours, if that pruned any
+    assert counts[0] == counts[1] == 1 + 2 * 3 + masks, "a model, three steps of two defences, and the masks"
+    assert [line for line in made if line.startswith("==")] == ["== badnets-0.1-resnet18_narrow-0: finetuning"]

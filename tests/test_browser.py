@@ -70,7 +70,7 @@ def site(finished_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_the_table_opens_with_names_and_the_figures_that_matter(site: Site) -> None:
     site.page.goto(views.table_url(site.url, "0"))
     expect(site.page.get_by_text(NAME)).to_have_count(2, timeout=WAIT)  # the steps that they made are folded up
-    for column in ("acc_before", "acc", "asr_before", "asr", "der", "seed", "rnp.suspect", "rnp.model"):
+    for column in ("acc_before", "acc", "asr_before", "asr", "der", "seed", "rnp.suspect", "rnp.verdict"):
         expect(site.page.get_by_role("columnheader", name=column, exact=True).first).to_be_visible(timeout=WAIT)
     site.page.screenshot(path=site.shots / "table.png")
     assert site.errors == []
@@ -103,7 +103,7 @@ def test_the_report_opens_in_the_ui_with_the_chosen_point_marked(site: Site) -> 
     page = site.page.frame_locator("iframe")
     expect(page.get_by_role("heading", name="Operating points")).to_be_visible(timeout=WAIT)
     expect(page.locator("tr.used")).to_have_count(1)
-    expect(page.locator("tr.used td").nth(2)).to_have_text(f"{run.data.metrics['pruned']:.0f}")
+    expect(page.locator("tr.used td").nth(5)).to_have_text(f"{run.data.metrics['pruned']:.0f}")
     expect(page.get_by_role("img").first).to_be_visible(timeout=WAIT)
     site.page.screenshot(path=site.shots / "report.png")
     assert site.errors == []

@@ -81,7 +81,7 @@ def test_mlproject_has_no_other_entry_points() -> None:
     assert (
         set(MLPROJECT["entry_points"])
         == set(ENTRIES)
-        == {"attack", "import", "unlearn", "recover", "prune", "main", "report", "rerun"}
+        == {"attack", "import", "unlearn", "recover", "prune", "main", "grid", "report", "rerun", "upload"}
     )
     assert MLPROJECT["conda_env"] == "conda.yaml"
 
@@ -144,7 +144,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(words: list[str], capsys: p
 
 # Which room may import which. The arrows point one way: a room is absent from the lists of those before it.
 ALLOWED = {
-    "errors": set(),
+    "shown": set(),
+    "errors": {"shown"},
     "core": {"errors"},
     "config": {"errors", "core", "attacks"},  # `core.params` and `attacks.NAMES` alone, which import no torch
     "loading": {"errors"},
@@ -152,13 +153,15 @@ ALLOWED = {
     "attacks": {"errors", "data", "core"},
     "models": {"errors", "core", "loading"},
     "interop": {"errors", "loading", "core", "data"},
-    "artifacts": {"core", "data", "attacks", "interop"},
+    "artifacts": {"errors", "core", "data", "attacks", "interop"},
     "tracking": {"errors", "artifacts", "loading", "models"},
     "pipeline": {"core", "data"},
-    "report": set(),
+    "report": {"shown"},
+    "grid": {"errors", "config"},
     "inputs": {"errors", "core", "data"},
     "defence": {"errors", "config", "core", "data", "pipeline", "inputs"},
     "steps": {
+        "shown",
         "errors",
         "artifacts",
         "config",
@@ -171,6 +174,7 @@ ALLOWED = {
         "tracking",
         "pipeline",
         "report",
+        "grid",
     },
     "cli": {"errors", "config", "steps"},
 }
@@ -178,11 +182,13 @@ OUTSIDE = {
     "core": {"torch"},
     "pipeline": {"torch"},
     "report": {"torch", "matplotlib", "jinja2", "pandas"},
+    "grid": {"ray"},
     "defence": {"torch"},
     "inputs": {"torch"},
     "attacks": {"torch"},
     "config": {"pydantic"},
     "errors": set(),
+    "shown": set(),
 }
 
 
@@ -260,8 +266,9 @@ def test_nothing_unpickles() -> None:
     for file in (ROOT / "rnp_mlflow").rglob("*.py"):
         text = file.read_text()
         assert not re.search(
-            r"\bpickle\.\w|import pickle|joblib|cloudpickle|export\.load|load_model\(|yaml\.load", text
+            r"\bpickle\.\w|(import|from) pickle|torch\.load|joblib|cloudpickle|export\.load|load_model\(|yaml\.load",
+            text,
         ), file
-        loads = re.findall(r"(?:torch|np)\.load\(.*", text)
+        loads = re.findall(r"np\.load\(.*", text)
         assert not loads or file.parent.name == "loading", file
-        assert all("weights_only=True" in call or "allow_pickle=False" in call for call in loads), file
+        assert all("allow_pickle=False" in call for call in loads), file

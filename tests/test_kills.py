@@ -142,7 +142,7 @@ def test_a_signal_waits_until_the_call_of_the_store_is_over() -> None:
 
 
 def test_a_call_that_another_process_won_is_made_again_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(store, "PAUSES", (0.0,))
     errors = ["(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name", "database is locked"]
 
     def lose() -> str:

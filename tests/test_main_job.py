@@ -41,7 +41,7 @@ def test_the_default_removes_the_backdoor_without_the_trigger(finished: tuple[Pa
     assert found["asr"] <= 0.05
     assert found["acc_before"] - found["acc"] <= 0.05
     summary = json.loads((home / "mlruns/0" / prune.info.run_id / "artifacts/summary.json").read_text())
-    assert summary["selected"] == "chosen"
+    assert summary["selected"] in ("chosen", "repaired")
     assert prune.info.run_id in told
     assert "mlflow ui" in told
 

@@ -69,19 +69,24 @@ def test_names_that_mlflow_made_up_are_told_from_a_persons() -> None:
     assert not any(map(is_random_name, ("my-run-1", "big-run", "handsome-sloth", "badnets-seed-3", "a-b-c-1", "")))
 
 
-def test_the_description_begins_with_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_begins_with_the_verdict_and_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(run_id: str) -> mlflow.entities.Run:
         raise LineageError(run_id)
 
     monkeypatch.setattr(lineage, "get", gone)
     lines = notes.pruning(SUMMARY, {"attack": "a" * 32}).splitlines()
-    assert lines[:4] == [
-        "|  | ACC | ASR | RA | DER |",
+    assert lines[:2] == [
+        "**A backdoor to class 'cat' is suspected.** About 0.1 % of clean models look as suspicious (estimated). "
+        "ACC 0.910 → 0.900, ASR 1.000 → 0.020, RA 0.000 → 0.880; 7 neurons pruned.",
+        "",
+    ]
+    assert [" ".join(line.replace("\xa0", "").split()) for line in lines[2:6]] == [
+        "| | ACC | ASR | RA | DER |",
         "| --- | --- | --- | --- | --- |",
-        "| before | 0.9100 | 1.0000 | 0.0000 |  |",
+        "| before | 0.9100 | 1.0000 | 0.0000 | – |",
         "| after (chosen) | 0.9000 | 0.0200 | 0.8800 | 0.9850 |",
     ]
-    assert "**A backdoor to class 'cat' is suspected.** 7 neurons were pruned: `bn1` 7 of 16." in lines
+    assert "7 neurons were pruned: `bn1` 7 of 16." in lines
     assert "Runs: suspect" in lines
 
 

@@ -62,6 +62,16 @@ def test_bounds_are_what_ci_tests() -> None:
     assert "test_small_prune.py" in run
 
 
+def test_the_extra_is_pinned_and_named_where_conda_users_look() -> None:
+    exact, page = pins("constraints.txt"), (ROOT / "docs" / "architecture.md").read_text()
+    (bound,) = map(Requirement, PYPROJECT["project"]["optional-dependencies"]["grid"])
+    newest = Version(exact[bound.name])
+    assert bound.specifier == SpecifierSet(f">={newest},<{newest.major}.{newest.minor + 1}")
+    assert f"# - {bound.name}=={newest}\n" in (ROOT / "conda.yaml").read_text()
+    assert f"| {bound.name} (extra `grid`) |" in page
+    assert "import ray" in (ROOT / "rnp_mlflow/grid/on_ray.py").read_text()
+
+
 def test_every_dependency_is_imported_and_explained() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     sources = "\n".join(file.read_text() for file in (ROOT / "rnp_mlflow").rglob("*.py"))

@@ -23,6 +23,7 @@ HOLDERS: list[tuple[type[params.CommonParams], type[config.Settings]]] = [
     (params.DetectParams, config.Unlearn),
     (params.RecoverParams, config.Recover),
     (params.SweepParams, config.Prune),
+    (params.RepairParams, config.Prune),
 ]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rnp_mlflow import config
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.steps.plan import make_plan, plan_again
+from rnp_mlflow.steps.plan import flat, make_plan, plan_again, used
 
 
 def test_the_reference_preset_is_its_behaviour_in_one_word_and_what_is_given_wins() -> None:
@@ -62,3 +62,17 @@ def test_values_that_go_together_are_taken() -> None:
     make_plan("prune", {"pruning_by": "number", "pruning_number": "12", "pruning_max": "30", "pruning_step": "2"})
     make_plan("prune", {"mask_file": "m.csv", "model_run_id": "r", "ratio": "0.1", "holdout": "0.1", "seed": "3"})
     make_plan("prune", {"mask_file": "m.csv", "model_run_id": "r", "preset": "reference"})
+
+
+def test_parameters_of_a_step_whose_run_was_named_are_not_logged() -> None:
+    """They would be defaults that the run's own parameters contradict."""
+    imported = used(make_plan("prune", {"model_run_id": "a" * 32}), "prune")
+    assert not {"attack", "poison_rate", "model", "dataset"} & set(imported)
+    assert {"model_run_id", "clean_threshold", "alpha", "bn_stats", "seed"} <= set(imported)
+    recovered = used(make_plan("prune", {"recover_run_id": "a" * 32}), "prune")
+    assert not {"attack", "clean_threshold", "alpha"} & set(recovered)
+    assert {"recover_run_id", "bn_stats", "seed"} <= set(recovered)
+    for entry in ("attack", "prune", "import"):
+        values = {"checkpoint": "x.pt", "data": "y"} if entry == "import" else {}
+        plan = make_plan(entry, values)
+        assert used(plan, entry) == flat(plan, entry)

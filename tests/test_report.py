@@ -93,12 +93,12 @@ def sentence(svg_text: str) -> str:
 
 
 def test_a_curve_shows_its_points_intervals_and_operating_points(tmp_path: Path, drawn: list[Figure]) -> None:
-    sweep = Sweep(ROWS, "threshold", POINTS, {"acc": 500, "asr": 90})
+    sweep = Sweep(ROWS, "threshold", POINTS, {"acc": 500, "asr": 90}, note="repaired: ACC 0.990")
     text = pair(tmp_path, lambda file: draw_curve(file, sweep, CAPTION))
     for words in (
         "chosen: 40 neurons (pruned here)", "fixed: 60 neurons", "oracle (sees the trigger): 40 neurons", "my $data$",
-        "badnets, 0.1 poisoned", "run\xa001234567", "n\xa0=\xa0500 clean, 90 triggered", "all 4 points",
-        "pruned up to this mask value", "neurons pruned",
+        "badnets 10 %", "run\xa001234567", "n\xa0=\xa0500 clean, 90 triggered", "all 4 points",
+        "pruned up to this mask value", "neurons pruned", "repaired: ACC 0.990",
     ):  # fmt: skip
         assert words in sentence(text), words
     ax = drawn[0].axes[0]

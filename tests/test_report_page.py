@@ -13,7 +13,7 @@ REPORT = Report(
     title="prune · clean · digits · seed 0",
     verdict="No sign of a backdoor.",
     suspected=False,
-    result="Nothing was pruned.",
+    result=["Nothing was pruned."],
     basis=["benign score: 0.3 > benign_threshold=0.007"],
     heads=["point", "ACC"],
     rows=[Row(["before", "0.9876"]), Row(["chosen", "0.9870"], used=True)],
@@ -45,7 +45,7 @@ def test_the_page_holds_its_pictures_and_asks_no_network(tmp_path: Path) -> None
 
 def test_the_page_says_verdict_figures_runs_and_how_to_repeat(tmp_path: Path) -> None:
     found = page(tmp_path, REPORT)
-    for words in (REPORT.verdict, REPORT.result, *REPORT.basis, *REPORT.notes, *REPORT.commands, "2.15.0", "r2"):
+    for words in (REPORT.verdict, *REPORT.result, *REPORT.basis, *REPORT.notes, *REPORT.commands, "2.15.0", "r2"):
         assert words.replace(">", "&gt;") in found
     assert '<tr class="used"><td>chosen</td><td>0.9870</td></tr>' in found
     assert "<td><code>seed</code></td><td>3</td><td>0</td>" in found

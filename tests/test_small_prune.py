@@ -44,7 +44,7 @@ def test_descriptions_begin_with_the_figures_and_metrics_with_the_results(home: 
     stored: dict[str, float] = dict(small.table(home, f"{figures} ORDER BY m.rowid"))
     assert list(stored)[:6] == ["acc", "asr", "ra", "der", "acc_before", "asr_before"]
     before = " | ".join(f"{float(stored[f'{name}_before']):.4f}" for name in ("acc", "asr", "ra"))
-    assert f"| before | {before} |" in pruned.splitlines()[2]
+    assert f"| before | {before} |" in pruned.splitlines()[4]
     links: dict[str, int] = dict(
         small.table(home, "SELECT run_uuid, experiment_id FROM runs WHERE name NOT LIKE 'prune%'")
     )

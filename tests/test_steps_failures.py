@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from small import SETTINGS
-from stores import artifacts, newest
+from stores import artifacts, newest, runs
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.models import store as model_store
@@ -85,6 +85,16 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.Capture
         assert not any("Traceback" in line for line in errors), name
 
 
+def test_a_mask_of_another_model_is_refused_before_one_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mask.csv").write_text("layer,index,value\nother.bn,0,1.0\n")
+    before = len(runs())
+    assert main(["prune", "--width=4", "--train_size=600", "--seed=77", f"--mask_file={tmp_path}/mask.csv"]) == 2
+    assert "the mask is not this model's" in capsys.readouterr().err
+    assert len(runs()) == before
+
+
 def test_an_unfinished_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     client = MlflowClient()
     run = client.create_run("0", tags={"rnp.entry": "recover"})
@@ -131,15 +141,22 @@ def test_sigterm_leaves_runs_killed_and_no_half_result(store: Path) -> None:
     assert not (artifacts(killed) / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("no\nnumber"), 1, "ValueError: no (a defect of this program; see the run's error.txt)"),
+        (OSError(28, "No space left on device", "model.safetensors"), 2, "No space left on device: model.safetensors"),
+    ],
+)
 def test_a_defect_is_one_line_and_its_traceback_an_artifact(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device", "model.safetensors")
+        raise error
 
     monkeypatch.setattr(model_store, "save", broken)
-    assert main(["attack", *(f"--{k}={SETTINGS[k]}" for k in ("width", "train_size", "training_epochs"))]) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: No space left on device: model.safetensors"
+    assert main(["attack", *(f"--{k}={SETTINGS[k]}" for k in ("width", "train_size", "training_epochs"))]) == code
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"error: {line}"
     failed = newest("attack")
     assert failed.info.status == "FAILED"
     assert "Traceback" in (artifacts(failed) / "error.txt").read_text()

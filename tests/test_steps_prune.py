@@ -13,7 +13,7 @@ from small import SETTINGS, call
 from stores import artifacts, newest
 from torch import Tensor, nn
 
-from rnp_mlflow import EvalSet, defend
+from rnp_mlflow import EvalSet, defend, pipeline
 from rnp_mlflow.cli import main
 from rnp_mlflow.core.neurons import flatten
 from rnp_mlflow.models.store import ModelSpec
@@ -101,7 +101,7 @@ def test_defend_in_python_gives_what_the_steps_gave() -> None:
 def test_steps_by_run_id_alone() -> None:
     recover = newest("recover").info.run_id
     arguments = ("--pruning_by=number", "--pruning_step=20", "--pruning_max=60", "--pruning_stride=1",
-                 "--pruning_number=7", "--select_by=number", "--bn_stats=keep")  # fmt: skip
+                 "--pruning_number=7", "--select_by=number", "--bn_stats=keep", "--repair_steps=0")  # fmt: skip
     assert main(["prune", f"--recover_run_id={recover}", *arguments]) == 0
     folder = artifacts(newest("prune"))
     rows = list(csv.DictReader((folder / "pruning_curve.csv").open()))
@@ -143,10 +143,37 @@ def test_the_suspect_becomes_the_purified_model_without_a_copy(monkeypatch: pyte
 
     monkeypatch.setattr(subject, "load", load)
     monkeypatch.setattr(models, "log", log)
-    number = {"pruning_by": "number", "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1}
+    number = {"pruning_by": "number", "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1, "repair_steps": 0}
     assert call("prune", recover_run_id=newest("recover").info.run_id, select_by="number", **number) == 0
     assert newest("prune").data.metrics["pruned"] > 0
     assert logged == [loaded[-1]]
+
+
+def test_the_purified_model_is_the_repaired_one_unless_the_repair_did_not_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recover = newest("recover").info.run_id
+    found = {}
+    for kept, steps in ((True, 5), (False, 5), (True, 0)):
+        monkeypatch.setattr(pipeline, "is_kept", lambda pruned, repaired, unpruned, kept=kept: kept)
+        arguments = ["--select_by=number", "--pruning_by=number", "--pruning_number=60", "--pruning_max=0.2",
+                     "--pruning_step=0.1", "--holdout_crops=1"]  # fmt: skip
+        assert main(["prune", f"--recover_run_id={recover}", f"--repair_steps={steps}", *arguments]) == 0
+        run = newest("prune")
+        summary = json.loads((artifacts(run) / "summary.json").read_text())
+        weights = load_file(artifacts(run) / "purified_model" / "model.safetensors")
+        found[kept, steps] = run.data.metrics, summary, weights
+        assert ("\nrepaired ◀" in capsys.readouterr().out) == (kept and steps > 0)
+    (metrics, summary, weights), (_, dropped, same), (_, without, plain) = found.values()
+    assert (summary["selected"], dropped["selected"], without["selected"]) == ("repaired", "fixed", "fixed")
+    assert metrics["acc"] == summary["points"]["repaired"]["acc"]
+    assert "repaired" not in dropped["points"]
+    assert summary["points"]["fixed"] == without["points"]["fixed"]
+    assert all(torch.equal(same[name], value) for name, value in plain.items())
+    assert any(not torch.equal(weights[name], value) for name, value in plain.items())
+    scales = [name for name in plain if "bn" in name and name.endswith("weight")]
+    assert sum(int((plain[name] == 0).sum()) for name in scales) > 0
+    assert all(torch.equal(weights[name] == 0, plain[name] == 0) for name in scales)
 
 
 def test_a_mask_file_takes_the_place_of_recovery() -> None:

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from rnp_mlflow.artifacts.renamed import detection_entries
+from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.artifacts.table import PROXY, VERDICT
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.verdict import TargetEstimate
@@ -21,7 +21,7 @@ def write_estimate(folder: Path, estimate: TargetEstimate) -> None:
 
 def read_estimate(file: Path) -> TargetEstimate:
     """Read the suspected target class and its statistics."""
-    return TypeAdapter(TargetEstimate).validate_python(detection_entries(json.loads(file.read_text())))
+    return as_type(TargetEstimate, detection_entries(read_json(file)), file)
 
 
 def write_proxy(folder: Path, proxy: ProxyTrigger) -> None:

@@ -6,8 +6,9 @@ manifest itself is a tag of the run.
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.artifacts.table import ARTIFACTS
 
 MANIFEST = "manifest.json"
@@ -43,11 +44,12 @@ def read(file: Path, digest: str) -> Manifest:
     """Read a manifest whose SHA-256 must be `digest`.
 
     Raises:
-        ValueError: the digest differs, or the file does not map paths to digests.
+        ValueError: the digest differs, or the file does not map paths below the run's folder to digests.
+        LineageError: it is not JSON.
     """
     if file_digest(file) != digest:
         raise ValueError("it is not what the run wrote")
-    content = json.loads(file.read_text())
-    if not isinstance(content, dict) or not all(isinstance(part, str) for pair in content.items() for part in pair):
-        raise ValueError("it does not map paths to digests")
+    content = as_type(Manifest, read_json(file), file)
+    if any(".." in (path := PurePosixPath(name)).parts or path.is_absolute() for name in content):
+        raise ValueError("it names a path outside of the run's folder")
     return content

@@ -1,16 +1,30 @@
 """`poison_plan.json`, and the file of the attacker's trigger or of the triggered images."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.artifacts.table import POISON_PLAN, TRIGGER, TRIGGERED
 from rnp_mlflow.attacks import registry
 from rnp_mlflow.attacks.trigger import Trigger
 from rnp_mlflow.data.triggered import Triggered
+from rnp_mlflow.errors import LineageError
+
+
+@dataclass(frozen=True)
+class Known:
+    """What every plan says; None: unknown."""
+
+    attack: str
+    target: int | None
+    label_mode: str | None
+    poison_rate: float | None
+    triggered: str | None
 
 
 def write(
@@ -28,8 +42,15 @@ def write(
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read the plan; its entry `triggered` names the other file, None if the trigger is unknown."""
-    found: dict[str, Any] = {"label_mode": "all_to_one"} | json.loads(file.read_text())
+    """Read the plan; its entry `triggered` names the other file, None if the trigger is unknown.
+
+    Raises:
+        LineageError: it is another thing.
+    """
+    found: dict[str, Any] = {"label_mode": "all_to_one"} | read_json(file)
+    as_type(Known, found, file)
+    if found["triggered"] not in (None, TRIGGER, TRIGGERED):
+        raise LineageError(f"{file.name} in the store names another file than a run leaves; make that run again")
     return found
 
 

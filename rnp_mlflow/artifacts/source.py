@@ -4,8 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
+from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.artifacts.table import DATA
 
 
@@ -39,10 +38,10 @@ def read(file: Path) -> Source:
     """Read a model run's `data.json`.
 
     Raises:
-        ValueError: the file does not describe a source.
+        LineageError: the file does not describe a source.
     """
-    content = json.loads(file.read_text())
-    if content["dataset"] in ("folder", "npz"):
+    content = read_json(file)
+    if content.get("dataset") in ("folder", "npz"):
         # Runs made before `flip` existed assumed that mirrored images of these datasets keep their label.
         content.setdefault("flip", "yes")
-    return TypeAdapter(Source).validate_python(content)
+    return as_type(Source, content, file)

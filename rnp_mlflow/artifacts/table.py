@@ -16,6 +16,7 @@ SAMPLES_PNG, PROXY_PNG = "samples.png", "proxy.png"
 CURVE, CURVE_PNG, REPORT = "pruning_curve.csv", "pruning_curve.png", "report.html"
 PURIFIED, PURIFIED_SPEC = "purified_model/model.safetensors", "purified_model/model.json"
 PRUNED_NEURONS, SUMMARY = "pruned_neurons.csv", "summary.json"
+GRID, CELLS = "grid.json", "cells.csv"
 
 
 @dataclass(frozen=True)

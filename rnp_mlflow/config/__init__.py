@@ -22,6 +22,7 @@ from rnp_mlflow.config.former import (
     with_current_names,
     words_of,
 )
+from rnp_mlflow.config.grid import Grid
 from rnp_mlflow.config.method import Method, Prune, Recover, Unlearn
 from rnp_mlflow.config.suspects import Attack, Common, Data, Import
 from rnp_mlflow.config.values import (
@@ -29,6 +30,7 @@ from rnp_mlflow.config.values import (
     HEADINGS,
     PLACE,
     AbsPath,
+    Folder,
     Settings,
     choices,
     extra,
@@ -55,6 +57,7 @@ __all__ = [
     "Common",
     "Compare",
     "Data",
+    "Grid",
     "Import",
     "Method",
     "Prune",
@@ -62,6 +65,7 @@ __all__ = [
     "Rerun",
     "Settings",
     "Unlearn",
+    "Upload",
     "choices",
     "extra",
     "heading",
@@ -91,6 +95,12 @@ class Rerun(Settings):
     )
 
 
+class Upload(Settings):
+    """Store the files of a finished step that the tracking store did not take."""
+
+    folder: Folder = Field(json_schema_extra=PLACE, description="the folder that the step kept, as its error names it")
+
+
 STEPS: dict[str, type[Settings]] = {
     "attack": Attack,
     "import": Import,
@@ -99,7 +109,7 @@ STEPS: dict[str, type[Settings]] = {
     "prune": Prune,
 }
 # entry points that are no steps
-OTHERS: dict[str, type[Settings]] = {"report": Compare, "rerun": Rerun}
+OTHERS: dict[str, type[Settings]] = {"grid": Grid, "report": Compare, "rerun": Rerun, "upload": Upload}
 PIPELINE = ("attack", "unlearn", "recover", "prune")  # what one call can make; a model run may be an import instead
 # preset → the values that it stands for
 PRESETS: dict[str, dict[str, Any]] = {
@@ -109,6 +119,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recovering_augment": True, "recovering_batch_size": 128, "recovering_epochs": 20,
         "mask_averaging": "none", "proxy_steps": 0, "suspect_steps": 0, "proxy_share": 0.0, "pruning_stride": 1,
         "curve_eval_size": 0, "bn_stats": "keep", "refine": 0, "holdout_crops": 0, "select_by": "number",
+        "repair_steps": 0,
     },
 }  # fmt: skip
 # step → the parameter (and tag) that names a run of it
@@ -130,6 +141,8 @@ def steps_of(entry: str) -> tuple[str, ...]:
 
 def parameters(entry: str) -> dict[str, FieldInfo]:
     """Return name → field of every parameter of an entry point, the step's own first."""
+    if entry == "grid":  # its own, and those of the steps, which are its axes
+        return {**Grid.model_fields, **parameters("prune")}
     if entry in OTHERS:
         return dict(OTHERS[entry].model_fields)
     found: dict[str, FieldInfo] = {}

@@ -20,6 +20,9 @@ class Compare(Settings):
         json_schema_extra=RUN,
         description="take only the runs that MLflow finds by this, as \"tags.rnp.attack = 'badnets'\"; auto takes all",
     )
+    grid: Text = Field(
+        None, json_schema_extra=RUN, description="run ID of a grid: take only its cells; auto takes all runs"
+    )
     group_by: Text = Field(
         None,
         json_schema_extra=RUN,

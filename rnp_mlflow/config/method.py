@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rnp_mlflow.config.suspects import Common
 from rnp_mlflow.config.values import FILE, OUTPUT, RUN, AbsPath, Text, text
-from rnp_mlflow.core.params import COMMON, DetectParams, RecoverParams, SweepParams, UnlearnParams
+from rnp_mlflow.core.params import COMMON, DetectParams, RecoverParams, RepairParams, SweepParams, UnlearnParams
 from rnp_mlflow.errors import ConfigError
 
 MOST_POINTS = 10_000  # of a sweep
@@ -51,8 +51,8 @@ class Recover(Method, RecoverParams, frozen=True):
     )
 
 
-class Prune(Method, SweepParams, frozen=True):
-    """Prune the suspect model along the mask, draw the curve, choose the point, keep the model."""
+class Prune(Method, RepairParams, SweepParams, frozen=True):
+    """Prune the suspect model along the mask, draw the curve, choose the point, repair and keep the model."""
 
     recover_run_id: Text = Field(
         None, json_schema_extra=RUN, description="run that holds the mask; auto finds or makes it"

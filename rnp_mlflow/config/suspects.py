@@ -35,6 +35,13 @@ class Common(Settings, CommonParams, frozen=True):
     threads: UpTo4096 = Field(
         None, json_schema_extra=MACHINE, description="CPU threads of torch; auto leaves torch's own choice"
     )
+    store_timeout: float = Field(
+        300,
+        ge=0,
+        le=1e6,
+        json_schema_extra={"role": "machine"},
+        description="seconds to wait for a tracking store that is busy, full or away while a step works",
+    )
 
 
 class Data(Common):

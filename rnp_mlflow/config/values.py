@@ -45,6 +45,7 @@ def _name_or_absolute(value: Any) -> Any:
 
 Text = Annotated[str | None, BeforeValidator(not_given)]
 AbsPath = Annotated[str | None, BeforeValidator(_absolute)]
+Folder = Annotated[str, BeforeValidator(_absolute)]
 NameOrPath = Annotated[str | None, BeforeValidator(_name_or_absolute)]
 Count = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(not_given)]
 UpTo4096 = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, BeforeValidator(not_given)]

@@ -28,11 +28,16 @@ class EpochRecord:
 
 
 EpochCallback = Callable[[EpochRecord], None]
+StepCallback = Callable[[int, float], object]  # (steps made, loss or success)
 ModelCallback = Callable[[int, float, Callable[[], nn.Module]], None]
 
 
 def ignore_epoch(record: EpochRecord) -> None:
     """Do nothing after an epoch or a step."""
+
+
+def ignore_step(steps: int, figure: float) -> None:
+    """Do nothing after a step."""
 
 
 def ignore_model(step: int, accuracy: float, model: Callable[[], nn.Module]) -> None:

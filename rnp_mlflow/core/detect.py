@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from rnp_mlflow.core import verdict
+from rnp_mlflow.core.batches import StepCallback, ignore_step
 from rnp_mlflow.core.evaluate import Transform, predict
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.params import DetectParams
 from rnp_mlflow.core.precision import logits_of
-from rnp_mlflow.core.proxy import ProxyTrigger, SearchCallback, ignore_step, invert_trigger
+from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult
@@ -89,7 +90,7 @@ def score_target(
     params: DetectParams,
     *,
     target: int,
-    on_step: SearchCallback = ignore_step,
+    on_step: StepCallback = ignore_step,
 ) -> tuple[float, float, ProxyTrigger]:
     """Find a proxy to `target`; return its norm, its forgetting rate (`core.verdict`), and the proxy."""
     seeded = generator(params.seed, "proxy")  # the same for every candidate

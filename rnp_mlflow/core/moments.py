@@ -1,7 +1,7 @@
 """ACC and ASR at a few moments of unlearning and recovery, on a small part of the images, so that it costs little."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 
 from torch import nn
@@ -71,10 +71,6 @@ class MomentMeter:
                 self.measure(step, model())
 
         return after_epoch
-
-    def with_proxy_rate(self, place: int, model: nn.Module) -> None:
-        """Add the proxy's success rate on this model to a moment that was measured before the proxy was known."""
-        self.found[place] = replace(self.found[place], proxy_asr=self.proxy_rate(model))
 
 
 def evaluation_part(eval_set: EvalSet) -> EvalSet:

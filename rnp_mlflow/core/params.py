@@ -261,6 +261,23 @@ class SweepParams(CommonParams):
     ] = "shift"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RepairParams(CommonParams):
+    """The repair of the pruned model (`core.repair`)."""
+
+    repair_steps: Annotated[
+        int,
+        Field(
+            ge=0,
+            json_schema_extra=COMMON,
+            description="steps in which the pruned model learns the suspect's answers to clean images again (0 = none)",
+        ),
+    ] = 60
+    repair_lr: Annotated[
+        float, Field(gt=0, le=1e6, description="learning rate of these steps; it falls linearly to 0")
+    ] = 0.01
+
+
 class DefenseSettings(TypedDict, total=False):
     """What `defend` takes by name; each is a field of one of the classes above."""
 
@@ -308,12 +325,15 @@ class DefenseSettings(TypedDict, total=False):
     borderline_acc_ratio: float
     select_by: SelectBy
     bn_stats: BatchNormStats
+    # the repair of the pruned model
+    repair_steps: int
+    repair_lr: float
 
 
 def _meanings() -> str:
     """Return a line for each field of `DefenseSettings`: its default and its meaning."""
     lines: dict[str, str] = {}
-    for params in (UnlearnParams, DetectParams, RecoverParams, SweepParams):
+    for params in (UnlearnParams, DetectParams, RecoverParams, SweepParams, RepairParams):
         hints = get_type_hints(params, include_extras=True)
         for each in fields(params):
             lines[each.name] = f"    {each.name} = {each.default!r}: {hints[each.name].__metadata__[0].description}"

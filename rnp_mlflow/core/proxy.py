@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from rnp_mlflow.core.batches import StepCallback, ignore_step
 from rnp_mlflow.core.evaluate import Transform, predict
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.params import DetectParams, Precision
@@ -21,11 +22,6 @@ STEP_SIZE, MOMENTUM, GROWTH = 0.2, 0.9, 1.05
 BATCH_SIZE = 32
 SUCCESS = 0.9  # share of a batch that the proxy has to lead to its target
 PATIENCE = 20  # steps without growth after which the search ends
-SearchCallback = Callable[[int, float], object]
-
-
-def ignore_step(steps: int, success: float) -> None:
-    """Do nothing after a step of the search."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def invert_trigger(
     params: DetectParams,
     *,
     target: int,
-    on_step: SearchCallback = ignore_step,
+    on_step: StepCallback = ignore_step,
 ) -> ProxyTrigger:
     """Find a proxy that leads `SUCCESS` of a batch to `target`, with a norm as small as possible.
 

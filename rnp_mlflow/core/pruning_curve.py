@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from rnp_mlflow.core import verdict
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.prune import BNCalibration
@@ -13,13 +15,19 @@ def as_measured(point: CurvePoint) -> CurvePoint:
     return point
 
 
+def not_measured(point: CurvePoint, model: nn.Module) -> CurvePoint:
+    """Refuse: this curve has no images to measure `model` on."""
+    raise NotImplementedError("this curve has no images to measure another model on")
+
+
 @dataclass(frozen=True)
 class PruningCurve:
     """All evaluated points, the unpruned model first; the fixed operating point; what calibrates a pruned model.
 
     proxy_norm, removal_cost, forgetting_rate: the detection statistics (`core.verdict`); None without a proxy.
     A proxy that flips nothing on the unpruned model counts as norm 1. on_full_test_set: replaces a point's scores by
-    those on all test images, if the curve was measured on `curve_eval_size` of them.
+    those on all test images, if the curve was measured on `curve_eval_size` of them. measure: replaces all that was
+    measured at a point by what another model gives, on all test images.
     """
 
     points: list[CurvePoint]
@@ -29,6 +37,7 @@ class PruningCurve:
     removal_cost: float | None = None
     forgetting_rate: float | None = None
     on_full_test_set: Callable[[CurvePoint], CurvePoint] = field(default=as_measured, repr=False)
+    measure: Callable[[CurvePoint, nn.Module], CurvePoint] = field(default=not_measured, repr=False)
 
     @property
     def benign_score(self) -> float | None:

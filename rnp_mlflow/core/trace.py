@@ -66,7 +66,11 @@ def trace_curve(
         found = predictions(point.num_pruned)
         return replace(point, scores=found.scores(full), predictions=found)
 
-    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set)
+    def measure(point: CurvePoint, other: nn.Module) -> CurvePoint:
+        scores, holdout_acc, proxy_asr, found = replace(evaluator, eval_set=full)(other)
+        return replace(point, scores=scores, holdout_acc=holdout_acc, proxy_asr=proxy_asr, predictions=found)
+
+    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set, measure)
     if not (SELECTORS[params.select_by].trigger_free and params.refine):
         return traced
     refined = refine_by_bisection(

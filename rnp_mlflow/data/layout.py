@@ -17,6 +17,7 @@ IMAGES, TABLE = "images", "val_annotations.txt"  # Tiny ImageNet: CLASS/images/*
 SYSTEM = ("__MACOSX", "Thumbs.db", ".DS_Store", "desktop.ini")  # left by file managers; skipped without a warning
 
 
+DEEPEST = 32  # folders below each other in a class
 NOT_AN_IMAGE = "files that are not images by their extension"
 
 
@@ -154,8 +155,14 @@ def _note_stray_files(part: Path, skipped: SkippedFiles) -> None:
 
 
 def iter_images(folder: Path, skipped: SkippedFiles) -> Iterator[Path]:
-    """Yield the image files in a class folder and its subfolders; links to folders are not followed."""
+    """Yield the image files in a class folder and its subfolders; links to folders are not followed.
+
+    Raises:
+        DataError: a folder cannot be read, or is more than `DEEPEST` deep.
+    """
     for parent, names, files in os.walk(folder, onerror=_unreadable):
+        if len(Path(parent).relative_to(folder).parts) > DEEPEST:
+            raise DataError(f"{folder} has folders more than {DEEPEST} deep")
         for name in sorted(names):
             path = Path(parent, name)
             if is_hidden(path):

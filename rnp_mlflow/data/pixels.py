@@ -1,9 +1,11 @@
 """Image files as uint8 pixels: the only module that opens them. It also scales images that are already pixels."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from rnp_mlflow.data.spill import allocate
 from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import check_regular
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ORIENTATION = 274  # EXIF tag; 1: stored upright
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
+MOST_PIXELS, LARGE = 50_000_000, 4_000_000  # of an image as it is stored; from the latter on, one is decoded at a time
+LARGEST_SIDE = 4096  # of an image as the model takes it, as of `image_size`
 SCALE_HINT = "give image_size=N to scale every image to N × N"
 
 
@@ -43,6 +48,7 @@ def read_images(
     side = size or _side(sample)
     images = allocate(len(files), (1 if grey else 3, side, side))
     rotated = [False] * len(files)
+    alone = threading.Lock()
 
     def read(index: int) -> None:
         file = files[index]
@@ -51,7 +57,8 @@ def read_images(
                 _check_same(file, image.size, sample, side)
             elif not scale and image.size != (side, side):
                 raise DataError(f"{file} is {_size_text(image.size)}, not {side} × {side}")
-            pixels = _resize(_to_eight_bit(image, file), side, grey)
+            with alone if prod(image.size) > LARGE else nullcontext():
+                pixels = _resize(_to_eight_bit(image, file), side, grey)
             rotated[index] = _has_orientation(image)
         images[index] = pixels
 
@@ -90,8 +97,13 @@ def convert_images(images: Tensor, size: int | None, grey: bool, context: str) -
 @contextmanager
 def _open_image(file: Path) -> Iterator[Image.Image]:
     """Open the image of a file without decoding it. Every exception that a broken file causes becomes a DataError."""
+    check_regular(file, DataError)
     try:
         with Image.open(file, formats=FORMATS) as image:
+            if prod(image.size) > MOST_PIXELS:
+                raise DataError(
+                    f"{file} is {_size_text(image.size)}, more than {MOST_PIXELS:,} pixels: make it smaller"
+                )
             yield image
     except DataError:
         raise
@@ -103,6 +115,8 @@ def _side(file: Path) -> int:
     """Return the side of a square image, from its header."""
     with _open_image(file) as image:
         _check_square(file, image.size)
+        if image.size[0] > LARGEST_SIDE:
+            raise DataError(f"{file} is {_size_text(image.size)}: {SCALE_HINT}, at most {LARGEST_SIDE}")
         return image.size[0]
 
 

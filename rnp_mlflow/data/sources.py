@@ -15,6 +15,7 @@ from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.pixels import convert_images
 from rnp_mlflow.data.subset import stratified_indices
 from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import check_regular
 
 FROM_FILES = ("tiny", "celeba")  # only their normalisation is known; read from a folder or npz file
 NAMES = ("digits", *torchvision_sets.SETS, *FROM_FILES, "folder", "npz")
@@ -130,6 +131,8 @@ def _read_parts(
     root = Path(data_dir).expanduser()
     if name in ("folder", "npz") and not root.exists():
         raise DataError(f"data_dir={root} does not exist")
+    if root.exists() and not root.is_dir():
+        check_regular(root, DataError)
     if name == "npz" or root.is_file():
         train, test = npz.read(root)
         count = int(max(part.labels.max() for part in (train, test) if part is not None)) + 1

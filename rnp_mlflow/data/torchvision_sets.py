@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.data.pixels import read_images
 from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import read_torch
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "gtsrb": "GTSRB", "mnist": "MNIST", "svhn": "SVHN"}
 
@@ -28,7 +30,7 @@ def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[I
     """
     from torchvision import datasets
 
-    dataset_class = getattr(datasets, SETS[name])
+    dataset_class = _mnist(datasets.MNIST) if name == "mnist" else getattr(datasets, SETS[name])
     try:
         if name in ("gtsrb", "svhn"):
             parts = [dataset_class(str(root), split=split, download=True) for split in ("train", "test")]
@@ -44,6 +46,31 @@ def read(name: str, root: Path, size: int | None, grey: bool = False) -> tuple[I
     count = int(train.labels.max()) + 1
     names = getattr(parts[0], "classes", None) or [str(k) for k in range(count)]
     return train, test, tuple(map(str, names))
+
+
+def _mnist(kind: Any) -> Any:
+    """Return torchvision's MNIST, which reads its older form, `processed/*.pt`, as untrusted files are read."""
+
+    def load(self: Any) -> Any:
+        return _older_mnist(Path(self.processed_folder, self.training_file if self.train else self.test_file))
+
+    return type(kind.__name__, (kind,), {"_load_legacy_data": load})
+
+
+def _older_mnist(file: Path) -> tuple[Tensor, Tensor]:
+    """Read the images, uint8 (N, 28, 28), and the labels, int64 (N,), 0 to 9.
+
+    Raises:
+        DataError: the file holds something else.
+    """
+    content = read_torch(file)
+    parts = content if isinstance(content, tuple) and len(content) == 2 else (None, None)
+    images, labels = parts
+    if isinstance(images, Tensor) and isinstance(labels, Tensor) and images.dtype == torch.uint8:
+        counted = labels.dtype == torch.int64 and labels.shape == images.shape[:1] and len(labels)
+        if counted and images.shape[1:] == (28, 28) and labels.min() >= 0 and labels.max() <= 9:
+            return images, labels
+    raise DataError(f"{file} does not hold MNIST's images and labels")
 
 
 def _imageset(part: Any, root: Path, size: int, grey: bool) -> ImageSet:

@@ -16,6 +16,7 @@ from rnp_mlflow.errors import DataError, ModelError, RnpError
 from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.loading import SafeNdarray, read_torch, state_dict
 
+LONGEST_PATH, MOST_NUMBERS = 1024, 10_000_000  # characters; in lists of a list
 DEFENSE = "defense_result.pt"
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,13 @@ def _train_keys(part: Mapping[str, Any]) -> list[int]:
 
 
 def _to_array(values: Any) -> np.ndarray:
-    """Convert a numpy array, a tensor or a list of numbers to a numeric array."""
+    """Convert a numpy array, a tensor or a list of numbers, or of lists of them, to a numeric array."""
+    if isinstance(values, (list, tuple)):
+        inner = [each for each in values if isinstance(each, (list, tuple))]
+        if sum(map(len, inner)) > MOST_NUMBERS or any(
+            isinstance(part, (list, tuple)) for each in inner for part in each
+        ):
+            raise TypeError("a list that is too long, or has lists of lists")
     array = values.decode() if isinstance(values, SafeNdarray) else np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"an array of {array.dtype} instead of numbers")
@@ -112,7 +119,7 @@ def _entry(file: Path, item: Mapping[str, Any]) -> tuple[Path, int, int]:
         raise TypeError("an image's path is not text")
     labels = item["other_info"]
     labels = labels.decode() if isinstance(labels, SafeNdarray) else labels
-    target, truth = (_whole(each) for each in list(labels)[:2])
+    target, truth = (_whole(each) for each in labels[:2])
     return _image_path(file, item["path"]), target, truth
 
 
@@ -133,6 +140,8 @@ def _image_path(file: Path, stored: str) -> Path:
 
     Other locations are refused: an untrusted result file must not choose which of the user's files are read and logged.
     """
+    if len(stored) > LONGEST_PATH:
+        raise ValueError(f"the path of a triggered image has {len(stored):,} characters")
     path: PurePath = PureWindowsPath(stored) if "\\" in stored else PurePosixPath(stored)  # Windows or POSIX
     parts = [part for part in path.parts if part != path.anchor]
     if ".." in parts or path.suffix.lower() != ".png":
@@ -150,6 +159,8 @@ def _triggered(entries: list[tuple[Path, int, int]], size: int | None, grey: boo
     used = [entry for entry in entries if entry[1] != entry[2]]
     if not used:
         return None
+    if len({path for path, _, _ in used}) < len(used):
+        raise DataError("a triggered image is listed twice: each entry of bd_test must name another file")
     if missing := [str(path) for path, _, _ in used if not path.is_file()]:
         raise DataError(
             f"{len(missing)} of {len(used)} triggered images are missing, the first is {missing[0]}; "

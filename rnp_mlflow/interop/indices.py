@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from rnp_mlflow.errors import DataError
+from rnp_mlflow.loading import check_regular
+
+LARGEST = 64 << 20  # bytes
 
 
 def write(file: Path, indices: Tensor) -> None:
@@ -19,6 +22,7 @@ def read(file: Path, labels: Tensor) -> Tensor:
     Raises:
         DataError: the file is unreadable, an index is invalid or repeated, or a class has fewer than two images.
     """
+    check_regular(file, DataError, LARGEST)
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:

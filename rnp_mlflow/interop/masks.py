@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from rnp_mlflow.core.neurons import Mask, check_mask
 from rnp_mlflow.core.units import units_of
 from rnp_mlflow.errors import MaskError
+from rnp_mlflow.loading import check_regular
 
+LARGEST = 64 << 20  # bytes
 CSV_HEADER = ("layer", "index", "value")
 
 
@@ -71,6 +73,7 @@ def read(file: Path, model: nn.Module) -> Mask:
 
 def parse(file: Path) -> list[tuple[int, str, int, float]]:
     """Return (line number, layer, channel, value) of every row of either format."""
+    check_regular(file, MaskError, LARGEST)
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

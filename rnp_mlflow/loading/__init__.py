@@ -1,7 +1,8 @@
 """Readers of untrusted files: nothing in them is executed, and no declared size is trusted.
 
-Torch files are read with `weights_only`, pt2 archives as raw bytes and a JSON table, npz archives without pickle. The
-size that a file declares is compared with its content before memory is allocated.
+Torch files are read by a machine of our own that calls nothing of the file's choice, pt2 archives as raw bytes and a
+JSON table, npz archives without pickle. The size that a file declares is compared with its content before memory is
+allocated.
 """
 
 from rnp_mlflow.loading.archives import GIB as GIB
@@ -10,6 +11,10 @@ from rnp_mlflow.loading.npz import read_npz as read_npz
 from rnp_mlflow.loading.own_norm import OwnNorm as OwnNorm
 from rnp_mlflow.loading.own_norm import take_own_norm as take_own_norm
 from rnp_mlflow.loading.pt2 import read_pt2 as read_pt2
+from rnp_mlflow.loading.regular import check_regular as check_regular
+from rnp_mlflow.loading.regular import files_below as files_below
+from rnp_mlflow.loading.room import check_disk as check_disk
+from rnp_mlflow.loading.room import check_memory as check_memory
 from rnp_mlflow.loading.stand_ins import SafeNdarray as SafeNdarray
 from rnp_mlflow.loading.state import Checkpoint as Checkpoint
 from rnp_mlflow.loading.state import read_checkpoint as read_checkpoint

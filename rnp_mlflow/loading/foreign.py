@@ -1,10 +1,10 @@
 """Recognise the kind of a file by its first bytes, and say what to do about it."""
 
 import re
-import zipfile
 from pathlib import Path
 
 from rnp_mlflow.errors import RnpError
+from rnp_mlflow.loading.archives import directory
 
 TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py, MAGIC_NUMBER as written
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
@@ -95,8 +95,7 @@ def kind_of(file: Path) -> str | None:
 def _kind_of_zip(file: Path) -> str | None:
     """Recognise the kind of a zip archive by the names in it; None if its directory is broken."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
+        names = [entry.filename for entry in directory(file)[0]]
     except Exception:  # a broken file can raise anything
         return None
     ends = {name.rpartition("/")[2] for name in names}

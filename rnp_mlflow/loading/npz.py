@@ -9,6 +9,9 @@ import numpy as np
 from rnp_mlflow.errors import DataError
 from rnp_mlflow.loading import foreign
 from rnp_mlflow.loading.archives import check_zip
+from rnp_mlflow.loading.regular import check_regular
+
+MOST_ARRAYS = 1000
 
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -17,12 +20,15 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: the file is not such an archive, an array is pickled, or it declares more than it contains.
     """
+    check_regular(file, DataError)
     foreign.refuse(file, DataError, taken=("npz", "zip"))
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file} is not an .npz file")
     check_zip(file, stored=False, error=DataError)
     try:
         with zipfile.ZipFile(file) as archive:
+            if len(archive.infolist()) > MOST_ARRAYS:
+                raise ValueError(f"it has {len(archive.infolist()):,} arrays")
             for entry in archive.infolist():
                 _check_npy(archive, entry)
         with np.load(file, allow_pickle=False) as arrays:

@@ -23,6 +23,7 @@ AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_di
 PARALLEL, COMMON = "module.", ("module.", "model.", "net.", "network.", "_orig_mod.", "backbone.", "encoder.")
 # Old versions of torchvision name DenseNet's layers `norm.1`, `conv.2`; this is how torchvision's loader renames them.
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
+MOST_KEYS, LONGEST_KEY = 20_000, 300  # tensors of a state dict, characters of a key
 ACCURACIES = ("clean_acc", "test_acc", "acc", "accuracy", "best_acc", "best_acc1", "acc1", "val_acc")
 
 
@@ -54,7 +55,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """
     kind = foreign.kind_of(file) if file.is_file() else None
     if kind == "safetensors" or (kind is None and file.suffix == ".safetensors"):
-        return Checkpoint(strip_prefixes(read_safetensors(file)))
+        return Checkpoint(strip_prefixes(_check_declared_size(read_safetensors(file), file)))
     if kind == "pt2" or (kind == "torch" and file.suffix == ".pt2"):
         return Checkpoint(strip_prefixes(_check_declared_size(read_pt2(file), file)))
     content = read_torch(file)
@@ -113,16 +114,18 @@ def _is_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values())
 
 
-def _weights_inside(content: Mapping[Any, Any], depth: int = 3) -> list[tuple[str, ...]]:
-    """Return the keys that lead to each state dict below `content`, to this depth."""
+def _weights_inside(content: Mapping[Any, Any], depth: int = 3, seen: set[int] | None = None) -> list[tuple[str, ...]]:
+    """Return the keys that lead to each state dict below `content`, to this depth; once if several do."""
     found: list[tuple[str, ...]] = []
+    seen = set() if seen is None else seen
     for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Mapping):
+        if not isinstance(key, str) or not isinstance(value, Mapping) or id(value) in seen:
             continue
+        seen.add(id(value))
         if _is_weights(value):
             found.append((key,))
         elif depth > 1:
-            found += [(key, *rest) for rest in _weights_inside(value, depth - 1)]
+            found += [(key, *rest) for rest in _weights_inside(value, depth - 1, seen)]
     return found
 
 
@@ -148,6 +151,9 @@ def _log_choice(content: Mapping[Any, Any], names: list[str], file: Path) -> Non
 
 
 def _check_declared_size(weights: Mapping[str, Tensor], file: Path) -> Mapping[str, Tensor]:
+    longest = max(map(len, weights), default=0)
+    if len(weights) > MOST_KEYS or longest > LONGEST_KEY:
+        raise ModelError(f"{file} is refused: {len(weights):,} tensors with names of up to {longest:,} characters")
     declared, actual = sum(value.numel() * value.element_size() for value in weights.values()), file.stat().st_size
     if declared > actual:
         raise ModelError(f"{file} is refused: its {actual:,} bytes declare {declared:,} bytes of weights")

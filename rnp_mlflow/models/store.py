@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rnp_mlflow.core.units import remember_units
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.loading import read_safetensors
+from rnp_mlflow.loading import check_regular, read_safetensors
 from rnp_mlflow.models.registry import build
 from rnp_mlflow.models.skeleton import differences, skeleton
 
 WEIGHTS, SPEC = "model.safetensors", "model.json"
+LARGEST, LONGEST, LARGEST_SIDE = 8 << 20, 255, 4096  # bytes of a spec, characters of a name in it, pixels of a side
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,16 @@ def read_spec(file: Path) -> ModelSpec:
     Raises:
         ModelError: the file is missing or does not describe a model.
     """
+    check_regular(file, ModelError, LARGEST)
     try:
         spec = TypeAdapter(ModelSpec).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise ModelError(f"{file} does not describe a model: {' '.join(str(error).split())[:200]}") from None
+    if max(map(len, (spec.architecture, *spec.classes))) > LONGEST or spec.input_shape[0] > 4:
+        raise ModelError(f"{file} does not describe a model: a name in it is longer than {LONGEST} characters, or "
+                         f"its images have more than 4 channels")  # fmt: skip
+    if max(spec.input_shape) > LARGEST_SIDE or (spec.width or 1) > LARGEST_SIDE:
+        raise ModelError(f"{file} does not describe a model: its images or its width are above {LARGEST_SIDE}")
     if not all(0 <= value <= 1 for value in spec.mean) or not all(0 < value <= 1 for value in spec.std):
         raise ModelError(
             f"{file}: mean {spec.mean} must be from 0 to 1 and std {spec.std} above 0 and at most 1, for pixels "

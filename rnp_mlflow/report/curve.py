@@ -41,7 +41,8 @@ class Sweep:
 
     rows: the unpruned model first. axis: `threshold` or `number`, the column on the x axis. points: the operating
     points. counts: curve → the independent images that it was measured on; it gets a band, the 95 % interval. values:
-    by number, the highest mask value that each further row prunes, for the lower axis.
+    by number, the highest mask value that each further row prunes, for the lower axis. note: what else a reader of the
+    caption has to know.
     """
 
     rows: Sequence[Row]
@@ -49,6 +50,7 @@ class Sweep:
     points: Sequence[Point] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     values: Sequence[float] = ()
+    note: str = ""
 
     def looked_at(self) -> int:
         """Return how many points were measured: those of the rows, and the operating points beside them."""
@@ -57,13 +59,14 @@ class Sweep:
 
 def draw_curve(file: Path, sweep: Sweep, caption: Caption) -> None:
     """Draw ACC, ASR and RA and, on held-out images, ACC and the proxy's success, over the sweep; mark the points."""
-    with canvas(COLUMN, 3.15) as (figure, axes):
+    with canvas(COLUMN, 3.4) as (figure, axes):
         ax = axes[0][0]
         draw_sweep(ax, sweep)
         mark_points(ax, sweep.points, positions(sweep.rows, sweep.axis)[0])
         lower_axis(ax, sweep)
         figure.legend(loc="outside upper center", ncols=2, **LEGEND)
-        write_caption(figure, caption, f"{counted(sweep.counts)}{oracle_note(sweep)}")
+        parts = (f"{counted(sweep.counts)}{oracle_note(sweep)}", sweep.note)
+        write_caption(figure, caption, "; ".join(part for part in parts if part))
         save(figure, file)
 
 
@@ -120,7 +123,7 @@ def lower_axis(ax: Any, sweep: Sweep) -> None:
     for k, x in enumerate(xs):
         if not kept or x - xs[kept[-1]] >= apart:
             kept.append(k)
-    other = ax.secondary_xaxis(-0.23)
+    other = ax.secondary_xaxis(-0.215)
     other.set_xticks([xs[k] for k in kept], [words[k] for k in kept], fontsize=SMALL)
     other.set_xlabel("highest mask value pruned" if sweep.axis == "number" else "neurons pruned")
     other.spines["bottom"].set_visible(False)

@@ -38,15 +38,15 @@ class Run:
 class Report:
     """All that the page says. All text is escaped.
 
-    verdict: one sentence. suspected: whether it is that there is a backdoor. result: what was pruned. basis: what the
-    verdict rests on. heads, rows, notes: the table of operating points. parameters: (name, value, default). commands:
-    how to repeat the run. provenance: (name, value).
+    verdict: one sentence. suspected: whether it is that there is a backdoor. result: what came out, a paragraph each.
+    basis: what the verdict rests on. heads, rows, notes: the table of operating points. parameters: (name, value,
+    default). commands: how to repeat the run. provenance: (name, value).
     """
 
     title: str
     verdict: str
     suspected: bool
-    result: str
+    result: Sequence[str]
     basis: Sequence[str]
     heads: Sequence[str]
     rows: Sequence[Row]

@@ -16,7 +16,7 @@ class Phase:
     """One of the three panels. rows: what was measured, in order; `axis`: the column that lies on the x axis.
 
     counts: curve → images that it was measured on. limit: the accuracy at which unlearning stops. points: the
-    operating points.
+    operating points. note: what else has to be known of it.
     """
 
     title: str
@@ -26,6 +26,7 @@ class Phase:
     counts: Mapping[str, int] = field(default_factory=dict)
     limit: float | None = None
     points: Sequence[Point] = ()
+    note: str = ""
 
 
 def draw_phases(file: Path, phases: Sequence[Phase], caption: Caption) -> None:
@@ -76,8 +77,8 @@ def notes(phases: Sequence[Phase]) -> str:
     if parts:
         parts.append("bands: Wilson 95 %")
     if not any(has(phase, "asr") for phase in phases) and any(has(phase, "proxy_asr") for phase in phases):
-        parts.append("no triggered images are known: the proxy's success stands in for ASR")
-    return "; ".join(parts)
+        parts.append("no triggered images are known: in recovery and pruning, the proxy's success stands in for ASR")
+    return "; ".join([*parts, *(phase.note for phase in phases if phase.note)])
 
 
 def has(phase: Phase, name: str) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from rnp_mlflow.shown import printable
+
 COLUMN, PAGE = 3.3, 7.0  # inches: one column of a paper, and its whole width
 DPI = 200
 TEXT, SMALL = 7.0, 6.0  # points, at the size that a picture is drawn in
@@ -64,6 +66,7 @@ MARKS = {
     "chosen": Mark("chosen", "v", "-"),
     "fixed": Mark("fixed", "D", "--"),
     "oracle": Mark("oracle (sees the trigger)", "*", ":"),
+    "repaired": Mark("repaired", "P", "-"),
 }
 
 
@@ -83,9 +86,11 @@ class Caption:
 
     def __str__(self) -> str:
         words = {"none": "no attack", "unknown": "attack unknown"}
-        rate = f", {self.poison_rate:.3g} poisoned" if self.poison_rate else ""
+        rate = f" {100 * self.poison_rate:g} %" if self.poison_rate else ""
         attack = words.get(self.attack, f"{self.attack}{rate}")
-        return f"{self.model} on {self.data} · {attack} · seed\xa0{self.seed} · run\xa0{self.run_id[:8]}"
+        return (
+            f"{self.model} on {printable(self.data, 100)} · {attack} · seed\xa0{self.seed} · run\xa0{self.run_id[:8]}"
+        )
 
 
 @contextmanager
@@ -122,7 +127,7 @@ def shares(ax: Any) -> None:
 def write_caption(figure: Any, caption: Caption | str, note: str = "") -> None:
     """Write the caption at the bottom, and below it what has to be known to read the picture."""
     width = int(figure.get_size_inches()[0] * 72 / (0.57 * SMALL))  # characters a line
-    lines = [line for part in (str(caption), note) for line in wrap(part, width, break_on_hyphens=False)]
+    lines = [line for part in (str(caption), printable(note)) for line in wrap(part, width, break_on_hyphens=False)]
     figure.supxlabel("\n".join(lines), fontsize=SMALL, color=MUTED, x=0.01, ha="left", linespacing=1.25)
 
 
@@ -135,7 +140,7 @@ def save(figure: Any, file: Path, svg: bool = True) -> None:
 
 def short(name: str, width: int, lines: int = 2) -> str:
     """Wrap a class name to at most `lines` lines of `width` characters; a longer name keeps its start and end."""
-    most = lines * width - 1
+    most, name = lines * width - 1, printable(name).replace("\n", " ")
     if len(name) > most:
         name = f"{name[: most // 2]}…{name[-(most // 2) :]}"
     found = wrap(name, width, break_on_hyphens=False) or [name]

@@ -36,7 +36,7 @@ def draw_tradeoff(file: Path, runs: Sequence[RunPoints], caption: Caption | str)
         ax = axes[0][0]
         for k, run in enumerate(runs):
             draw_run(ax, run, k, alone=len(runs) == 1)
-        losses = [run.lost(acc) for run in runs for acc, _ in run.points]
+        losses = [run.lost(acc) for run in runs for acc, _ in (*run.points, *run.marked.values())]
         left, right = min(-0.02, 1.1 * min(losses)), max(0.1, 1.1 * max(losses))
         draw_der_lines(ax, before, left, right)
         plain(ax)

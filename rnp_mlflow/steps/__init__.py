@@ -19,15 +19,23 @@ def run(
     with nullcontext() if quiet else progress.note("starting"):
         from rnp_mlflow.steps import chain, main, opened, report, rerun, runtime
         from rnp_mlflow.steps.plan import make_plan
-        from rnp_mlflow.tracking import signals
+        from rnp_mlflow.tracking import signals, store
 
     signals.install()
     runtime.forward_log_records()
     code = 0
-    with output.amount(quiet=quiet, verbose=verbose):
+    with output.amount(quiet=quiet, verbose=verbose), store.refusals():
         opened.check(entry, values)
         if entry == "rerun":
             code = rerun.repeat(values)
+        elif entry == "grid":
+            from rnp_mlflow.steps import grid
+
+            code = grid.run(values)
+        elif entry == "upload":
+            from rnp_mlflow.steps import upload
+
+            upload.store_kept(values)
         elif entry == "report":
             report.compare(values)
         elif entry == "main":

@@ -1,6 +1,7 @@
 """From one step to the one before it: given by run ID, found by its inputs, or made."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +27,8 @@ from rnp_mlflow.steps import (
     unlearn,
 )
 from rnp_mlflow.steps.output import Result
-from rnp_mlflow.steps.plan import Plan, flat
-from rnp_mlflow.tracking import lineage
+from rnp_mlflow.steps.plan import Plan, flat, used
+from rnp_mlflow.tracking import lineage, turns
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
 
 FILES = names("file")
@@ -59,7 +60,7 @@ def run_step(step: str, plan: Plan) -> str:
     suspect_id = preflight(step, plan)
     with step_run(step) as run:
         label(run, step, plan, suspect_id)
-        run.params(flat(plan, step))
+        run.params(used(plan, step))
         upstream = resolve_upstream(step, plan)
         execute_in_run(
             run, step, plan, upstream, inputs=inputs_digest(step, plan, upstream), given=pinned_upstream(step, plan)
@@ -74,17 +75,38 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
     """
     upstream = resolve_upstream(step, plan)
     inputs = inputs_digest(step, plan, upstream)
-    if plan.reuse and (found := lineage.find_finished(step, inputs)):
-        runtime.log(f"{step}: reuses run {found} (same inputs)")
-        return upstream | {step: found}
-    with step_run(step) as run:
-        label(run, step, plan, upstream.get("attack"))
-        own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
-        resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
-        run.params(own | resolved)
-        nearest = {} if step == "attack" else {previous_step(step, plan): upstream[previous_step(step, plan)]}
-        execute_in_run(run, step, plan, upstream, inputs=inputs, given=nearest)
-        return upstream | {step: run.run_id}
+    with turns.turn(step, inputs) if plan.reuse == "all" else nullcontext():
+        if found := find_made(step, plan, inputs):
+            return upstream | {step: found}
+        with step_run(step) as run:
+            fill(run, step, plan, upstream, inputs)
+            return upstream | {step: run.run_id}
+
+
+def find_made(step: str, plan: Plan, inputs: str) -> str | None:
+    """Return a finished run that may stand for a step, and say so; None if there is none. inputs: their digest."""
+    if plan.reuse == "none":
+        return None
+    if plan.reuse == "all":
+        if found := lineage.find_finished(step, inputs):
+            runtime.log(f"{step}: reuses run {found} (same inputs)")
+        return found
+    if found := lineage.find_finished(step, inputs, by=lineage.UNFINISHED):
+        lineage.take(found)
+        runtime.log(f"{step}: takes run {found} of an earlier {lineage.UNFINISHED}, which did not finish (same inputs)")
+    return found
+
+
+def fill(run: StepRun, step: str, plan: Plan, upstream: dict[str, str], inputs: str) -> None:
+    """Execute a step in its run, which starts from the nearest of the runs before it. inputs: their digest."""
+    label(run, step, plan, upstream.get("attack"))
+    own = {name: value for name, value in flat(plan, step).items() if name in STEPS[step].model_fields}
+    resolved = {RUN_ID[name]: upstream[name] for name in upstream if RUN_ID[name] in own}
+    run.params(own | resolved)
+    nearest = {}
+    if step not in lineage.MODEL_RUNS:
+        nearest = {previous_step(step, plan): upstream[previous_step(step, plan)]}
+    execute_in_run(run, step, plan, upstream, inputs=inputs, given=nearest)
 
 
 def execute_in_run(
@@ -103,9 +125,10 @@ def execute_in_run(
     settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
     (run.folder / table.SETTINGS).write_text(json.dumps(record, indent=2) + "\n")
+    run.closing = lambda: {"output": output_digest(run)}
     result = MODULES[step].execute(run, plan, upstream, device)
     runtime.release_memory()
-    run.tags({"output": output_digest(run)})
+    run.upload()
     output.keep(result.of_run(step, run.run_id, upstream | {step: run.run_id}))
 
 

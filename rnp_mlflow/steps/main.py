@@ -8,7 +8,7 @@ from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import RUN_ID
 from rnp_mlflow.steps import chain, curve, notes, output
 from rnp_mlflow.steps.labels import VERDICT_TAGS
-from rnp_mlflow.steps.plan import Plan, flat
+from rnp_mlflow.steps.plan import Plan, used
 from rnp_mlflow.steps.summary import PruneSummary
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import step_run
@@ -19,7 +19,7 @@ def run_all(plan: Plan) -> str:
     suspect_id = chain.preflight("prune", plan)
     with step_run("main") as run:
         chain.label(run, "main", plan, suspect_id)
-        run.params(flat(plan, "main"))
+        run.params(used(plan, "main"))
         prune_id = chain.get_or_create_run("prune", plan)["prune"]
         pruned = lineage.require(prune_id, "prune")
         record = lineage.settings_of(prune_id)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from rnp_mlflow.artifacts.source import Source
 from rnp_mlflow.config import DATASETS, Import
-from rnp_mlflow.data import sources
+from rnp_mlflow.data import folder, sources
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
 from rnp_mlflow.interop import architectures, backdoorbench
-from rnp_mlflow.loading import OwnNorm, read_checkpoint, read_safetensors, take_own_norm
+from rnp_mlflow.loading import OwnNorm, check_regular, read_checkpoint, read_safetensors, take_own_norm
 from rnp_mlflow.models import store
 from rnp_mlflow.models.fit import count_classes
 from rnp_mlflow.tracking import remote_model
@@ -84,7 +84,7 @@ def from_path(place: Path, model: str | None = None) -> ImportedModel:
         name = None if stated.model_name is None or model else architectures.our_name(stated.model_name)
         return ImportedModel(stated.weights, name, acc=stated.acc, exact=True)
     if not place.is_dir():
-        raise ModelError(f"{place} does not exist")
+        check_regular(place, ModelError)
     weights, spec = read_model_folder(place) if (place / store.SPEC).is_file() else remote_model.read_folder(place)
     if spec is None:
         return ImportedModel(weights)
@@ -111,8 +111,9 @@ def data_source(settings: Import, found: ImportedModel, is_rerun: bool = False, 
     if settings.data and settings.data_dir and not named and not is_rerun:
         raise ConfigError(f"give data or data_dir, not both ({settings.data}, {settings.data_dir})")
     place = settings.data_dir or (None if named else settings.data)
-    dataset = settings.dataset or named or found.dataset
-    if place is None and dataset != "digits":
+    requested = settings.dataset or named
+    dataset = requested or found.dataset
+    if place is None and requested != "digits":
         raise ConfigError("give the clean images: data=FOLDER or FILE.npz, or data_dir of a dataset by name")
     by_name = settings.dataset in sources.NORMALISATION
     mean, std = settings.mean or (None if by_name else found.mean), settings.std or (None if by_name else found.std)
@@ -131,6 +132,11 @@ def data_source(settings: Import, found: ImportedModel, is_rerun: bool = False, 
         dataset = "npz" if place and Path(place).is_file() else "folder"
     if place is not None and not Path(place).exists():
         raise DataError(f"data={place} does not exist")
+    if place is not None and requested is None and Path(place).is_dir() and not folder.is_image_folder(Path(place)):
+        raise DataError(
+            f"data={place} has no class folders with images; if it has torchvision's files, give their dataset=NAME, "
+            "which a result file does not choose"
+        )
     sizes = (settings.image_size, settings.train_size, settings.test_size)
     order = (settings.class_order, settings.flip)
     return Source(str(dataset), place, *sizes, mean, std, *order, grey=channels == 1)

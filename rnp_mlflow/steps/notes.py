@@ -15,7 +15,8 @@ def table(rows: Mapping[str, Iterable[float | None]], head: Iterable[str] = FIGU
     """Return a table of shares (0 to 1), one row per name; unknown ones are empty."""
     columns = list(head)
     cells = [["", *columns], ["---"] * (len(columns) + 1)]
-    cells += [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
+    cells += [[name, *("–" if value is None else f"{value:.4f}" for value in row)] for name, row in rows.items()]
+    cells[0] = [f"\xa0\xa0{name}\xa0\xa0" if name else "" for name in cells[0]]  # MLflow's page leaves no room between
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
@@ -26,14 +27,22 @@ def scores_table(rows: Mapping[str, Scores]) -> str:
 
 def pruning(summary: PruneSummary, upstream: Mapping[str, str]) -> str:
     """Describe a pruning run: its model (`card`), and what its metrics are."""
-    curve = "The metrics `curve/…` show the end of the sweep, which is not a result; their charts show all of it."
+    curve = "The metrics `curve/…` and `rnp/…` show the end of the sweep, which is not a result; their charts show all."
     return f"{card(summary, upstream)}\n\n{curve}"
 
 
 def card(summary: PruneSummary, runs: Mapping[str, str]) -> str:
-    """Describe a purified model: before and after, verdict, what was pruned, and the runs that it comes from."""
-    result = f"**{verdict(summary)}** {lost(summary)}"
-    return "\n\n".join([before_and_after(summary), result, measured(summary), lineage_links(runs)])
+    """Describe a purified model: verdict, before and after, what was pruned, and the runs that it comes from."""
+    headline = " ".join(part for part in (f"**{verdict(summary)}**", certainty(summary), changed(summary)) if part)
+    return "\n\n".join([headline, before_and_after(summary), lost(summary), measured(summary), lineage_links(runs)])
+
+
+def changed(summary: PruneSummary) -> str:
+    """Return ACC, ASR and RA before and after, those that are known, and how many neurons were pruned."""
+    before, after = summary.before, summary.picked
+    pairs = {"ACC": (before.acc, after.acc), "ASR": (before.asr, after.asr), "RA": (before.ra, after.ra)}
+    known = [f"{name} {a:.3f} → {b:.3f}" for name, (a, b) in pairs.items() if a is not None and b is not None]
+    return f"{', '.join(known)}; {after.num_pruned:,} neurons pruned."
 
 
 def before_and_after(summary: PruneSummary) -> str:
@@ -61,6 +70,13 @@ def verdict(summary: PruneSummary) -> str:
     return "No sign of a backdoor."
 
 
+def certainty(summary: PruneSummary) -> str:
+    """Say how sure the verdict is; nothing without a benign score."""
+    if summary.verdict is None or summary.verdict.false_alarm_rate is None:
+        return ""
+    return f"{summary.verdict.rarity} of clean models look as suspicious (estimated)."
+
+
 def lost(summary: PruneSummary) -> str:
     """Say which neurons were pruned."""
     layers = [f"`{layer}` {n} of {of}" for layer, (n, of) in summary.layers.items()]
@@ -74,7 +90,8 @@ def measured(summary: PruneSummary) -> str:
     counts = summary.images
     clean = f"{counts.test} test images" if counts.test else f"{counts.held_out} held-out images"
     triggered = f"; ASR and RA: {counts.triggered} triggered ones" if counts.triggered else ""
-    return f"ACC: {clean}{triggered}. The defender has {counts.clean} clean images."
+    unknown = "" if counts.triggered else "; ASR and RA are unknown, because there are no triggered images"
+    return f"ACC: {clean}{triggered}{unknown}. The defender has {counts.clean} clean images."
 
 
 def lineage_links(upstream: Mapping[str, str]) -> str:

@@ -41,6 +41,9 @@ def texts(entry: str, values: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         ConfigError: a value is wrong.
     """
+    if entry == "grid":  # beside its own parameters it takes lists of those of the steps
+        defaults = {name: field.default for name, field in parameters(entry).items()}
+        return {n: text(value) for n, value in (defaults | dict(values) | dict(parse(OTHERS[entry], values))).items()}
     if entry in OTHERS:
         return {name: text(value) for name, value in parse(OTHERS[entry], values)}
     return flat(make_plan(entry, values), entry)

@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from typing import Self, TextIO
 
+from rnp_mlflow.shown import printable
+
+LINE = 20_000  # characters of a printed line, at most
 WIDTH = 80  # columns of a terminal that does not say how wide it is, and of a pipe or a file
 # symbol → what stands for it if the stream's encoding lacks it
 ASCII = str.maketrans({"◀": "<", "→": "->", "≤": "<=", "×": "x", "─": "-", "–": "-", "…": "..."})
@@ -123,7 +126,7 @@ def write(lines: Iterable[str], stream: TextIO | None) -> None:
     if stream is None:
         return
     try:
-        stream.write("".join(f"{encodable(line.rstrip(), stream)}\n" for line in lines))
+        stream.write("".join(f"{encodable(printable(line.rstrip(), LINE), stream)}\n" for line in lines))
         stream.flush()
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):  # the latter is a terminal that was closed

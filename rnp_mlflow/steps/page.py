@@ -38,7 +38,7 @@ PICTURES = {
         "Pruned neurons should be among those that the trigger changes most.",
     ),
 }
-HEADS = ("point", "mask value", "neurons", "held-out ACC", "proxy", "ACC", "ASR", "RA", "DER")
+HEADS = ("point", "ACC", "ASR", "RA", "DER", "neurons", "mask value", "held-out ACC", "proxy")
 PROVENANCE = ("version", "python", "torch", "mlflow", "machine", "processor", "device", "threads", "precision", "dirty")
 COMMIT = "mlflow.source.git.commit"
 
@@ -50,7 +50,7 @@ def write(run: StepRun, summary: PruneSummary, plan: Plan, upstream: Mapping[str
         title=naming.run_name("prune", run.subject, plan["prune"].seed),
         verdict=notes.verdict(summary),
         suspected=bool(verdict and verdict.backdoor_suspected),
-        result=notes.lost(summary).replace("`", ""),
+        result=[notes.changed(summary), notes.lost(summary).replace("`", "")],
         basis=[line.strip() for line in printed.score_lines(summary)],
         heads=HEADS,
         rows=rows(summary),
@@ -75,12 +75,18 @@ def rows(summary: PruneSummary) -> list[Row]:
     """Return the table: the unpruned model, and each operating point."""
 
     def row(name: str, point: PointFigures, used: bool = False) -> Row:
-        shares = (point.holdout_acc, point.proxy_asr, point.acc, point.asr, point.ra, point.der)
+        tested = shares(point.acc, point.asr, point.ra, point.der)
         cutoff = "" if point.cutoff is None else f"{point.cutoff:g}"
-        return Row([name, cutoff, str(point.num_pruned), *("" if v is None else f"{v:.4f}" for v in shares)], used)
+        unseen = shares(point.holdout_acc, point.proxy_asr)
+        return Row([name, *tested, f"{point.num_pruned:,}", cutoff, *unseen], used)
 
     points = [row(name, point, name == summary.selected) for name, point in summary.points.items()]
     return [row("before", summary.before), *points]
+
+
+def shares(*values: float | None) -> list[str]:
+    """Return shares as text; unknown ones are empty."""
+    return ["" if value is None else f"{value:.4f}" for value in values]
 
 
 def measured(summary: PruneSummary) -> list[str]:

@@ -26,7 +26,7 @@ from rnp_mlflow.report.tradeoff import RunPoints, draw_tradeoff
 from rnp_mlflow.steps import curve, samples
 from rnp_mlflow.steps.captions import caption_of
 from rnp_mlflow.steps.subject import Suspect
-from rnp_mlflow.steps.summary import PruneSummary
+from rnp_mlflow.steps.summary import REPAIRED, PruneSummary
 from rnp_mlflow.tracking import lineage
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -84,7 +84,9 @@ def sweep_of(pruned: Pruned) -> Sweep:
     """Return the curve as `report` draws it."""
     summary, rows = pruned.summary, [curve.values(point, pruned.summary.pruning_by) for point in pruned.points]
     points = [
-        Point(name, point.cutoff, point.num_pruned, name == summary.selected) for name, point in summary.points.items()
+        Point(name, point.cutoff, point.num_pruned, name == summary.pruned_at)
+        for name, point in summary.points.items()
+        if name != REPAIRED
     ]
     ranked = flatten(pruned.mask)[ranking(pruned.mask)]
     values = [float(ranked[row["pruned"] - 1]) for row in rows if row["pruned"]]
@@ -92,7 +94,16 @@ def sweep_of(pruned: Pruned) -> Sweep:
     if summary.curve_eval_size:
         measured = {name: min(count, summary.curve_eval_size) for name, count in measured.items()}
     measured["ra"] = measured["asr"]
-    return Sweep(rows, summary.pruning_by, points, measured, values)
+    return Sweep(rows, summary.pruning_by, points, measured, values, repair_note(summary))
+
+
+def repair_note(summary: PruneSummary) -> str:
+    """Say what the purified model reaches, if it is not a point of the curve, because it was repaired."""
+    if summary.selected != REPAIRED:
+        return ""
+    found = summary.picked
+    asr = "" if found.asr is None else f", ASR {found.asr:.3f}"
+    return f"the purified model, repaired after pruning: ACC {found.acc:.3f}{asr}"
 
 
 def training_phases(upstream: Mapping[str, str], limit: float) -> list[Phase]:
@@ -116,7 +127,7 @@ def counts_of(row: Row) -> dict[str, int]:
 def pruning_phase(sweep: Sweep) -> Phase:
     """Return the third panel: the curve."""
     xlabel = "neurons" if sweep.axis == "number" else "mask value"
-    return Phase("pruning", xlabel, sweep.axis, sweep.rows, sweep.counts, points=sweep.points)
+    return Phase("pruning", xlabel, sweep.axis, sweep.rows, sweep.counts, points=sweep.points, note=sweep.note)
 
 
 def chart(phases: list[Phase]) -> list[tuple[str, float | None, int]]:
@@ -164,7 +175,9 @@ def run_points(pruned: Pruned, name: str) -> RunPoints:
     """Return the run's points in the plane of ACC and ASR, on the images of the curve."""
     found = {point.num_pruned: (point.scores.acc, point.scores.asr or 0.0) for point in pruned.points}
     marked = {
-        name: found[point.num_pruned] for name, point in pruned.summary.points.items() if point.num_pruned in found
+        name: found[point.num_pruned] if name != REPAIRED else (point.acc, point.asr or 0.0)
+        for name, point in pruned.summary.points.items()
+        if point.num_pruned in found
     }
     return RunPoints(name, list(found.values()), marked)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rnp_mlflow.config import (
     PIPELINE,
@@ -18,10 +18,13 @@ from rnp_mlflow.config import (
 )
 from rnp_mlflow.errors import ConfigError
 
+# Which finished runs of the same inputs stand for a step: all; those of a `main` that did not finish; none
+Reuse = Literal["all", "unfinished", "none"]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings by step, and whether finished runs of the same inputs may be taken for them.
+    """Settings by step, and which finished runs of the same inputs may be taken for them.
 
     given: names of the parameters that the call gave; the others have their defaults. is_rerun: a run is being
     repeated, so changed data are compared, not refused.
@@ -29,7 +32,7 @@ class Plan:
 
     settings: dict[str, Any]
     given: frozenset[str] = frozenset()
-    reuse: bool = True
+    reuse: Reuse = "all"
     is_rerun: bool = False
 
     def __getitem__(self, step: str) -> Any:
@@ -46,7 +49,7 @@ def make_plan(entry: str, values: Mapping[str, Any]) -> Plan:
     check_used(entry, given)
     if "preset" in given:  # one that is unknown is refused below
         given = preset_values(given["preset"]) | given
-    return Plan(settings_by_step(entry, given), frozenset(given), reuse=entry != "main")
+    return Plan(settings_by_step(entry, given), frozenset(given), reuse="unfinished" if entry == "main" else "all")
 
 
 def preset_values(preset: str) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def plan_again(entry: str, values: Mapping[str, Any], changed: Collection[str]) 
     Raises:
         ConfigError: as `make_plan`.
     """
-    return Plan(settings_by_step(entry, values), frozenset(changed), reuse=False, is_rerun=True)
+    return Plan(settings_by_step(entry, values), frozenset(changed), reuse="none", is_rerun=True)
 
 
 def settings_by_step(entry: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,3 +111,16 @@ def flat(plan: Plan, entry: str) -> dict[str, str]:
     """Return name → text of every parameter of an entry point, as logged."""
     values = {name: value for step in plan.settings.values() for name, value in step}
     return {name: text(values[name]) for name in parameters(entry)}
+
+
+def used(plan: Plan, entry: str) -> dict[str, str]:
+    """Return the same without the parameters of steps that this call cannot make, because the user named their run.
+
+    Those runs have their own parameters, and the defaults of this call would contradict them.
+    """
+    steps = list(plan.settings)
+    for step in plan.settings:
+        if any(getattr(plan[step], name, None) for name in RUN_ID.values()):
+            steps = steps[steps.index(step) :]
+    fields = {name for step in steps for name in STEPS[step].model_fields}
+    return {name: value for name, value in flat(plan, entry).items() if name in fields}

@@ -3,13 +3,14 @@
 from rnp_mlflow.core.selectors import SELECTORS
 from rnp_mlflow.core.verdict import FORGETTING_OFFSET
 from rnp_mlflow.steps.output import Result, wrap
-from rnp_mlflow.steps.summary import DetectionSummary, PointFigures, PruneSummary
+from rnp_mlflow.steps.summary import REPAIRED, DetectionSummary, PointFigures, PruneSummary
 from rnp_mlflow.tracking import ui
 from rnp_mlflow.tracking.runs import StepRun
 
 MEANING = {
     "fixed": "at pruning_number",
     "oracle": "best DER in hindsight, with the trigger",
+    REPAIRED: "the pruned model, after it has learned the suspect's answers to clean images again",
 }
 MARK = "◀"
 
@@ -166,9 +167,7 @@ def score_lines(summary: PruneSummary) -> list[str]:
     if verdict.benign_score is None:
         return [share]
     score = f"{limits(verdict)}; {statistics(verdict, bool(summary.before.proxy_asr))}"
-    rate = verdict.false_alarm_rate or 0.0
-    as_low = "fewer than 0.1 %" if rate < 0.001 else f"about {100 * rate:.2g} %"
-    return [f"  benign score: {score}", f"  {as_low} of clean models score as low (estimated)", share]
+    return [f"  benign score: {score}", f"  {verdict.rarity.lower()} of clean models score as low (estimated)", share]
 
 
 def limits(verdict: DetectionSummary) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Column
 
+from rnp_mlflow.shown import printable
 from rnp_mlflow.steps.output import is_terminal
 
 REFRESHES = 4  # a second; each takes a millisecond or two from the work
@@ -99,7 +101,7 @@ def note(text: str) -> Iterator[None]:
     if Shown.bar or Shown.note or not is_terminal(sys.stderr):
         yield
         return
-    status = Console(stderr=True).status(text, spinner="line", refresh_per_second=REFRESHES)
+    status = Console(stderr=True).status(escape(printable(text)), spinner="line", refresh_per_second=REFRESHES)
     Shown.note = status
     try:
         with status:

@@ -10,7 +10,7 @@ from rnp_mlflow.artifacts import table
 from rnp_mlflow.config import Prune, params_of
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.neurons import Mask, copy_sharing_weights
-from rnp_mlflow.core.params import SweepParams
+from rnp_mlflow.core.params import RepairParams, SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import prune_at_, ranking
 from rnp_mlflow.core.pruning_curve import PruningCurve
@@ -29,14 +29,14 @@ from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
 from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.models import store
-from rnp_mlflow.pipeline import CurveImages, draw_curve, views_of
+from rnp_mlflow.pipeline import CurveImages, draw_curve, repair_pruned, views_of
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import curve, notes, page, pictures, printed, registering, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
 from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan
 from rnp_mlflow.steps.progress import note
-from rnp_mlflow.steps.summary import DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
+from rnp_mlflow.steps.summary import REPAIRED, DetectionSummary, HoldoutViews, ImageCounts, PointFigures, PruneSummary
 from rnp_mlflow.tracking import lineage, models, naming
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -64,38 +64,40 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     detected = stored.load_detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
     found = sweep_with_progress(suspect, clean, mask, detected, params)
     points = summary_points(params, found)
-    picked = points[SELECTORS[params.select_by].row]
-    unpruned, used = (found.on_full_test_set(point) for point in (found.points[0], select_point(found, params)))
+    unpruned, chosen = (found.on_full_test_set(point) for point in (found.points[0], select_point(found, params)))
+    before = copy_sharing_weights(suspect.model)
+    pruned = prune_at_(suspect.model, mask, chosen.num_pruned, found.calibrate)  # in place: no longer needed as it is
+    purified, repaired = repair_with_progress(pruned, before, suspect, clean, settings, curve=found, point=chosen)
+    if repaired:
+        points[REPAIRED] = PointFigures.of(repaired, unpruned.scores)
     summary = PruneSummary(
         before=PointFigures.of(unpruned),
         select_by=params.select_by,
-        selected=SELECTORS[params.select_by].row,
+        selected=REPAIRED if repaired else SELECTORS[params.select_by].row,
         pruning_by=params.pruning_by,
         curve_eval_size=params.curve_eval_size,
         points=points,
         verdict=detection_summary(params, found, detected[0], suspect.spec.classes),
-        layers={k: n for k, n in pictures.pruned_by_layer(mask, picked.num_pruned).items() if n[0]},
+        layers={k: n for k, n in pictures.pruned_by_layer(mask, chosen.num_pruned).items() if n[0]},
         images=image_counts(suspect, clean),
         views=holdout_views(params, suspect, clean),
     )
-    before = copy_sharing_weights(suspect.model)
-    purified = prune_at_(suspect.model, mask, picked.num_pruned, found.calibrate)  # in place: no longer needed as it is
     store.save(run.folder / table.PURIFIED_FOLDER, purified, suspect.spec)
-    masks.write_csv(run.folder / table.PRUNED_NEURONS, mask, ranking(mask)[: picked.num_pruned])
+    masks.write_csv(run.folder / table.PRUNED_NEURONS, mask, ranking(mask)[: chosen.num_pruned])
     if settings.export == "backdoorbench":
         export(run.folder / backdoorbench.DEFENSE, purified, suspect.spec)
     runtime.release_memory()  # torch.export takes some
     verdict = verdict_tags(summary.verdict)
     run.tags(verdict)
     card = notes.card(summary, {**upstream, "prune": run.run_id})
-    about = {"prune_run_id": run.run_id, "pruned": picked.num_pruned, **run.subject.tags(), **verdict}
+    about = {"prune_run_id": run.run_id, "pruned": chosen.num_pruned, **run.subject.tags(), **verdict}
     example, name = suspect.data.train.images[:2], naming.model_name(run.subject)
     with note("exporting the purified model"):
         model_id = models.log(purified, suspect.spec, example, name=name, tags=about, card=card)
     curve.write(run, found.points, summary, model_id=model_id)
     shown = pictures.Pruned(
-        suspect, before, purified, mask, found.points, unpruned, used, summary, clean.holdout, detected[1],
-        settings.precision,
+        suspect, before, purified, mask, found.points, unpruned, repaired or chosen, summary, clean.holdout,
+        detected[1], settings.precision,
     )  # fmt: skip
     with note("drawing"):
         pictures.draw_all(run, shown, upstream, settings.seed, plan["unlearn"].clean_threshold)
@@ -112,11 +114,15 @@ def check_possible(settings: Prune, spec: store.ModelSpec, triggered: bool) -> N
 
     Raises:
         ConfigError: the oracle without triggered images, or an export that BackdoorBench could not load.
+        MaskError: the mask file is broken, or another model's.
     """
     if settings.select_by == "asr" and not triggered:
         raise ConfigError("select_by=asr needs triggered images, and this model run has none")
     if settings.export == "backdoorbench":
         backdoorbench_name(spec.architecture, spec.width, spec.input_shape[0])
+    if settings.mask_file:
+        with torch.random.fork_rng(devices=[]):  # the model that it is compared with draws its weights
+            masks.read(Path(settings.mask_file), spec.build())
 
 
 def advice(given: Collection[str], settings: Prune) -> list[str]:
@@ -154,6 +160,25 @@ def sweep_with_progress(
         return draw_curve(
             suspect.model, mask, images, suspect.transform, params, detected=detected,
             on_point=lambda point: bar(trigger_free_figures(point)),
+        )  # fmt: skip
+
+
+def repair_with_progress(
+    pruned: nn.Module,
+    before: nn.Module,
+    suspect: subject.Suspect,
+    clean: clean_images.CleanImages,
+    settings: Prune,
+    *,
+    curve: PruningCurve,
+    point: CurvePoint,
+) -> tuple[nn.Module, CurvePoint | None]:
+    """Repair the pruned model (`pipeline.repair_pruned`), with a progress bar. before: the model as it was."""
+    params = params_of(RepairParams, settings)
+    with runtime.progress("repair", None) as bar:
+        return repair_pruned(
+            pruned, before, labeled(clean.train), suspect.transform, params, curve=curve, point=point,
+            on_step=lambda step, loss: bar.at(step, f"loss {loss:.3f}", params.repair_steps),
         )  # fmt: skip
 
 

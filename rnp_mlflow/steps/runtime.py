@@ -14,17 +14,19 @@ from rnp_mlflow.config import Common
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps.output import log as log
 from rnp_mlflow.steps.progress import Bar, bar
+from rnp_mlflow.tracking import store
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 MALLOC_TUNING = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
 
 
 def prepare(settings: Common) -> torch.device:
-    """Set threads and determinism for this process; return the device to work on.
+    """Set threads, determinism and patience for this process; return the device to work on.
 
     Raises:
         ConfigError: there is no such device here.
     """
+    store.wait_up_to(settings.store_timeout)
     device = pick_device(settings.device)
     if device.type == "cpu":
         without_triton()

@@ -7,6 +7,7 @@ from typing import Any, Self
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Scores, der
 from rnp_mlflow.core.params import PruningBy, SelectBy
+from rnp_mlflow.core.selectors import SELECTORS
 from rnp_mlflow.core.verdict import Confidence
 from rnp_mlflow.steps.output import Result
 
@@ -15,6 +16,9 @@ def scores_result(scores: Scores) -> Result:
     """Return what a model's scores say, as the result of a step."""
     known = {name: value for name, value in asdict(scores).items() if value is not None}
     return Result(asdict(scores), ["  " + ", ".join(f"{name.upper()} {value:.3f}" for name, value in known.items())])
+
+
+REPAIRED = "repaired"  # the purified model, if the pruned model was repaired
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class DetectionSummary:
     confidence: Confidence | None
     false_alarm_rate: float | None
 
+    @property
+    def rarity(self) -> str:
+        """Return `false_alarm_rate` in words, to begin a sentence with."""
+        rate = self.false_alarm_rate or 0.0
+        return "Fewer than 0.1 %" if rate < 0.001 else f"About {100 * rate:.2g} %"
+
 
 @dataclass(frozen=True)
 class ImageCounts:
@@ -83,7 +93,8 @@ class HoldoutViews:
 
 @dataclass(frozen=True)
 class PruneSummary:
-    """before: the unpruned model. selected: the key in `points` of the point pruned at: chosen, fixed or oracle.
+    """before: the unpruned model. selected: the key in `points` of the purified model: the point pruned at
+    (`pruned_at`), or repaired.
 
     layers: layer → (neurons pruned, neurons) of the layers that lose any.
     """
@@ -100,8 +111,13 @@ class PruneSummary:
     views: HoldoutViews
 
     @property
+    def pruned_at(self) -> str:
+        """Return the name of the point that the model is pruned at: chosen, fixed or oracle."""
+        return SELECTORS[self.select_by].row
+
+    @property
     def picked(self) -> PointFigures:
-        """Return the point that the model is pruned at."""
+        """Return the figures of the purified model."""
         return self.points[self.selected]
 
     def to_json(self) -> dict[str, Any]:

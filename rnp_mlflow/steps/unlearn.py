@@ -70,10 +70,6 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         samples.draw_proxied(run.folder / table.PROXY_PNG, clean.holdout, proxy, respondents, caption)
         rate = proxy.success_rate(suspect.model, labeled(clean.holdout), suspect.transform, settings.precision)
         run.tags({"proxy_asr": f"{rate:.4f}"})
-        if suspect.triggered is None:  # the proxy stands in for the trigger
-            meter.proxy, meter.holdout = proxy, labeled(clean.holdout)
-            for place, model in ((0, suspect.model), (-1, result.model)):
-                meter.with_proxy_rate(place, model)
     progress.write(run.folder, meter.found, meter.eval_set, result.checks)
     run.metrics({"acc": scores.acc, "asr": scores.asr, "ra": scores.ra})
     run.history([("unlearn/rule_accuracy", check.accuracy, check.step) for check in result.checks])

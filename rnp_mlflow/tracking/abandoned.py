@@ -18,25 +18,21 @@ def own_tag() -> str:
 
 def close(experiment_ids: list[str]) -> None:
     """Mark KILLED what is still RUNNING of dead processes of this host, and say so in one line."""
-    client, found, page = store.client(), [], None
-    while True:
-        runs = client.search_runs(experiment_ids, "status = 'RUNNING' and tags.`rnp.entry` != ''", page_token=page)
-        found += [run.info.run_id for run in runs if _is_dead(run.data.tags.get(TAG, ""))]
-        page = runs.token
-        if not page:
-            break
-    closed = [run_id for run_id in found if _close(run_id)]
+    running = store.search(experiment_ids, "status = 'RUNNING' and tags.`rnp.entry` != ''")
+    found = [run.info.run_id for run in running if is_dead(run.data.tags.get(TAG, ""))]
+    closed = [run_id for run_id in found if close_run(run_id)]
     if closed:
         subject = f"run {closed[0]} is" if len(closed) == 1 else f"{len(closed)} runs ({', '.join(closed)}) are"
         LOGGER.warning("%s now marked KILLED: the process ended without closing it", subject)
 
 
-def _is_dead(tag: str) -> bool:
+def is_dead(tag: str) -> bool:
+    """Whether it is certain that the process which a tag names has ended."""
     process = Process.read(tag.partition(SEPARATOR)[2], SEPARATOR)
     return process is not None and process.is_dead()
 
 
-def _close(run_id: str) -> bool:
+def close_run(run_id: str) -> bool:
     """Close a run unless it was closed by its process before that ended, or by another call. Return whether it was."""
     client = store.client()
     if client.get_run(run_id).info.status != "RUNNING":

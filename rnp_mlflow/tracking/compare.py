@@ -1,7 +1,6 @@
 """Compare two runs of the same step: what differs, and by how much."""
 
 import csv
-import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 
 from rnp_mlflow.artifacts import table
 from rnp_mlflow.artifacts.renamed import MEASURED_AT_MOMENTS, METRICS, NO_LONGER_LOGGED, detection_entries
+from rnp_mlflow.artifacts.stored import read_json
 from rnp_mlflow.tracking import contents, lineage, store
 from rnp_mlflow.tracking.runs import VERSIONS
 
@@ -117,12 +117,12 @@ def file_diff(old: Path, new: Path, path: str) -> list[str]:
 
 def _verdict(file: Path) -> dict[str, Any]:
     """Read a verdict under the present names of its entries."""
-    return detection_entries(json.loads(file.read_text()))
+    return detection_entries(read_json(file))
 
 
 def summary_diff(old: Path, new: Path) -> list[str]:
     """Return the entries of both summaries that differ; an older one may lack some."""
-    before, now = (json.loads(file.read_text()) for file in (old, new))
+    before, now = (read_json(file) for file in (old, new))
     for content in (before, now):
         content["verdict"] = detection_entries(content.get("verdict") or {})
     return [name for name in before if name in now and before[name] != now[name]]

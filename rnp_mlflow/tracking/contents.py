@@ -1,7 +1,8 @@
 """The artifacts of finished runs: download them, and verify that they are what the run wrote."""
 
-import json
+import re
 import tempfile
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,28 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from rnp_mlflow.artifacts import manifest, table
+from rnp_mlflow.artifacts import manifest, poisoning, table
 from rnp_mlflow.artifacts.manifest import MANIFEST, file_digest
+from rnp_mlflow.artifacts.stored import as_type, read_json
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.tracking import scratch, store
 from rnp_mlflow.tracking.runs import PREFIX
 
 # Optional file → metric that shows, in a run made before manifests existed, that the run left this file.
 METRIC_OF_OPTIONAL = {table.VERDICT: "verdict/target", table.PROXY: "verdict/proxy_norm"}
+RUN_ID = re.compile(r"[\w-]{1,64}", re.A)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What every run's record says."""
+
+    entry: str
+    settings: dict[str, dict[str, Any]]
+    upstream: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
+
+
 Digests = dict[str, str | None]  # path → SHA-256 (hex), None if it is not known
 
 
@@ -30,8 +45,9 @@ def download(run_id: str, path: str) -> Path:
     """Download an artifact or a folder of them, without verifying it; the copy exists until the process ends.
 
     Raises:
-        LineageError: the artifact is missing or cannot be read.
+        LineageError: the artifact is missing or cannot be read, or the run ID is none.
     """
+    check_run_id(run_id)
     try:
         local = Path(scratch_folder().name, run_id)
         local.mkdir(exist_ok=True)
@@ -41,6 +57,22 @@ def download(run_id: str, path: str) -> Path:
     except (mlflow.MlflowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise LineageError(f"artifact {path} of run {run_id} cannot be read: {reason}") from None
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse a run ID that is none; the store names others, and they become paths.
+
+    Raises:
+        LineageError: it is not of letters, digits, - and _.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        raise LineageError(f"there can be no run {run_id[:80]!r}: an ID has letters and digits")
+
+
+def forget() -> None:
+    """Remove what was downloaded: a process that works on many runs would fill the disk."""
+    scratch_folder().cleanup()
+    scratch_folder.cache_clear()
 
 
 def listed_artifacts(run: Run) -> Digests:
@@ -69,7 +101,7 @@ def _artifacts_before_manifests(run: Run) -> list[str]:
     found = [artifact.path for artifact in artifacts if not artifact.optional]
     recorded = {path for path, name in METRIC_OF_OPTIONAL.items() if name in run.data.metrics}
     if table.POISON_PLAN in found:
-        recorded.add(json.loads(download(run.info.run_id, table.POISON_PLAN).read_text())["triggered"])
+        recorded.add(poisoning.read(download(run.info.run_id, table.POISON_PLAN))["triggered"])
     return found + [artifact.path for artifact in artifacts if artifact.optional and artifact.path in recorded]
 
 
@@ -119,8 +151,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     Raises:
         LineageError: the record is lost or broken.
     """
-    try:
-        found: dict[str, Any] = json.loads(fetch(run, table.SETTINGS).read_text())
-        return found
-    except ValueError as error:
-        raise LineageError(f"{table.SETTINGS} of run {run.info.run_id} is broken: {error}") from None
+    file = fetch(run, table.SETTINGS)
+    found = read_json(file)
+    as_type(Record, found, file)
+    return found

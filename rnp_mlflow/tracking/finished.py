@@ -7,10 +7,9 @@ import mlflow
 from mlflow.entities import Run
 
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import store, views
+from rnp_mlflow.tracking import location, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
-PAGE = 1000  # runs
 NEEDED = ("acc_before", "acc")
 COUNTED = ("acc_before", "acc", "asr_before", "asr", "ra", "der")
 
@@ -27,15 +26,27 @@ class Found:
     repeated: int
 
 
-def find(experiment: str | None, rule: str | None) -> Found:
+def find(experiment: str | None, rule: str | None, run_ids: Sequence[str] | None = None) -> Found:
     """Return the prune runs of an experiment (name or ID; None: the present one) that a filter of MLflow's finds.
+
+    run_ids: take these alone.
 
     Raises:
         LineageError: there is no such experiment, the filter is malformed, or nothing is found.
     """
-    experiment_id = _experiment(experiment)
+    experiment_id = experiment_of(experiment)
     entry = f"tags.`{PREFIX}entry` = 'prune'"
-    every = _search(experiment_id, f"{entry} and {rule}" if rule else entry)
+    parts = [entry, *([rule] if rule else [])]
+    places = [experiment_id] if run_ids is None else views.searched(experiment_id)  # a grid takes runs from both
+    try:
+        if run_ids is None:
+            every = store.search(places, " and ".join(parts))
+        else:
+            named = [run_ids[k : k + store.PAGE] for k in range(0, len(run_ids), store.PAGE)]
+            lists = ("attributes.run_id IN (" + ", ".join(f"'{run_id}'" for run_id in some) + ")" for some in named)
+            every = [run for one in lists for run in store.search(places, " and ".join([*parts, one]))]
+    except mlflow.MlflowException as error:
+        raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
     done = [run for run in every if run.info.status == "FINISHED"]
     full = [run for run in done if set(NEEDED) <= run.data.metrics.keys()]
     newest: dict[str, Run] = {}
@@ -48,7 +59,12 @@ def find(experiment: str | None, rule: str | None) -> Found:
     return Found(experiment_id, kept, len(every) - len(done), len(done) - len(full), len(full) - len(kept))
 
 
-def _experiment(name: str | None) -> str:
+def experiment_of(name: str | None) -> str:
+    """Return the ID of an experiment by name or ID; None: the one that a new run would go to.
+
+    Raises:
+        LineageError: there is none of this name or ID.
+    """
     client = store.client()
     if name is None:
         chosen = views.home(None)
@@ -58,25 +74,9 @@ def _experiment(name: str | None) -> str:
         try:
             found = client.get_experiment(name)
         except mlflow.MlflowException:
-            raise LineageError(
-                f"experiment={name}: there is none of this name or ID in {mlflow.get_tracking_uri()}"
-            ) from None
+            raise LineageError(f"experiment={name}: there is none of this name or ID in {location.shown()}") from None
     known: str = found.experiment_id
     return known
-
-
-def _search(experiment_id: str, rule: str) -> list[Run]:
-    client, found, token = store.client(), list[Run](), None
-    while True:
-        try:
-            page = client.search_runs(
-                [experiment_id], rule, max_results=PAGE, order_by=["start_time DESC"], page_token=token
-            )
-        except mlflow.MlflowException as error:
-            raise LineageError(f"filter: MLflow does not take it: {str(error).splitlines()[0][:200]}") from None
-        found += page
-        if not (token := page.token):
-            return found
 
 
 def row(run: Run, by: Sequence[str], tags: Sequence[str]) -> Mapping[str, object]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,10 @@ from mlflow.entities import Run
 
 from rnp_mlflow.artifacts.manifest import file_digest
 from rnp_mlflow.errors import LineageError
-from rnp_mlflow.tracking import contents, store, views
+from rnp_mlflow.tracking import contents, location, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
+UNFINISHED, TAKEN_BY, PARENT = "main", "taken_by", "mlflow.parentRunId"
 MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
 
 
@@ -41,15 +43,39 @@ def tag(run: Run, name: str) -> str | None:
     return found
 
 
-def find_finished(entry: str, inputs: str) -> str | None:
-    """Return the newest finished run with these inputs and intact artifacts, None if none (`views.searched`)."""
+def find_finished(entry: str, inputs: str, by: str | None = None) -> str | None:
+    """Return the newest finished run with these inputs and intact artifacts, None if none (`views.searched`).
+
+    by: only if it is a child of a run of this entry point that did not finish, and no finished one has taken it since.
+    """
     active = mlflow.active_run()
     if active is None:
         return None
     rule = f"tags.`{PREFIX}inputs` = '{inputs}' and tags.`{PREFIX}entry` = '{entry}' and status = 'FINISHED'"
     experiments = views.searched(active.info.experiment_id)
     runs = store.client().search_runs(experiments, rule, max_results=10, order_by=["start_time DESC"])
-    return next((run.info.run_id for run in runs if not contents.find_fault(run)), None)
+    wanted = (run for run in runs if by is None or _is_left(run, by))
+    return next((run.info.run_id for run in wanted if not contents.find_fault(run)), None)
+
+
+def _is_left(run: Run, by: str) -> bool:
+    """Whether a run's parent is of the entry point `by` and did not finish, nor did one that took the run since."""
+    parent, taker = _known(run.data.tags.get(PARENT)), _known(tag(run, TAKEN_BY))
+    ended = {owner.info.status for owner in (parent, taker) if owner}
+    return parent is not None and tag(parent, "entry") == by and ended <= {"FAILED", "KILLED"}
+
+
+def _known(run_id: str | None) -> Run | None:
+    with suppress(LineageError):
+        return get(run_id) if run_id else None
+    return None
+
+
+def take(run_id: str) -> None:
+    """Note that the active run, once it is finished, has taken a run (`find_finished`)."""
+    active = mlflow.active_run()
+    if active is not None:
+        store.client().set_tag(run_id, PREFIX + TAKEN_BY, active.info.run_id)
 
 
 def get(run_id: str) -> Run:
@@ -58,6 +84,7 @@ def get(run_id: str) -> Run:
     Raises:
         LineageError: the store has no such run.
     """
+    contents.check_run_id(run_id)
     try:
         return store.client().get_run(run_id)
     except mlflow.MlflowException as error:
@@ -67,7 +94,7 @@ def get(run_id: str) -> Run:
             if absent
             else (f" ({str(error).splitlines()[0][:120]})")
         )
-        raise LineageError(f"there is no run {run_id} in {mlflow.get_tracking_uri()}{reason}") from None
+        raise LineageError(f"there is no run {run_id} in {location.shown()}{reason}") from None
 
 
 def require(run_id: str, *entries: str) -> Run:

@@ -9,7 +9,7 @@ import mlflow
 from torch import Tensor
 
 from rnp_mlflow.errors import LineageError, ModelError
-from rnp_mlflow.loading import SAVE_HINT, read_weights
+from rnp_mlflow.loading import SAVE_HINT, files_below, read_weights
 from rnp_mlflow.models.store import SPEC, ModelSpec, read_spec
 from rnp_mlflow.tracking import scratch, store
 from rnp_mlflow.tracking.runs import PREFIX
@@ -99,7 +99,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelSpec | None]:
     Raises:
         ModelError: there is no such file or several, or it is refused (a pickled module, for example).
     """
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and "sample_inputs" not in file.parts)
+    files = sorted(file for file in files_below(folder, ModelError) if "sample_inputs" not in file.parts)
     for endings in (READABLE, TORCH):
         if found := [file for file in files if file.suffix in endings]:
             break

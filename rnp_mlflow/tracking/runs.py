@@ -7,8 +7,8 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from mlflow.utils import name_utils
 import rnp_mlflow
 from rnp_mlflow.artifacts import manifest, table
 from rnp_mlflow.errors import LineageError, RnpError
-from rnp_mlflow.tracking import abandoned, process, scratch, signals, store, views
+from rnp_mlflow.tracking import abandoned, kept, location, process, scratch, signals, store, views
 from rnp_mlflow.tracking.naming import Subject
 
 PREFIX = "rnp."
@@ -45,7 +45,10 @@ class DataPart:
 
 
 class StepRun:
-    """One open run. Files go to `folder` and are uploaded together when the work has succeeded."""
+    """One open run. Files go to `folder` and are uploaded together when the work has succeeded.
+
+    closing: makes the tags that are known once all files are there.
+    """
 
     def __init__(self, run_id: str, experiment_id: str, entry: str, folder: Path):
         self.run_id, self.experiment_id, self.entry, self.folder = run_id, experiment_id, entry, folder
@@ -54,6 +57,7 @@ class StepRun:
         self.data: mlflow.entities.Dataset | None = None
         self.data_digest: str | None = None
         self.uploaded = False
+        self.closing: Callable[[], Mapping[str, object]] = dict
         self.given_name: str | None = None  # by us
         self.subject = Subject()
 
@@ -108,32 +112,51 @@ class StepRun:
         self.client.log_inputs(self.run_id, inputs)
 
     def upload(self) -> None:
-        """Upload the files in `folder` and their manifest, once; `step_run` calls this at the end if needed."""
-        if not self.uploaded:
-            if self.entry in table.ARTIFACTS:
-                self.tags({"manifest": manifest.write(self.folder, self.entry)})
+        """Upload the files in `folder` and their manifest, once; `step_run` calls this at the end if needed.
+
+        Raises:
+            LineageError: the store does not take them. Those of a step are kept, and the message says where.
+        """
+        if self.uploaded:
+            return
+        tags: dict[str, object] = {}
+        if self.entry in table.ARTIFACTS:
+            tags = {"manifest": manifest.write(self.folder, self.entry), **self.closing()}
+        try:
+            self.tags(tags)
             store.whole(mlflow.log_artifacts)(str(self.folder), run_id=self.run_id)
+        except (OSError, mlflow.MlflowException, LineageError) as error:
+            if not tags:
+                raise
+            seconds = round(time.monotonic() - self.started, 2)
+            rest = {PREFIX + name: str(value) for name, value in {**tags, "seconds": seconds}.items()}
+            raise kept.keep(self.folder, kept.Record(self.run_id, self.entry, rest), location.reason(error)) from error
         self.uploaded = True
 
 
 @contextmanager
 def step_run(
-    entry: str, tags: Mapping[str, object] | None = None, experiment_id: str | None = None
+    entry: str,
+    tags: Mapping[str, object] | None = None,
+    experiment_id: str | None = None,
+    opening: Mapping[str, str] | None = None,
 ) -> Iterator[StepRun]:
     """Open a run for one step: the one that `mlflow run` opened, a child of the active run, or a new one.
 
-    experiment_id: of a new one, if the user chose none; None takes the experiment `rnp`.
+    experiment_id: of a new one, if the user chose none; None takes the experiment `rnp`. opening: whole names of tags
+    that the run has from its first moment, with their values.
     It ends FINISHED, FAILED (any exception), or KILLED (SIGTERM, SIGHUP, Ctrl-C). The tag `rnp.error` has the message
     of the error. If the error is not the user's, `error.txt` has the traceback.
     """
     prepare_store()
     with signals.postponed(), scratch.folder() as name:  # a signal is raised only where the step works
         is_outermost = mlflow.active_run() is None
-        active = _start(entry, experiment_id)
+        active = _start(entry, experiment_id, opening or {})
         run = StepRun(active.info.run_id, active.info.experiment_id, entry, Path(name))
         status = "FAILED"
         try:
             if is_outermost:
+                kept.check_room(run.folder, active.info.artifact_uri)
                 _tidy(run.experiment_id)
             _name_source(run.run_id)
             run.tags({**machine_tags(), **(tags or {})})
@@ -146,17 +169,18 @@ def step_run(
             status = "KILLED"
             raise
         except BaseException as error:
-            run.tags({"error": str(error)[:500] or type(error).__name__})
-            if not isinstance(error, RnpError):
-                store.whole(mlflow.log_text)(traceback.format_exc(), "error.txt")
+            with suppress(Exception):  # a store that is away must not hide the error
+                run.tags({"error": str(error)[:500] or type(error).__name__})
+                if not isinstance(error, RnpError):
+                    store.whole(mlflow.log_text)(traceback.format_exc(), "error.txt")
             raise
         finally:
             store.end_run(run.run_id, status)
 
 
-def _start(entry: str, experiment_id: str | None) -> mlflow.ActiveRun:
+def _start(entry: str, experiment_id: str | None, opening: Mapping[str, str]) -> mlflow.ActiveRun:
     """Open a run that says from the first moment whose it is, so that the next call can close it if this one dies."""
-    ours = {f"{PREFIX}entry": entry, abandoned.TAG: abandoned.own_tag()}
+    ours = {f"{PREFIX}entry": entry, abandoned.TAG: abandoned.own_tag(), **opening}
     parent = mlflow.active_run()
     if parent is None and ATTACH in os.environ:
         opened = attachable()
@@ -270,13 +294,15 @@ def prepare_store() -> None:
         LineageError: the store cannot be reached.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per file, between our lines
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would stand before the JSON object
     uri = mlflow.get_tracking_uri()
     try:
-        if uri.startswith("sqlite:///"):
-            with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-                store.client().search_experiments(max_results=1)
-        else:
+        file = location.sqlite_file(uri)
+        with store.at_once(), FileLock(f"{file}.lock") if file else nullcontext():
             store.client().search_experiments(max_results=1)
-    except (mlflow.MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise LineageError(f"the tracking store {uri} cannot be used: {reason}") from None
+    except LineageError:
+        raise
+    except Exception as error:  # of MLflow, of its database or of the network
+        raise LineageError(
+            f"the tracking store {location.shown(uri)} cannot be used: {location.reason(error)}"
+        ) from None

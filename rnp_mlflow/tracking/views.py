@@ -16,7 +16,7 @@ TAG = f"mlflow.sharedViewState.{VIEW}"  # a view that the UI opens with viewStat
 COLUMNS = (
     *(f"metrics.`{name}`" for name in ("acc_before", "acc", "asr_before", "asr", "der")),
     "params.`seed`",
-    *(f"tags.`rnp.{name}`" for name in ("suspect", "model", "dataset", "backdoor_suspected", "suspected_target")),
+    *(f"tags.`rnp.{name}`" for name in ("suspect", "verdict")),  # more would not fit; the UI orders them itself
 )
 STATE = {
     "searchFilter": "",

@@ -1,0 +1,146 @@
+"""The repair of a pruned model, against the formula and cases made by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tensors import same, seeded
+from torch import Tensor, nn
+
+from rnp_mlflow.core.curve import CurvePoint
+from rnp_mlflow.core.evaluate import Scores
+from rnp_mlflow.core.images import LabeledImages
+from rnp_mlflow.core.params import RepairParams
+from rnp_mlflow.core.prune import pruned_copy
+from rnp_mlflow.core.pruning_curve import PruningCurve
+from rnp_mlflow.core.repair import divergence, is_kept, repair
+from rnp_mlflow.core.units import norm_layers
+from rnp_mlflow.data.preprocess import Preprocess
+from rnp_mlflow.pipeline import repair_pruned
+
+STEPS = RepairParams(repair_steps=40, precision="fp32")
+
+
+def as_floats(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    return images.float() / 255
+
+
+@pytest.fixture
+def suspect() -> nn.Module:
+    torch.manual_seed(3)
+    last = nn.Linear(8 * 16, 4)
+    last.weight.data *= 20  # so that answers differ
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), last,
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def clean() -> LabeledImages:
+    images = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8, generator=seeded(1))
+    return LabeledImages(images, torch.arange(50) % 4)
+
+
+@pytest.fixture
+def pruned(suspect: nn.Module) -> nn.Module:
+    """Four of 14 neurons pruned: two of each layer."""
+    mask = {"1": torch.tensor([0.1, 0.2, 0.9, 0.9, 0.9, 0.9]), "4": torch.tensor([0.1, 0.2] + 6 * [0.9])}
+    return pruned_copy(suspect, mask, 4).eval()
+
+
+def test_the_loss_is_hintons() -> None:
+    logits, wanted = (torch.randn(5, 3, generator=seeded(k), dtype=torch.float64) for k in (1, 2))
+    p, q = (np.exp(x.numpy() / 2) / np.exp(x.numpy() / 2).sum(1, keepdims=True) for x in (wanted, logits))
+    assert float(divergence(logits, wanted)) == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean())
+    assert float(divergence(wanted, wanted)) == pytest.approx(0)
+
+
+def test_the_pruned_model_answers_as_the_suspect_again_and_stays_pruned(
+    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages
+) -> None:
+    before = copy.deepcopy(suspect.state_dict()), copy.deepcopy(pruned.state_dict())
+    losses: list[float] = []
+    repaired = repair(
+        pruned, suspect, clean, as_floats, seeded(), params=STEPS, on_step=lambda step, loss: losses.append(loss)
+    )
+    assert same(before[0], suspect.state_dict())
+    assert same(before[1], pruned.state_dict())
+    inputs = as_floats(clean.images, None)
+    with torch.no_grad():
+        distances = [float(divergence(model(inputs), suspect(inputs))) for model in (pruned, repaired)]
+    assert distances[1] < 0.3 * distances[0]
+    assert len(losses) == 40
+    for name, layer in norm_layers(repaired).items():
+        gone = norm_layers(pruned)[name].weight == 0
+        assert int(gone.sum()) == 2
+        assert torch.equal(layer.weight == 0, gone)
+        assert torch.equal(layer.running_mean, norm_layers(pruned)[name].running_mean)  # type: ignore[arg-type]
+
+
+def test_weights_can_be_trained_afterwards_if_they_could_before(
+    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages
+) -> None:
+    flags = [k % 3 > 0 for k, _ in enumerate(pruned.parameters())]
+    for flag, weight in zip(flags, pruned.parameters(), strict=True):
+        weight.requires_grad_(flag)
+    repaired = repair(pruned, suspect, clean, as_floats, seeded(), params=STEPS)
+    assert [weight.requires_grad for weight in repaired.parameters()] == flags
+    assert all(weight.grad is None for weight in repaired.parameters())
+
+
+def test_the_same_seed_gives_the_same_weights(suspect: nn.Module, pruned: nn.Module, clean: LabeledImages) -> None:
+    one, other, third = (
+        repair(pruned, suspect, clean, as_floats, seeded(seed), params=STEPS).state_dict() for seed in (0, 0, 1)
+    )
+    assert same(one, other)
+    assert not same(one, third)
+
+
+def test_labels_are_not_used(suspect: nn.Module, pruned: nn.Module, clean: LabeledImages) -> None:
+    wrong = LabeledImages(clean.images, 3 - clean.labels)
+    one, other = (repair(pruned, suspect, x, as_floats, seeded(), params=STEPS).state_dict() for x in (clean, wrong))
+    assert same(one, other)
+
+
+def point(holdout_acc: float, proxy_asr: float | None = None, num_pruned: int = 4) -> CurvePoint:
+    return CurvePoint(0.5, num_pruned, Scores(0.5, None, None), holdout_acc, proxy_asr)
+
+
+@pytest.mark.parametrize(
+    ("after_pruning", "after_repair", "kept"),
+    [
+        ((0.80, None), (0.80, None), True),
+        ((0.80, None), (0.79, None), False),  # accuracy fell
+        ((0.80, 0.000), (0.85, 0.009), True),  # up to a hundredth of the 0.9 before is taken as gone
+        ((0.80, 0.000), (0.85, 0.010), False),  # the proxy works again
+        ((0.80, 0.100), (0.85, 0.100), True),  # it works no better than after pruning
+        ((0.80, 0.100), (0.85, 0.101), False),
+    ],
+)
+def test_a_repair_is_kept_if_accuracy_does_not_fall_and_the_proxy_does_not_come_back(
+    after_pruning: tuple[float, float | None], after_repair: tuple[float, float | None], kept: bool
+) -> None:
+    assert is_kept(point(*after_pruning), point(*after_repair), point(0.9, 0.9)) is kept
+
+
+@pytest.mark.parametrize(("steps", "num_pruned"), [(0, 4), (40, 0)])
+def test_nothing_is_repaired_if_nothing_was_pruned_or_it_is_not_wanted(
+    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages, steps: int, num_pruned: int
+) -> None:
+    chosen = point(0.8, num_pruned=num_pruned)
+    params, transform = RepairParams(repair_steps=steps), Preprocess.for_image_size(8, (0.5,), (0.5,), False)
+    model, found = repair_pruned(
+        pruned, suspect, clean, transform, params, curve=PruningCurve([point(0.9)], chosen), point=chosen
+    )
+    assert model is pruned
+    assert found is None
+
+
+def test_a_repair_that_did_not_help_is_dropped(suspect: nn.Module, pruned: nn.Module, clean: LabeledImages) -> None:
+    transform = Preprocess.for_image_size(8, (0.5,), (0.5,), False)
+    for after, kept in ((0.7, False), (0.85, True)):
+        curve = PruningCurve([point(0.9)], point(0.8), measure=lambda at, model, acc=after: point(acc))  # type: ignore[misc]
+        model, found = repair_pruned(pruned, suspect, clean, transform, STEPS, curve=curve, point=point(0.8))
+        assert (model is not pruned, found is not None) == (kept, kept)
