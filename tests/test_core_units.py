@@ -241,6 +241,27 @@ def test_functional_shared_and_squeezing_layers() -> None:
     }  # fmt: skip
 
 
+class NoUnits(nn.Module):
+    """What looks like a neuron and is none: a projection that reads its input, too; a norm within heads; f(0) = 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.project, self.norm = nn.Linear(16, 16), nn.Linear(16, 16), nn.LayerNorm(4)
+        self.step, self.last = nn.Linear(16, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.mean(1)
+        query = self.norm(self.query(tokens).unflatten(-1, (4, 4))).transpose(1, 2)
+        heads = tokens.unflatten(-1, (4, 4)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, heads, heads).transpose(1, 2).flatten(2)
+        answer: Tensor = self.last(F.threshold(self.step(self.project(mixed) + self.project(tokens)), 0.5, 1.0).mean(1))
+        return answer
+
+
+def test_what_only_looks_like_a_neuron_is_none() -> None:
+    assert find_units(NoUnits(), INPUTS) == {}
+
+
 def test_linear_layers_alone_are_enough_and_the_classifier_is_none_of_them() -> None:
     layers = nn.Flatten(), nn.Linear(768, 7), nn.ReLU(), nn.Linear(7, 6), nn.Dropout(), nn.Tanh(), nn.Linear(6, 5)
     assert list(find_units(nn.Sequential(*layers), INPUTS)) == ["1", "3"]

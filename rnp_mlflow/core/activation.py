@@ -1,6 +1,6 @@
 """What the trigger changes in each neuron."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def trigger_change(model: nn.Module, clean: Tensor, triggered: Tensor, transform
     return {name: (values / len(clean)).float() for name, values in total.items()}
 
 
-def adder(total: dict[str, Tensor], name: str) -> Any:
+def adder(total: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
     """Return a forward hook that adds the change in a batch: images with the trigger after those without."""
 
     def add(layer: nn.Module, inputs: object, output: Tensor) -> None:

@@ -56,4 +56,5 @@ class CarefulSteps:
 
 
 def copied(values: Tensor | None) -> Tensor | None:
+    """Return a copy of a tensor, if there is one."""
     return None if values is None else values.clone()

@@ -21,7 +21,7 @@ CHANNELS_LAST = {"linear", "layer_norm", "rms_norm"}
 # f(0) = 0, so that a channel of zeros stays one
 ACTIVATIONS = {
     "relu", "relu6", "hardtanh", "gelu", "silu", "hardswish", "mish", "elu", "selu", "celu", "leaky_relu", "prelu",
-    "tanh", "threshold", "clamp_min",
+    "tanh",
 }  # fmt: skip
 GATES = {"sigmoid", "hardsigmoid"}
 LAYOUT = {
@@ -41,11 +41,13 @@ SOFTMAX = {"softmax", "_softmax", "_safe_softmax"}
 class Layer:
     """A convolution or linear layer, over all its calls.
 
-    weight: its parameter's name; None if the weight is computed or the layer is transposed. biases: their names; None
-    stands for a computed one. eaters: what takes its outputs. fed_by: the layers whose activations it reads.
+    weight: its parameter's name; None if the weight is computed or the layer is transposed. channels: that it gives.
+    biases: their names; None stands for a computed one. eaters: what takes its outputs. fed_by: the layers whose
+    activations it reads.
     """
 
     weight: str | None
+    channels: int
     biases: set[str | None] = field(default_factory=set)
     eaters: set[Eater] = field(default_factory=set)
     fed_by: set["Layer"] = field(default_factory=set)
@@ -84,9 +86,10 @@ Tag = Made | Acted | Weights | Heads
 class Flow:
     """What one forward pass showed.
 
-    layers: by the name of their weight; those without a name are in `unnamed`. norms: a norm's weight → what made its
-    inputs, None for anything but a layer. heads: a weight → the head that each of its input columns belongs to.
-    answer: the layers whose activations are the network's output.
+    layers: by the name of their weight; those without a name are in `unnamed`. norms: a norm's weight → the layers of
+    as many channels that made its inputs, None for anything else. heads: a weight → for its calls, the head that each
+    input column belongs to; empty for an input that is no attention. answer: the layers whose activations are the
+    network's output.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -143,9 +146,9 @@ class FlowRecorder(TorchDispatchMode):
             yield Acted(frozenset({first.layer}))
         elif name in WEIGHTED:
             self.eaten("other", args[0])
-            yield Made(self.called(args))
+            yield Made(self.called(name, args, result))
         elif name in NORMS:
-            self.normed(name, args, kwargs)
+            self.normed(name, args)
             yield None
         elif name in SOFTMAX:
             self.eaten("other", args[0])
@@ -174,31 +177,34 @@ class FlowRecorder(TorchDispatchMode):
         self.eaten("other", *parts)
         return None
 
-    def called(self, args: tuple[Any, ...]) -> Layer:
+    def called(self, operation: str, args: tuple[Any, ...], result: Tensor) -> Layer:
         """Note a call of a convolution or linear layer; return the layer."""
         weight, bias = args[1], args[2] if len(args) > 2 else None
         transposed = len(args) > 6 and args[6] is True
         name = None if transposed else self.names.get(id(weight))
-        layer = self.flow.layers.setdefault(name, Layer(name)) if name else Layer(None)
+        layer = Layer(name, result.shape[-1 if operation in CHANNELS_LAST else 1])
+        source = self.tag(args[0])
         if name is None:
             self.flow.unnamed.append(layer)
+        else:
+            layer = self.flow.layers.setdefault(name, layer)
+            columns = head_of_column(source.labels, weight.ndim) if isinstance(source, Heads) else ()
+            self.flow.heads.setdefault(name, set()).add(columns)
         if bias is not None:
             layer.biases.add(self.names.get(id(bias)))
-        source = self.tag(args[0])
         if isinstance(source, Acted):
             layer.fed_by |= source.layers
-        if isinstance(source, Heads) and name:
-            self.flow.heads.setdefault(name, set()).add(head_of_column(source.labels, weight.ndim))
         return layer
 
-    def normed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def normed(self, operation: str, args: tuple[Any, ...]) -> None:
         """Note a call of a norm."""
-        weight = weight_of(name, args, kwargs)
         made = self.tag(args[0])
         self.eaten("norm", args[0])
-        own = self.names.get(id(weight))
-        if own and weight is not None and weight.ndim == 1:
-            self.flow.norms.setdefault(own, set()).add(made.layer if isinstance(made, Made) else None)
+        weight = weight_of(operation, args)
+        name = self.names.get(id(weight))
+        if name and weight is not None and weight.ndim == 1:
+            layer = made.layer if isinstance(made, Made) and made.layer.channels == len(weight) else None
+            self.flow.norms.setdefault(name, set()).add(layer)
 
 
 class LayerWatch(TorchDispatchMode):
@@ -216,17 +222,16 @@ class LayerWatch(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         operation = func.overloadpacket.__name__
-        if operation in WEIGHTED | NORMS:
-            weight = weight_of(operation, args, kwargs or {})
-            if (name := self.names.get(id(weight))) is not None:
-                self.on_call(name, operation, args[0], result)
+        name = self.names.get(id(weight_of(operation, args))) if operation in WEIGHTED | NORMS else None
+        if name is not None:
+            self.on_call(name, operation, args[0], result)
         return result
 
 
-def weight_of(operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Return the weight among the arguments of a layer or norm."""
+def weight_of(operation: str, args: tuple[Any, ...]) -> Tensor | None:
+    """Return the weight among the arguments of a layer or norm; None if it has none."""
     place = WEIGHT_PLACE.get(operation, 1)
-    found: Tensor | None = args[place] if len(args) > place else kwargs.get("weight")
+    found: Tensor | None = args[place] if len(args) > place else None
     return found
 
 
@@ -241,8 +246,7 @@ def relabelled(
 ) -> Iterator[Tag | None]:
     """Do with the labels what the operation does with the values."""
     name = func.overloadpacket.__name__  # type: ignore[attr-defined]
-    with torch.utils._python_dispatch._disable_current_modes():
-        moved = labels.reshape(args[1]) if name == "view" else func(labels, *args[1:], **kwargs)
+    moved = labels.reshape(args[1]) if name == "view" else func(labels, *args[1:], **kwargs)
     yield from (Heads(each) for each in (moved if isinstance(moved, tuple | list) else [moved]))
 
 
@@ -251,9 +255,8 @@ def head_of_column(labels: Tensor, weight_dims: int) -> tuple[int, ...]:
 
     labels: of its input, channels last for a linear layer (two dimensions of the weight), else second.
     """
-    with torch.utils._python_dispatch._disable_current_modes():
-        rows = (labels if weight_dims == 2 else labels.movedim(1, -1)).flatten(0, -2)
-        first, last = (pattern(rows[k].tolist()) for k in (0, -1))
+    rows = (labels if weight_dims == 2 else labels.movedim(1, -1)).flatten(0, -2)
+    first, last = (pattern(rows[k].tolist()) for k in (0, -1))
     return first if first == last else ()
 
 

@@ -105,6 +105,7 @@ def recover(
 
 
 def masked_logits(forward: Forward, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Return the logits with these parameters in place of the model's own."""
     return forward(inputs, parameters)
 
 

@@ -2,7 +2,8 @@
 
 A neuron is a coordinate of a tensor inside a branch, of one of three kinds:
 
-* norm: a channel of a BatchNorm, or of another norm that reads a convolution or linear layer; its scale is masked.
+* norm: a channel of a BatchNorm, or of another norm over the channels of one convolution or linear layer; its scale is
+  masked.
 * hidden: an output channel of a convolution or linear layer that goes straight into an activation with f(0) = 0; its
   weights and its bias are masked, so that masking is the same as removing it.
 * head: an attention head; its columns of the output projection are masked.
@@ -143,12 +144,7 @@ def trace_flow(model: nn.Module, inputs: Tensor) -> Flow:
     """Run a copy of the model in eval mode, on the meta device if it can be, and return how tensors flowed."""
     try:
         return _traced(meta_copy(model), inputs.to("meta"))
-    except (
-        RuntimeError,
-        NotImplementedError,
-        TypeError,
-        ValueError,
-    ):  # it needs values
+    except Exception:  # it needs values; another fault comes again
         return _traced(copy.deepcopy(model), inputs)
 
 
@@ -171,6 +167,7 @@ def attention_in_full() -> Iterator[None]:
 
 
 def _traced(model: nn.Module, inputs: Tensor) -> Flow:
+    """Run the model, which is left in eval mode, and return how tensors flowed."""
     recorder = FlowRecorder(dict(model.named_parameters()))
     with attention_in_full(), torch.inference_mode(), recorder:
         output = model.eval()(inputs)

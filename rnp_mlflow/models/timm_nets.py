@@ -1,4 +1,4 @@
-"""timm's classifiers by name, if timm is installed (`pip install rnp_mlflow[timm]`). It is imported only when used."""
+"""timm's classifiers by name, if timm is installed (the extra `timm`). It is imported only when used."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def by_name(name: str, classes: int, channels: int) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise ModelError(f"model={name} needs timm: pip install timm") from None
+        raise ModelError(f"model={name} needs timm: pip install 'rnp-mlflow[timm]'") from None
     short, size = split_size(name.removeprefix(PREFIX))
     if short not in timm.list_models():
         raise ModelError(f"unknown model {name!r}: timm {timm.__version__} has none of that name")
