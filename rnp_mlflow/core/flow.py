@@ -88,8 +88,8 @@ class Flow:
 
     layers: by the name of their weight; those without a name are in `unnamed`. norms: a norm's weight → the layers of
     as many channels that made its inputs, None for anything else. heads: a weight → for its calls, the head that each
-    input column belongs to; empty for an input that does not come from attention. answer: the layers whose activations are the
-    network's output.
+    input column belongs to; empty for an input that does not come from attention. answer: the layers whose activations
+    are the network's output.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
