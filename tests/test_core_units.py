@@ -195,8 +195,7 @@ def test_a_masked_head_equals_the_network_without_it() -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_timm_attention_has_heads_fused_or_not(fused: bool) -> None:
-    import timm
-
+    timm = pytest.importorskip("timm", reason="the extra `timm` is not installed")
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
     for block in model.get_submodule("blocks").children():
         block.get_submodule("attn").fused_attn = fused  # type: ignore[assignment]
