@@ -1,9 +1,9 @@
-"""Kill real `main` runs at random moments, and hold the store to its word.
+"""Kill real processes of `main` and of `mlflow run -e main` at random moments, and hold the store to its word.
 
-    python tests/kill_test.py --minutes 10
+    python tests/kill_test.py --kill 50 --term 20 --int 20 --hup 10
 
-After the next call no run is RUNNING, no temporary folder is left, and the results are the same bit for bit. The suite
-makes a few kills with it (`test_kills.py`).
+After the next call no run is RUNNING, no temporary folder is left, steps that were finished are not made again, and the
+results are the same bit for bit. The suite makes a few kills with it (`test_kills.py`).
 """
 
 import argparse
@@ -45,21 +45,47 @@ class Place:
         self.env = {name: value for name, value in os.environ.items() if name not in left_out}
         self.env |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
-    def start(self, **changes: object) -> subprocess.Popen[str]:
-        """Start a call of `main`."""
-        words = [f"--{name}={value}" for name, value in (TINY | changes).items()]
+    def start(self, project: bool = False) -> subprocess.Popen[str]:
+        """Start a call of `main`. project: by `mlflow run`."""
+        if project:
+            given = [word for name, value in TINY.items() for word in ("-P", f"{name}={value}")]
+            words = ["mlflow", "run", str(ROOT), "-e", "main", "--env-manager", "local", *given]
+        else:
+            words = ["rnp_mlflow", "main", *(f"--{name}={value}" for name, value in TINY.items())]
         return subprocess.Popen(
-            [sys.executable, "-m", "rnp_mlflow", "main", *words], cwd=self.home, env=self.env, text=True,
+            [sys.executable, "-m", *words], cwd=self.home, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=as_in_a_terminal,
         )  # fmt: skip
 
     def whole_call(self) -> tuple[Results, float]:
-        """Make a call that nobody kills; return what it left in the store, and how many seconds it took."""
+        """Make a call that nobody kills; return what it left in the store, and how many seconds it took.
+
+        Raises:
+            AssertionError: it made a step again that the call before, which was killed, had finished.
+        """
+        left = self.left_by_killed()
         began = time.monotonic()
         process = self.start()
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors[-2000:]
+        for entry, run_id in left.items():
+            assert f"{entry}: takes run {run_id}" in errors, errors[-2000:]
         return self.results(), time.monotonic() - began
+
+    def left_by_killed(self) -> dict[str, str]:
+        """Return the newest finished steps that unfinished calls made, by entry point, and that no other has taken."""
+        found = {}
+        for run_id, entry, status in self.rows(
+            "SELECT child.run_uuid, kind.value, parent.status FROM runs AS child "
+            "JOIN tags AS kind ON kind.run_uuid = child.run_uuid AND kind.key = 'rnp.entry' "
+            "JOIN tags AS nested ON nested.run_uuid = child.run_uuid AND nested.key = 'mlflow.parentRunId' "
+            "JOIN runs AS parent ON parent.run_uuid = nested.value "
+            "WHERE child.status = 'FINISHED' AND child.run_uuid NOT IN (SELECT tags.run_uuid FROM tags "
+            "JOIN runs ON runs.run_uuid = tags.value WHERE key = 'rnp.taken_by' AND status = 'FINISHED') "
+            "ORDER BY child.start_time"
+        ):
+            found[entry] = (run_id, status)
+        return {entry: run_id for entry, (run_id, status) in found.items() if status != "FINISHED"}
 
     def rows(self, query: str) -> list[tuple[str, ...]]:
         """Return the rows that a query of the store gives; none if there is no store yet."""
@@ -90,14 +116,16 @@ class Place:
         return [place.name for place in self.temporary.glob("rnp-*")]
 
 
-def kill_one(place: Place, number: signal.Signals, after: float) -> str:
+def kill_one(place: Place, number: signal.Signals, after: float, project: bool = False) -> str:
     """Start a call and send it a signal after some seconds; return what happened, in a word or two.
+
+    project: the call is one of `mlflow run`, and it alone gets the signal, not the step that it started.
 
     Raises:
         AssertionError: it hung, printed a traceback, or left a run open though it could have closed it.
     """
     open_before, folders_before = set(place.running()), set(place.ours())  # of calls that SIGKILL ended
-    process = place.start()
+    process = place.start(project)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -108,23 +136,14 @@ def kill_one(place: Place, number: signal.Signals, after: float) -> str:
         process.kill()
         raise AssertionError(f"the call hung after {number.name} at {after:.2f} s") from None
     context = f"{number.name} at {after:.2f} s, exit {process.returncode}: {errors[-1500:]}"
-    assert "Traceback" not in errors, context
     if process.returncode == 0:
         return "finished first"
-    assert process.returncode in (-number, 128 + number), context
-    if number != signal.SIGKILL:
+    assert project or "Traceback" not in errors, context  # those of `mlflow run` are its own
+    assert project or process.returncode in (-number, 128 + number), context
+    if number != signal.SIGKILL and not project:
         assert set(place.running()) <= open_before, context
         assert set(place.ours()) <= folders_before, context
     return "left a run open" if set(place.running()) - open_before else "left no run open"
-
-
-def kill_many(place: Place, kills: int, seconds: float, draws: random.Random) -> Counter[str]:
-    """Kill as many calls, each at a random moment of its `seconds`, and with every signal in turn."""
-    found: Counter[str] = Counter()
-    for count in range(kills):
-        number = SIGNALS[count % len(SIGNALS)]
-        found[f"{number.name}: {kill_one(place, number, draws.uniform(0, seconds))}"] += 1
-    return found
 
 
 def check_whole(place: Place, expected: Results) -> None:
@@ -137,25 +156,30 @@ def check_whole(place: Place, expected: Results) -> None:
 
 
 def main() -> None:
-    """Kill for some minutes, and print what happened."""
-    words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--minutes", type=float, default=10)
-    words.add_argument("--seed", type=int, default=0)
+    """Kill as often as asked, and print what happened."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for number in SIGNALS:
+        words.add_argument(f"--{number.name[3:].lower()}", type=int, default=2, help=f"how many {number.name}")
+    words.add_argument("--seed", type=int, default=0, help="of the moments, and of their order")
     given = words.parse_args()
-    draws, found, rounds = random.Random(given.seed), Counter[str](), 0
+    draws, found = random.Random(given.seed), Counter[str]()
+    kills = [number for number in SIGNALS for _ in range(getattr(given, number.name[3:].lower()))]
+    draws.shuffle(kills)
     with tempfile.TemporaryDirectory() as name:
         place = Place(Path(name))
         place.whole_call()  # the first also fills the disk's cache
         expected, seconds = place.whole_call()
-        end = time.monotonic() + given.minutes * 60
-        while time.monotonic() < end:
-            found += kill_many(place, 8, seconds, draws)
-            left = len(place.running())
-            check_whole(place, expected)
-            rounds += 1
-            print(f"round {rounds}: {left} runs were RUNNING, 0 after the next call, results equal", flush=True)
+        for count, number in enumerate(kills, 1):
+            project = count % 4 == 0
+            after = draws.uniform(0, seconds + 3 * project)
+            how = f"{number.name} to {'mlflow run' if project else 'main'}"
+            found[f"{how}: {kill_one(place, number, after, project)}"] += 1
+            if count % 5 == 0 or count == len(kills):
+                left, taken = len(place.running()), sorted(place.left_by_killed())
+                check_whole(place, expected)
+                print(f"{count} kills: {left} runs were RUNNING, 0 after the next call, which took {taken}", flush=True)
         others = [p.name for p in place.temporary.iterdir()]
-        print(f"a whole call takes {seconds:.1f} s; {sum(found.values())} kills, {rounds} whole calls; left: {others}")
+        print(f"a whole call takes {seconds:.1f} s; {len(kills)} kills; left in the temporary folder: {others}")
         for line, count in sorted(found.items()):
             print(f"{count:4}  {line}")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,22 @@ def test_reruns_start_from_the_imported_model_and_register_nothing(
     assert newest("unlearn").data.tags["rnp.model_run_id"] == imported.info.run_id
     assert len(MlflowClient().search_model_versions("name = 'tested'")) == 1
     assert main(["rerun", f"--run_id={imported.info.run_id}"]) == 0
+
+
+def test_a_rerun_names_the_checkpoint_that_has_changed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = taken_in("--checkpoint=suspect.pt", "--model=preactresnet18", "--data=images", "--dataset=cifar10")
+    whole = Path("suspect.pt").read_bytes()
+    weights = torch.load("suspect.pt", weights_only=True)
+    weights["linear.bias"][0] += 1
+    torch.save(weights, "suspect.pt")
+    capsys.readouterr()
+    try:
+        assert main(["rerun", f"--run_id={run.info.run_id}"]) == 1
+        found = capsys.readouterr().out
+        assert re.search(r"checkpoint: the file's SHA-256 was \w{12}, is \w{12}\n", found), found
+        assert "model/model.safetensors: 1 of" in found
+    finally:
+        Path("suspect.pt").write_bytes(whole)
 
 
 def test_a_defender_with_clean_images_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

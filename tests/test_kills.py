@@ -349,23 +349,6 @@ def test_a_terminal_that_is_closed_ends_the_run_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_calls_share_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
-    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")}
-    words = [sys.executable, "-m", "rnp_mlflow", "attack", *TINY, "--threads=1"]
-    calls = [
-        subprocess.Popen(
-            [*words, f"--seed={seed}"], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
-        )
-        for seed in range(4)
-    ]
-    for each in calls:
-        _, errors = each.communicate(timeout=300)
-        assert each.returncode == 0, errors.decode()[-1000:]
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    assert [run.info.status for run in runs(entry="attack")] == 4 * ["FINISHED"]
-
-
-@pytest.mark.slow
 def test_kills_at_random_moments_leave_nothing_and_change_nothing(tmp_path: Path) -> None:
     """A short version of `kill_test.py`: each signal once, while the steps work."""
     draws = random.Random()

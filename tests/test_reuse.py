@@ -254,6 +254,7 @@ def test_a_run_made_before_manifests_is_told_by_its_metrics_and_shares_with_no_o
         client.delete_tag(run.info.run_id, "rnp.manifest")
         for name in contents.METRIC_OF_OPTIONAL.values() if entry == "unlearn" else ():
             client.log_metric(run.info.run_id, name, 0)  # such a run has them, and not a manifest
+        lineage.forget()
         try:
             assert lineage.output_of(run.info.run_id) == run.info.run_id
             lineage.require(run.info.run_id, entry)
@@ -429,10 +430,16 @@ def test_a_rerun_compares_proxy_verdict_and_triggered_images(
 
     monkeypatch.setattr(detection, "write_proxy", other_proxy)
     monkeypatch.setattr(detection, "write_estimate", other_estimate)
+    was = {name: runs["unlearn"].data.tags[f"rnp.{name}"] for name in ("code", "torch", "torchvision")}
+    for name in was:
+        MlflowClient().set_tag(runs["unlearn"].info.run_id, f"rnp.{name}", "another")
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 1
     said = capsys.readouterr().out
     assert "proxy.safetensors: 1 of 4 tensors differ, by up to 1" in said
     assert "verdict.json: 1 of" in said
+    for name, value in was.items():
+        assert f"{name} was another, is {value[:12]}" in said
+        MlflowClient().set_tag(runs["unlearn"].info.run_id, f"rnp.{name}", value)
     monkeypatch.undo()
     assert main(["rerun", f"--run_id={runs['unlearn'].info.run_id}"]) == 0
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run, RunData, RunInfo
 
 from rnp_mlflow.artifacts import detection, manifest, poisoning, source, stored
 from rnp_mlflow.errors import LineageError
@@ -54,6 +55,6 @@ def test_a_manifest_names_files_of_its_run_alone(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("run_id", ["../../x", "/tmp/x", "", "a/b", "a" * 65, "\x1b[2J", "a\n"])
 def test_a_run_id_is_no_path(run_id: str) -> None:
     with pytest.raises(LineageError, match="there can be no run"):
-        contents.download(run_id, "data.json")
+        contents.download(Run(RunInfo(run_id, "0", "", "FINISHED", 0, 0, "active", "/tmp"), RunData()), "data.json")
     with pytest.raises(LineageError, match="there can be no run"):
         lineage.get(run_id)

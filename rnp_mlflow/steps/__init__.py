@@ -19,10 +19,11 @@ def run(
     with nullcontext() if quiet else progress.note("starting"):
         from rnp_mlflow.steps import chain, main, opened, report, rerun, runtime
         from rnp_mlflow.steps.plan import make_plan
-        from rnp_mlflow.tracking import signals, store
+        from rnp_mlflow.tracking import lineage, signals, store
 
     signals.install()
     runtime.forward_log_records()
+    lineage.forget()
     code = 0
     with output.amount(quiet=quiet, verbose=verbose), store.refusals():
         opened.check(entry, values)

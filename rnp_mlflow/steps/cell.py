@@ -13,7 +13,7 @@ from rnp_mlflow.errors import LineageError, RnpError
 from rnp_mlflow.grid.executors import Outcome, Task
 from rnp_mlflow.steps import chain, output
 from rnp_mlflow.steps.plan import make_plan
-from rnp_mlflow.tracking import contents, ledger, lineage, process, signals, views
+from rnp_mlflow.tracking import ledger, lineage, process, signals, views
 from rnp_mlflow.tracking.runs import ATTACH, StepRun, prepare_store, step_run
 
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's words for a store that is busy or away
@@ -45,7 +45,7 @@ def run(task: Task) -> Outcome:
     except Exception as error:
         return Outcome(reason=f"{type(error).__name__}: {' '.join(str(error).split())[:200]} ({DEFECT})")
     finally:
-        contents.forget()
+        lineage.forget()
 
 
 def run_in_worker(task: Task) -> Outcome:

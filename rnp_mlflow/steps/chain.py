@@ -121,6 +121,7 @@ def execute_in_run(
     made_on = {"device": device, "threads": torch.get_num_threads(), "processor": runtime.processor(device)}
     run.tags({"inputs": inputs, "code": lineage.code_digest(), **made_on})
     run.tags({RUN_ID[name]: run_id for name, run_id in upstream.items()})
+    run.tags({lineage.FILE + name: digest for name, digest in file_digests([plan[step]]).items()})
     label(run, step, plan, upstream.get("attack"))
     settings = {name: plan[name].model_dump(mode="json") for name in steps_of(step)}
     record = {"entry": step, "settings": settings, "upstream": upstream, "given": given}
@@ -249,14 +250,17 @@ def inputs_digest(step: str, plan: Plan, upstream: dict[str, str]) -> str:
         "threads": torch.get_num_threads(),
         "bf16": has_bf16(device),
     }
-    for name in sorted(FILES):
-        place = next((found for part in settings if (found := getattr(part, name, None))), None)
-        if place and Path(place).is_file():
-            content[name] = manifest.file_digest(Path(place))
+    content |= file_digests(settings)
     if step == "attack":
         setup = attack.prepare(plan["attack"])
         content |= {"images": setup.data_digest, "model": asdict(setup.spec), "flip": setup.data.flip}
     return lineage.digest(content)
+
+
+def file_digests(settings: list[Any]) -> dict[str, str]:
+    """Return parameter → SHA-256 (hex) of each file that these settings name."""
+    places = {n: found for n in sorted(FILES) for part in settings if (found := getattr(part, n, None))}
+    return {name: manifest.file_digest(Path(place)) for name, place in places.items() if Path(place).is_file()}
 
 
 def preflight(step: str, plan: Plan) -> str | None:

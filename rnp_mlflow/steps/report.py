@@ -58,7 +58,7 @@ def cells_of(grid_id: str | None) -> list[str] | None:
         return None
     if lineage.tag(lineage.get(grid_id), "entry") != "grid":
         raise LineageError(f"grid={grid_id} is not the run of a grid")
-    return grid_table.run_ids(contents.download(grid_id, table.CELLS))
+    return grid_table.run_ids(contents.download(lineage.get(grid_id), table.CELLS))
 
 
 def result(run: StepRun, summary: pd.DataFrame, by: Sequence[str], page: comparison.Comparison) -> Result:

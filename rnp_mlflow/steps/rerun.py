@@ -36,6 +36,10 @@ def repeat(values: dict[str, Any]) -> int:
         chain.label(run, f"rerun of {entry}", plan, suspect_id)
         run.params({name: text(value) for name, value in settings})
         runtime.log(f"repeating {entry} run {settings.run_id}")
+        if run.experiment_id != old.info.experiment_id:  # `mlflow run` has chosen
+            home = old.info.experiment_id
+            runtime.log(f"  warning: in experiment {run.experiment_id}, and not in {home}, in which that run is: "
+                        f"give `mlflow run` the option --experiment-id {home} to repeat it there")  # fmt: skip
         new_id = main.run_all(plan) if entry == "main" else chain.run_step(entry, plan)
         pairs = matching(record, settings.run_id, new_id)
         neutral = names("machine", "place", "run", "output")

@@ -13,9 +13,9 @@ from rnp_mlflow.artifacts import table
 from rnp_mlflow.artifacts.renamed import MEASURED_AT_MOMENTS, METRICS, NO_LONGER_LOGGED, detection_entries
 from rnp_mlflow.artifacts.stored import read_json
 from rnp_mlflow.tracking import contents, lineage, store
-from rnp_mlflow.tracking.runs import VERSIONS
+from rnp_mlflow.tracking.runs import PREFIX, VERSIONS
 
-PROVENANCE = ("data", "code", "threads", "device", "processor", "precision", *VERSIONS)
+PROVENANCE = ("data", "code", "threads", "device", "processor", "precision", "python", *VERSIONS)
 
 
 Renaming = Callable[[Mapping[str, Any]], dict[str, Any]]  # logged settings → the same under their present names
@@ -24,13 +24,14 @@ Renaming = Callable[[Mapping[str, Any]], dict[str, Any]]  # logged settings → 
 def runs(old_id: str, new_id: str, neutral: Collection[str] = (), renaming: Renaming = dict) -> list[str]:
     """Return one line per difference; an empty list if metric histories and results are equal bit for bit.
 
-    Different parameters or data are always listed, because equal figures from other data are not a repetition. Other
+    Different parameters, data or files are always listed, because equal figures from others are not a repetition. Other
     provenance (code, versions, machine) is listed only if results differ. neutral: parameters that change no figure.
     renaming: of parameters that had other names when the old run was made.
     """
     old, new = lineage.get(old_id), lineage.get(new_id)
     causes = [line for name in PROVENANCE if (line := provenance_diff(old, new, name))]
     inputs = settings_diff(old_id, new_id, neutral, renaming) + [line for line in causes if line.startswith("data")]
+    inputs += file_diffs(old, new)
     effects = metric_diffs(old, new)
     effects += artifact_diffs(old, new)
     if not effects:
@@ -42,6 +43,17 @@ def provenance_diff(old: Run, new: Run, name: str) -> str | None:
     """Return a line if a provenance tag differs, else None."""
     before, now = lineage.tag(old, name), lineage.tag(new, name)
     return None if before == now else f"{name} was {(before or 'unknown')[:12]}, is {(now or 'unknown')[:12]}"
+
+
+def file_diffs(old: Run, new: Run) -> list[str]:
+    """Return a line for each file that both runs read under the same parameter, and whose content differs."""
+    before, now = old.data.tags, new.data.tags
+    names = sorted(name for name in before.keys() & now if name.startswith(PREFIX + lineage.FILE))
+    return [
+        f"{name.removeprefix(PREFIX + lineage.FILE)}: the file's SHA-256 was {before[name][:12]}, is {now[name][:12]}"
+        for name in names
+        if before[name] != now[name]
+    ]
 
 
 def settings_diff(old_id: str, new_id: str, neutral: Collection[str], renaming: Renaming) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from rnp_mlflow.artifacts import manifest, poisoning, table
 from rnp_mlflow.artifacts.manifest import MANIFEST, file_digest
@@ -34,6 +36,9 @@ class Record:
 
 Digests = dict[str, str | None]  # path → SHA-256 (hex), None if it is not known
 
+_manifests: dict[tuple[str, str], manifest.Manifest] = {}  # (run ID, SHA-256 of its manifest) → the manifest
+_verified: dict[tuple[str, str], Path] = {}  # (run ID, path) → the download that is what the run wrote
+
 
 @lru_cache
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
@@ -41,22 +46,26 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     return scratch.folder()
 
 
-def download(run_id: str, path: str) -> Path:
+def download(run: Run, path: str) -> Path:
     """Download an artifact or a folder of them, without verifying it; the copy exists until the process ends.
 
     Raises:
         LineageError: the artifact is missing or cannot be read, or the run ID is none.
     """
+    run_id = run.info.run_id
     check_run_id(run_id)
     try:
         local = Path(scratch_folder().name, run_id)
         local.mkdir(exist_ok=True)
-        return Path(
-            store.whole(mlflow.artifacts.download_artifacts)(run_id=run_id, artifact_path=path, dst_path=str(local))
-        )
+        return Path(store.whole(_repository(run).download_artifacts)(path, str(local)))
     except (mlflow.MlflowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise LineageError(f"artifact {path} of run {run_id} cannot be read: {reason}") from None
+
+
+def _repository(run: Run) -> ArtifactRepository:
+    """Return where a run's artifacts are; `mlflow.artifacts` would ask the store for that each time."""
+    return get_artifact_repository(run.info.artifact_uri)
 
 
 def check_run_id(run_id: str) -> None:
@@ -73,6 +82,8 @@ def forget() -> None:
     """Remove what was downloaded: a process that works on many runs would fill the disk."""
     scratch_folder().cleanup()
     scratch_folder.cache_clear()
+    _verified.clear()
+    _manifests.clear()
 
 
 def listed_artifacts(run: Run) -> Digests:
@@ -84,15 +95,19 @@ def listed_artifacts(run: Run) -> Digests:
     digest = run.data.tags.get(PREFIX + "manifest")
     if digest is None:
         return dict.fromkeys(_artifacts_before_manifests(run))
-    return dict(_manifest(run.info.run_id, digest))
+    return dict(_manifest(run, digest))
 
 
-@lru_cache
-def _manifest(run_id: str, digest: str) -> manifest.Manifest:
+def _manifest(run: Run, digest: str) -> manifest.Manifest:
+    run_id = run.info.run_id
+    if known := _manifests.get((run_id, digest)):
+        return known
     try:
-        return manifest.read(download(run_id, MANIFEST), digest)
+        found = manifest.read(download(run, MANIFEST), digest)
     except ValueError as error:
         raise LineageError(f"artifact {MANIFEST} of run {run_id} was changed: {error}; make that run again") from None
+    _manifests[run_id, digest] = found
+    return found
 
 
 def _artifacts_before_manifests(run: Run) -> list[str]:
@@ -101,16 +116,15 @@ def _artifacts_before_manifests(run: Run) -> list[str]:
     found = [artifact.path for artifact in artifacts if not artifact.optional]
     recorded = {path for path, name in METRIC_OF_OPTIONAL.items() if name in run.data.metrics}
     if table.POISON_PLAN in found:
-        recorded.add(poisoning.read(download(run.info.run_id, table.POISON_PLAN))["triggered"])
+        recorded.add(poisoning.read(download(run, table.POISON_PLAN))["triggered"])
     return found + [artifact.path for artifact in artifacts if artifact.optional and artifact.path in recorded]
 
 
 def find_fault(run: Run) -> str | None:
     """Describe the first artifact of a run that is lost or not what the run wrote; None if all are intact."""
-    _manifest.cache_clear()
     try:
         for path, digest in listed_artifacts(run).items():
-            _verify(run.info.run_id, path, {path: digest})
+            _verify(run, path, {path: digest})
     except LineageError as error:
         return str(error)
     return None
@@ -123,26 +137,31 @@ def fetch(run: Run, path: str) -> Path:
         LineageError: a file is lost, cannot be read, or is not what the run wrote.
     """
     listed = {name: sha for name, sha in listed_artifacts(run).items() if name == path or name.startswith(f"{path}/")}
-    return _verify(run.info.run_id, path, listed)
+    return _verify(run, path, listed)
 
 
-def _verify(run_id: str, path: str, listed: Digests) -> Path:
-    """Download the artifact `path`, and verify the files in it that are listed."""
-    if listed and not _exists(run_id, path):
+def _verify(run: Run, path: str, listed: Digests) -> Path:
+    """Download the artifact `path`, and verify the files in it that are listed; once for each call (`forget`)."""
+    run_id = run.info.run_id
+    if known := _verified.get((run_id, path)):
+        return known
+    if listed and not _exists(run, path):
         raise LineageError(f"run {run_id} no longer has its artifact {path}; make that run again")
-    local = download(run_id, path)
+    local = download(run, path)
     for name, digest in listed.items():
         file = local if name == path else local / name.removeprefix(f"{path}/")
         if not file.is_file():
             raise LineageError(f"run {run_id} no longer has its artifact {name}; make that run again")
         if digest is not None and file_digest(file) != digest:
             raise LineageError(f"artifact {name} of run {run_id} is not what the run wrote; make that run again")
+    if listed and None not in listed.values():
+        _verified[run_id, path] = local
     return local
 
 
-def _exists(run_id: str, path: str) -> bool:
+def _exists(run: Run, path: str) -> bool:
     folder = path.rpartition("/")[0]
-    return any(item.path == path for item in store.client().list_artifacts(run_id, folder or None))
+    return any(item.path == path for item in store.whole(_repository(run).list_artifacts)(folder or None))
 
 
 def settings_of(run: Run) -> dict[str, Any]:

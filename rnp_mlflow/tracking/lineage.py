@@ -17,7 +17,9 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.tracking import contents, location, store, views
 from rnp_mlflow.tracking.runs import PREFIX
 
+FILE = "file."  # the tag of a file's SHA-256 ends with the parameter that names it
 UNFINISHED, TAKEN_BY, PARENT = "main", "taken_by", "mlflow.parentRunId"
+_finished: dict[str, Run] = {}  # what the store has said of finished runs since `forget`
 MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
 
 
@@ -85,8 +87,10 @@ def get(run_id: str) -> Run:
         LineageError: the store has no such run.
     """
     contents.check_run_id(run_id)
+    if run_id in _finished:
+        return _finished[run_id]
     try:
-        return store.client().get_run(run_id)
+        run = store.client().get_run(run_id)
     except mlflow.MlflowException as error:
         absent = "not found" in str(error).lower()
         reason = (
@@ -95,6 +99,15 @@ def get(run_id: str) -> Run:
             else (f" ({str(error).splitlines()[0][:120]})")
         )
         raise LineageError(f"there is no run {run_id} in {location.shown()}{reason}") from None
+    if run.info.status == "FINISHED":
+        _finished[run_id] = run
+    return run
+
+
+def forget() -> None:
+    """Ask the store again from now on: a new call begins."""
+    _finished.clear()
+    contents.forget()
 
 
 def require(run_id: str, *entries: str) -> Run:

@@ -33,7 +33,7 @@ NOTE, CONTEXT = "mlflow.note.content", "mlflow.data.context"
 COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
 # The folder that contains this package, and one of its files that must be tracked by its git repository
 HOME, TRACKED = Path(__file__).resolve().parents[2], "rnp_mlflow/__init__.py"
-VERSIONS = ("torch", "numpy", "mlflow")
+VERSIONS = ("torch", "torchvision", "numpy", "mlflow")
 
 
 @dataclass(frozen=True)
