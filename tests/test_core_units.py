@@ -198,7 +198,7 @@ def test_timm_attention_has_heads_fused_or_not(fused: bool) -> None:
     timm = pytest.importorskip("timm", reason="the extra `timm` is not installed")
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
     for block in model.get_submodule("blocks").children():
-        block.get_submodule("attn").fused_attn = fused  # type: ignore[assignment]
+        block.get_submodule("attn").fused_attn = fused
     assert counts(find_units(model, torch.zeros(2, 3, 32, 32))) == {"hidden": 2 * 768, "head": 6}
 
 
