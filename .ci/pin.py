@@ -15,8 +15,8 @@ RENEW = "python .ci/pin.py --upgrade"
 
 
 def compile_set(arguments: list[str]) -> None:
-    """Resolve the project with its extra and its dev group for Python 3.11 into constraints.txt."""
-    command = ["uv", "pip", "compile", "pyproject.toml", "--extra", "grid", "--group", "dev"]
+    """Resolve the project with its extras and its dev group for Python 3.11 into constraints.txt."""
+    command = ["uv", "pip", "compile", "pyproject.toml", "--all-extras", "--group", "dev"]
     command += ["--python-version", "3.11", "--no-annotate"]
     command += ["--quiet", "--custom-compile-command", RENEW, "--output-file", "constraints.txt", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

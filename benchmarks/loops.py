@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from rnp_mlflow.core.evaluate import batch_for
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+from rnp_mlflow.core.neurons import Mask, masked_parameters, ones_mask
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.precision import forward_fn, functional_logits
 from rnp_mlflow.data.preprocess import Preprocess
@@ -63,7 +63,7 @@ def backward_loop(work: Work) -> int:
     inputs = work.transform(work.images, None)
     with forward_fn(working, work.precision) as forward:
         for part, labels in zip(inputs.split(32), work.labels.split(32), strict=True):
-            loss = cross_entropy(forward(part, masked_scales(working, mask)), labels)
+            loss = cross_entropy(forward(part, masked_parameters(working, mask)), labels)
             torch.autograd.grad(loss, list(mask.values()))
     return len(work.images)
 
@@ -123,7 +123,7 @@ def plain_recovery(work: Work) -> int:
     mask = {name: values.requires_grad_() for name, values in ones_mask(working).items()}
     optimizer = torch.optim.SGD(mask.values(), 0.2, 0.9)
     for inputs, labels in plain_batches(work):
-        logits = functional_logits(working, inputs.to(work.images.device), masked_scales(working, mask))
+        logits = functional_logits(working, inputs.to(work.images.device), masked_parameters(working, mask))
         optimizer.zero_grad()
         (0.2 * cross_entropy(logits, labels.to(work.images.device))).backward()
         optimizer.step()

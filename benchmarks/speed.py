@@ -40,7 +40,7 @@ from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import flatten, ones_mask
 from rnp_mlflow.core.params import Precision, RecoverParams, UnlearnParams
 from rnp_mlflow.core.precision import has_bf16
-from rnp_mlflow.core.prune import gammas, keep_mask, prune_, sweep_cutoffs
+from rnp_mlflow.core.prune import keep_mask, originals, prune_, sweep_cutoffs
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.data.imageset import ImageSet
@@ -88,7 +88,7 @@ def sweep(work: Work) -> int:
 
 def pruning(work: Work) -> int:
     """Prune at every point, without any evaluation."""
-    original = gammas(work.model)
+    original = originals(work.model)
     for k in range(work.points):
         prune_(work.model, original, keep_mask(work.mask, k))
     prune_(work.model, original, torch.ones(len(flatten(work.mask))))

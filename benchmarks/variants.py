@@ -13,8 +13,9 @@ from rnp_mlflow.artifacts import table
 from rnp_mlflow.attacks.train import TrainParams, train
 from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import der, evaluate
-from rnp_mlflow.core.neurons import Mask, norm_layers, ones_mask
+from rnp_mlflow.core.neurons import Mask, ones_mask
 from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.interop import masks
 from rnp_mlflow.models import store
 from rnp_mlflow.steps import clean as clean_images

@@ -13,7 +13,7 @@ from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.detect import detect_target
 from rnp_mlflow.core.evaluate import EvalSet, resolve_precision
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, norm_layers
+from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import (
     DefenseSettings,
     DetectParams,
@@ -23,9 +23,11 @@ from rnp_mlflow.core.params import (
     SweepParams,
     UnlearnParams,
 )
+from rnp_mlflow.core.precision import device_of
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.core.selectors import confidence_of, select_point
+from rnp_mlflow.core.units import forget_units, remember_units, units_of
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import Confidence, TargetEstimate
 from rnp_mlflow.core.wrapped import as_given
@@ -74,7 +76,7 @@ def defend(
         result = defend(model, images, labels, mean=(0.5,) * 3, std=(0.25,) * 3, seed=1, acc_ratio=0.98)
         result.model(inputs)
 
-    model: any classifier with BatchNorm (torchvision's, timm's, your own), on any device. It returns logits alone,
+    model: any classifier (torchvision's, timm's, your own), on any device. It returns logits alone,
     first of a tuple, or as `logits` of a dict or object. For a float64, half or bfloat16 model the work is done on a
     float32 copy; the purified model has the given dtypes again. DataParallel is removed and put back; a compiled or
     DistributedDataParallel model comes back as the plain module.
@@ -93,7 +95,7 @@ def defend(
         ConfigError: a setting is unknown or out of range, uint8 images come without mean and std, floats come with
             them, or they are not for pixels scaled to [0, 1].
         DataError: images and labels do not match, or `test` does not match the images.
-        ModelError: the model has no BatchNorm layer with a scale, cannot be copied, does not take the images, or
+        ModelError: the model has no neurons (`core.units`), cannot be copied, does not take the images, or
             returns no logits; or unlearning diverged.
 
     Warns:
@@ -101,13 +103,15 @@ def defend(
     """
     params = _Params.from_settings(settings)
     given, model = model, inputs.copied(model)
-    device = next(iter(norm_layers(model).values())).weight.device
+    device = device_of(model)
     images, labels = inputs.as_tensor(images, "images"), inputs.as_tensor(labels, "labels")
     mean, std = inputs.per_channel(mean, "mean", images), inputs.per_channel(std, "std", images)
     clean = inputs.checked(images, labels, mean, std)
     clean = LabeledImages(clean.images.to(device), clean.labels.to(device))
     transform = Preprocess.for_image_size(clean.images.shape[-1], mean or (), std or (), flip)
     classes = inputs.classes_of(model, clean.images, transform)
+    remember_units(model, transform(clean.images[:2], None))
+    units_of(model)  # refuses a model without any
     inputs.check_labels(clean.labels, classes)
     test = inputs.checked_test(test, clean.images, classes)
     inputs.warn_near_chance(model, *clean, transform, classes)
@@ -125,6 +129,7 @@ def defend(
     chosen = curve.on_full_test_set(select_point(curve, params.sweep))
     pruned = pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval()
     purified, repaired = repair_pruned(pruned, model, train, transform, params.repair, curve=curve, point=chosen)
+    forget_units(purified)
     return DefenseResult(
         as_given(purified, given), mask, curve.points, chosen, repaired, unlearned, estimate, proxy, curve.benign_score,
         confidence_of(curve, params.sweep),

@@ -23,6 +23,7 @@ from rnp_mlflow.core.recover import RecoveryResult, recover
 from rnp_mlflow.core.repair import is_kept, is_needed, repair
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.trace import trace_curve
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
@@ -122,7 +123,12 @@ def repair_pruned(
 def bn_calibration(
     model: nn.Module, clean: LabeledImages, transform: Preprocess, params: SweepParams
 ) -> BNCalibration | None:
-    """Return what `bn_stats` does to a pruned copy of `model`, with these clean images; None for keep."""
+    """Return what `bn_stats` does to a pruned copy of `model`, with these clean images.
+
+    None for keep, and for a model without BatchNorm, which has no statistics.
+    """
+    if not norm_layers(model):
+        return None
     some = clean.select(evenly_spaced(len(clean.labels), STATISTICS))
     if params.bn_stats == "shift":
         return bn_shift_fn(model, some.images, transform, params.precision)

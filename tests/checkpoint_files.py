@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from rnp_mlflow.models import store
 from rnp_mlflow.models.pixel_input import PixelInputModel
 from rnp_mlflow.models.registry import build
-from rnp_mlflow.models.skeleton import skeleton
 
 Arguments = list[str]
 MODEL, IMAGES = ["--model=preactresnet18"], ["--data=clean.npz", "--dataset=cifar10"]
@@ -295,11 +294,17 @@ def not_finite(place: Path) -> list[Arguments]:
     return saved(place, weights() | {"linear.bias": torch.full((4,), torch.nan)})
 
 
-@row("an architecture without BatchNorm", r"no BatchNorm layer")
+@row("an architecture without BatchNorm")
 def no_batchnorm(place: Path) -> list[Arguments]:
-    model, images, labels = build("squeezenet1_1", 4, 3), *files.clean_images(40, 1)
+    model, images, labels = tuned("convnext_mini", 32)
+    return saved(place, model.state_dict(), known=[*own_images(place, images, labels), "--model=convnext_mini"])
+
+
+@row("an architecture in which nothing can be masked", r"has no neurons to prune: no BatchNorm .* no attention")
+def nothing_to_mask(place: Path) -> list[Arguments]:
+    model, images, labels = build("timm/test_nfnet", 4, 3), *files.clean_images(40, 1)
     images = np.kron(images, np.ones((1, 4, 4, 1), np.uint8))
-    return saved(place, model.state_dict(), known=[*own_images(place, images, labels), "--model=squeezenet1_1"])
+    return saved(place, model.state_dict(), known=[*own_images(place, images, labels), "--model=timm/test_nfnet"])
 
 
 @row("whole pickled model (`torch.save(model)`)", r"would have to run \S+ .*torch\.save\(model\.state_dict\(\), FILE\)")
@@ -494,17 +499,10 @@ def torchvisions(place: Path) -> list[Arguments]:
     return found
 
 
-@row(
-    "`attack_result.pt` of `vit_b_16`, `convnext_tiny`, `vgg19` …",
-    r"BackdoorBench's (vit_b_16|convnext_tiny|vgg19|alexnet) has no BatchNorm layer",
-)
+@row("`attack_result.pt` of `vit_b_16`, `convnext_tiny`, `vgg19` …")
 def no_norm_results(place: Path) -> list[Arguments]:
-    """Their own state dicts in one byte a weight: what they hold is not looked at."""
-    found = []
-    for name in ("vit_b_16", "convnext_tiny", "vgg19", "alexnet"):
-        own = {key: torch.zeros(value.shape, dtype=torch.int8) for key, value in skeleton(name, 4).items()}
-        found.append(result(place / name, model_name=name, model=own))
-    return found
+    model, images, labels = tuned("convnext_tiny", 32)
+    return [[f"--attack_result={defense(place, 'convnext_tiny', model)}", *own_images(place, images, labels)]]
 
 
 @row("`attack_result.pt` whose weights are another architecture's", r"they fit preactresnet18: give model=preact")

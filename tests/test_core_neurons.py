@@ -13,10 +13,10 @@ from rnp_mlflow.core.neurons import (
     check_mask,
     copy_sharing_weights,
     flatten,
-    masked_scales,
-    norm_layers,
+    masked_parameters,
     ones_mask,
 )
+from rnp_mlflow.core.units import norm_layers, remember_units, units_of
 from rnp_mlflow.errors import MaskError, ModelError
 from rnp_mlflow.models.registry import build
 
@@ -44,10 +44,12 @@ def test_layers_stand_in_state_dict_order_and_count_every_scale() -> None:
 
 
 def test_model_without_batchnorm_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ModelError, match="no BatchNorm"):
-        norm_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)))
-    with pytest.raises(ModelError, match="no BatchNorm"):
-        norm_layers(nn.Sequential(nn.BatchNorm2d(3, affine=False)))
+    with pytest.raises(ModelError, match=r"no BatchNorm.*give remember_units a few inputs"):
+        units_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)))
+    model = nn.Sequential(nn.BatchNorm2d(3, affine=False))
+    remember_units(model, torch.zeros(2, 3, 4, 4))
+    with pytest.raises(ModelError, match="has no neurons to prune: no BatchNorm"):
+        units_of(model)
 
 
 def test_a_copy_sharing_weights_answers_alike_and_has_norms_and_buffers_of_its_own(
@@ -79,7 +81,7 @@ def test_mask_equals_a_masked_norm_class_bit_for_bit(small_net: nn.Sequential, i
     ours = {name: m.clone().requires_grad_() for name, m in zip(("1", "4"), values, strict=True)}
 
     x = scaled(images, None)
-    got = functional_call(small_net.train(), masked_scales(small_net, ours), x)
+    got = functional_call(small_net.train(), masked_parameters(small_net, ours), x)
     want = other.train()(x)
     got.square().sum().backward()
     want.square().sum().backward()

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from rnp_mlflow.core import evaluate
 from rnp_mlflow.core.evaluate import accuracy, predict
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import masked_scales, ones_mask
+from rnp_mlflow.core.neurons import masked_parameters, ones_mask
 from rnp_mlflow.core.params import DetectParams, Precision, RecoverParams
 from rnp_mlflow.core.precision import forward_fn, functional_logits, prefer_channels_last
 from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
@@ -261,7 +261,7 @@ def test_the_fast_layout_gives_what_float64_does(name: str) -> None:
         model = copy.deepcopy(model)
         mask = {layer: values.requires_grad_() for layer, values in ones_mask(model).items()}
         with forward_fn(model, "fp32") if ours else nullcontext(partial(functional_logits, model)) as forward:
-            logits = forward(images, masked_scales(model, mask))
+            logits = forward(images, masked_parameters(model, mask))
         slopes = torch.autograd.grad(cross_entropy(logits, labels), list(mask.values()))
         assert all(p.is_contiguous() for p in model.parameters())
         return logits.detach(), torch.cat(slopes), torch.cat([b.flatten().double() for b in model.buffers()])

@@ -7,15 +7,17 @@ import pytest
 import torch
 from tensors import same, seeded
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Scores
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.neurons import scaled_parameters
 from rnp_mlflow.core.params import RepairParams
 from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.repair import divergence, is_kept, repair
+from rnp_mlflow.core.units import norm_layers, remember_units, units_of
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.pipeline import repair_pruned
 
@@ -77,6 +79,33 @@ def test_the_pruned_model_answers_as_the_suspect_again_and_stays_pruned(
         assert int(gone.sum()) == 2
         assert torch.equal(layer.weight == 0, gone)
         assert torch.equal(layer.running_mean, norm_layers(pruned)[name].running_mean)  # type: ignore[arg-type]
+
+
+def test_neurons_of_every_kind_stay_pruned(clean: LabeledImages) -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(1, 8, 2, 2), nn.GroupNorm(2, 8)
+            self.attention, self.hidden, self.last = nn.MultiheadAttention(8, 4), nn.Linear(8, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.norm(self.stem(x)).flatten(2).permute(2, 0, 1)
+            tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            answer: Tensor = self.last(gelu(self.hidden(tokens.mean(0))))
+            return answer
+
+    torch.manual_seed(1)
+    suspect = Attends().eval()
+    remember_units(suspect, as_floats(clean.images[:2], None))
+    assert {layer.kind for layer in units_of(suspect).values()} == {"norm", "head", "hidden"}
+    mask = {name: torch.linspace(0.1, 0.9, layer.count) for name, layer in units_of(suspect).items()}
+    pruned = pruned_copy(suspect, mask, 8).eval()
+    repaired = repair(pruned, suspect, clean, as_floats, seeded(), params=STEPS)
+    before, after = pruned.state_dict(), repaired.state_dict()
+    assert not same(before, after)
+    for name in scaled_parameters(suspect):
+        assert bool((before[name] == 0).any())
+        assert torch.equal(before[name] == 0, after[name] == 0)
 
 
 def test_weights_can_be_trained_afterwards_if_they_could_before(

@@ -18,13 +18,14 @@ from rnp_mlflow.core import detect, trace
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import EvalSet, Scores, evaluate
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import Mask, flatten, norm_layers
+from rnp_mlflow.core.neurons import Mask, flatten
 from rnp_mlflow.core.params import BatchNormStats, DefenseSettings, DetectParams, SelectBy, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import keep_mask
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
 from rnp_mlflow.core.selectors import confidence_of, select_point
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
@@ -160,8 +161,8 @@ def test_of_classes_that_may_be_the_target_the_one_whose_proxy_outlives_unlearni
 ) -> None:
     """Half of the images are called 1, a third 2, the rest 3; the proxies have the norms and shares of `known`."""
     images, labels = torch.zeros(6, 1, 2, 2), torch.zeros(6, dtype=torch.int64)
-    model, empty = nn.Identity(), torch.zeros(1)
-    known = {1: (8.0, 0.7), 2: (9.0, 0.01), 3: (1.0, 0.01)}
+    model, empty = nn.BatchNorm2d(1), torch.zeros(1)
+    known = {0: (0.9, 0.99), 1: (8.0, 0.7), 2: (9.0, 0.01), 3: (1.0, 0.01)}
 
     def score(*arguments: Any, target: int, **hooks: object) -> tuple[float, float, ProxyTrigger]:
         return *known[target], ProxyTrigger(target, empty, empty, empty)
@@ -177,6 +178,8 @@ def test_of_classes_that_may_be_the_target_the_one_whose_proxy_outlives_unlearni
         assert estimate == TargetEstimate(target, share, rate)
         assert proxy is not None
         assert proxy.target == target
+    estimate, _ = detect.detect_target(nn.Identity(), unlearned, clean, transform, DetectParams(proxy_classes=1))
+    assert estimate == TargetEstimate(0, 0.0, 0.99)  # without BatchNorm: the smallest proxy of all classes
 
 
 def test_a_proxy_that_turns_nothing_is_no_sign_of_a_backdoor() -> None:
@@ -273,7 +276,8 @@ def test_of_many_clean_images_some_make_statistics_and_views(monkeypatch: pytest
     assert labels.tolist() == list(range(0, 1000, 10))
     asked: list[Tensor] = []
     monkeypatch.setattr(pipeline, "bn_shift_fn", lambda model, images, *rest: asked.append(images))
-    pipeline.bn_calibration(nn.Identity(), clean, transform, SweepParams())
+    assert pipeline.bn_calibration(nn.Identity(), clean, transform, SweepParams()) is None
+    pipeline.bn_calibration(nn.BatchNorm2d(1), clean, transform, SweepParams())
     assert asked[0].equal(pictures[::5])
 
 

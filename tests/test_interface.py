@@ -151,7 +151,7 @@ ALLOWED = {
     "loading": {"errors"},
     "data": {"errors", "loading"},
     "attacks": {"errors", "data", "core"},
-    "models": {"errors", "loading"},
+    "models": {"errors", "core", "loading"},
     "interop": {"errors", "loading", "core", "data"},
     "artifacts": {"errors", "core", "data", "attacks", "interop"},
     "tracking": {"errors", "artifacts", "loading", "models"},

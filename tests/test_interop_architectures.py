@@ -6,11 +6,12 @@ from typing import Any
 import outside_files as files
 import pytest
 import torch
-from checkpoint_files import MAKERS, defense, result
+from checkpoint_files import MAKERS, defense
 from mlflow.tracking import MlflowClient
 from stores import enter
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import Resize
 
 from rnp_mlflow.cli import main
 from rnp_mlflow.errors import ConfigError, ModelError
@@ -29,16 +30,13 @@ NAMES = {
 OWN = ("preactresnet18", "resnext29", "senet18")
 
 
-def test_every_name_of_backdoorbench_is_taken_or_refused_with_a_reason() -> None:
-    assert set(architectures.OURS) | set(architectures.WITHOUT_BATCHNORM) == NAMES
-    for name in architectures.WITHOUT_BATCHNORM:
-        with pytest.raises(ModelError, match=f"BackdoorBench's {name} has no BatchNorm layer"):
-            architectures.our_name(name)
+def test_every_name_of_backdoorbench_is_taken_and_others_are_refused_with_a_way_out() -> None:
+    assert set(architectures.OURS) == NAMES
     with pytest.raises(ModelError, match=r"model_name 'lenet' is not one of BackdoorBench's .*: give model=NAME"):
         architectures.our_name("lenet")
 
 
-@pytest.mark.parametrize("name", sorted(set(architectures.OURS) - set(OWN)))
+@pytest.mark.parametrize("name", sorted(set(architectures.OURS) - set(OWN) - {"vit_l_16", "vit_l_32"}))
 def test_a_name_of_torchvisions_is_torchvisions_by_key_and_by_forward_pass(name: str) -> None:
     """As BackdoorBench builds it: `torchvision.models.NAME(num_classes=K)`."""
     from torchvision import models
@@ -48,8 +46,10 @@ def test_a_name_of_torchvisions_is_torchvisions_by_key_and_by_forward_pass(name:
         num_classes=4, **({"init_weights": False} if name in ("googlenet", "inception_v3") else {})
     )
     [one] = candidates(architectures.our_name(name), theirs.state_dict(), exact=True)
-    side = 80 if name == "inception_v3" else 32
+    side = {"inception_v3": 80, "alexnet": 64, "squeezenet1_0": 64}.get(name, 32)
     images = torch.rand(2, 3, side, side)
+    if name.startswith("vit_"):
+        theirs = nn.Sequential(Resize((224, 224)), theirs)
     ours, _ = one.build(tuple("abcd"), (3, side, side), (0.0,) * 3, (1.0,) * 3)
     with torch.inference_mode():
         assert torch.equal(ours(images), theirs.eval()(images))
@@ -183,6 +183,3 @@ def test_a_defense_result_says_its_architecture_and_no_more(tmp_path: Path) -> N
             "torchvision/mobilenet_v2"
         ]
     assert from_path(file, "small/mobilenet_v2").architecture is None  # the settings say it
-    arguments = result(tmp_path / "vit", model_name="vit_b_16")
-    with pytest.raises(ModelError, match="vit_b_16 has no BatchNorm"):
-        from_attack_result(Path(arguments[0].partition("=")[2]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.units import remember_units, units_of
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import REGISTRY, build
@@ -16,7 +16,8 @@ def test_every_architecture_builds_and_has_neurons(name: str) -> None:
     width = 16 if name in REGISTRY and REGISTRY[name].width else None
     model = build(name, 7, 3, width).eval()
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-    assert len(norm_layers(model)) > 1
+    remember_units(model, torch.zeros(2, 3, 32, 32))
+    assert len(units_of(model)) > 1
     if name in REGISTRY:
         assert build(name, 7, 1, width).eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
 

@@ -62,14 +62,15 @@ def test_bounds_are_what_ci_tests() -> None:
     assert "test_small_prune.py" in run
 
 
-def test_the_extra_is_pinned_and_named_where_conda_users_look() -> None:
+@pytest.mark.parametrize(("extra", "used_in"), [("grid", "grid/on_ray.py"), ("timm", "models/timm_nets.py")])
+def test_an_extra_is_pinned_and_named_where_conda_users_look(extra: str, used_in: str) -> None:
     exact, page = pins("constraints.txt"), (ROOT / "docs" / "architecture.md").read_text()
-    (bound,) = map(Requirement, PYPROJECT["project"]["optional-dependencies"]["grid"])
+    (bound,) = map(Requirement, PYPROJECT["project"]["optional-dependencies"][extra])
     newest = Version(exact[bound.name])
     assert bound.specifier == SpecifierSet(f">={newest},<{newest.major}.{newest.minor + 1}")
     assert f"# - {bound.name}=={newest}\n" in (ROOT / "conda.yaml").read_text()
-    assert f"| {bound.name} (extra `grid`) |" in page
-    assert "import ray" in (ROOT / "rnp_mlflow/grid/on_ray.py").read_text()
+    assert f"| {bound.name} (extra `{extra}`) |" in page
+    assert f"import {bound.name}" in (ROOT / "rnp_mlflow" / used_in).read_text()
 
 
 def test_every_dependency_is_imported_and_explained() -> None:

@@ -41,7 +41,7 @@ def bad_inputs(tmp: Path) -> dict[str, tuple[list[str], str]]:
     return {
         "dataset": (["attack", "--dataset=cifar11"], "cifar11"),
         "model": (["prune", "--model=resnet19"], "resnet19"),
-        "no norm": (["prune", "--model=squeezenet1_1", "--dataset=npz", f"--data_dir={tmp}/rgb.npz"], "BatchNorm"),
+        "no norm": (["prune", "--model=timm/test_nfnet", "--dataset=npz", f"--data_dir={tmp}/rgb.npz"], "no neurons"),
         "attack": (["prune", "--attack=badnet"], "badnet"),
         "target": (["attack", "--target=10"], "target=10"),
         "no data_dir": (["attack", "--dataset=folder"], "data_dir"),

@@ -24,7 +24,9 @@ from rnp_mlflow.core.batches import EpochRecord, TrainingHooks
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.keeping import NOWHERE, Keeper, State
 from rnp_mlflow.core.params import RecoverParams, UnlearnParams
+from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.recover import recover
+from rnp_mlflow.core.units import remember_units
 from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.data.imageset import ImageSet
 from rnp_mlflow.steps.unfinished import LocalKeeper
@@ -63,24 +65,36 @@ class Kept:
 Loop = Callable[[Keeper], tuple[list[Tensor], object]]
 
 
-@pytest.fixture(params=["attack", "unlearn by step", "unlearn by epoch", "recover"])
+LOOPS = ("attack", "unlearn by step", "unlearn by epoch", "recover")
+# Without BatchNorm, AdamW trains, unlearning measures each step, and recovery's proxy follows the mask.
+WITHOUT = ("attack without norms", "unlearn without norms by step", "recover without norms")
+
+
+@pytest.fixture(params=[*LOOPS, *WITHOUT])
 def loop(request: pytest.FixtureRequest, small_net: nn.Module, images: Tensor, labels: Tensor) -> Loop:
     """A loop of several epochs: keeper → its tensors, and all else that it returns."""
 
     def run(keeper: Keeper) -> tuple[list[Tensor], object]:
         net, clean = copy.deepcopy(small_net), LabeledImages(images, labels)
+        bare = "without norms" in request.param
+        if bare:
+            net = nn.Sequential(*(layer for layer in net.children() if not isinstance(layer, nn.BatchNorm2d)))
         net.insert(2, nn.Dropout(0.2))  # type: ignore[operator]
+        remember_units(net, scaled(images[:2], None))
         torch.manual_seed(3)
         epochs: list[EpochRecord] = []
         hooks = TrainingHooks(on_epoch=epochs.append, keeper=keeper)
-        if request.param == "attack":
-            how = TrainParams(3, 0.1, 16)
+        if request.param.startswith("attack"):
+            how = TrainParams(3, 0.1, 16, adamw=bare)
             found: Any = train(net, ImageSet(images, labels), scaled, seeded(5), how, on_epoch=epochs.append,
                                keeper=keeper)  # fmt: skip
             return list(net.state_dict().values()), (found, epochs)
-        if request.param == "recover":
+        if request.param.startswith("recover"):
+            delta = torch.full_like(images[0], 0.1, dtype=torch.float32)
+            proxy = ProxyTrigger(0, delta, *(torch.full((len(delta), 1, 1), bound) for bound in (-1.0, 1.0)))
+            suspect = copy.deepcopy(net) if bare else None
             recovered = recover(net, clean, scaled, seeded(5), RecoverParams(recovering_epochs=3,
-                                recovering_batch_size=16), hooks=hooks)  # fmt: skip
+                                recovering_batch_size=16), hooks=hooks, proxy=proxy, suspect=suspect)  # fmt: skip
             return list(recovered.mask.values()), (recovered.history, epochs)
         stop: Any = request.param.rpartition(" ")[2]
         params = UnlearnParams(unlearning_epochs=3, unlearning_batch_size=16, unlearning_stop=stop, clean_threshold=0.0)

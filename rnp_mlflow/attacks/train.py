@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from rnp_mlflow.core.batches import EpochCallback, EpochRecord, ignore_epoch
@@ -22,13 +22,19 @@ from rnp_mlflow.errors import ModelError
 
 @dataclass(frozen=True)
 class TrainParams:
-    """lr: the peak of the one-cycle schedule. precision: see `core.precision.forward_fn`."""
+    """lr: the peak of the one-cycle schedule. precision: see `core.precision.forward_fn`. adamw: instead of SGD."""
 
     epochs: int
     lr: float
     batch_size: int
     weight_decay: float = 5e-4
     precision: Precision = "fp32"
+    adamw: bool = False
+
+    @property
+    def peak(self) -> float:
+        """Return the peak learning rate: AdamW takes a hundredth of SGD's."""
+        return self.lr / 100 if self.adamw else self.lr
 
 
 def train(
@@ -42,7 +48,7 @@ def train(
     on_step: EpochCallback = ignore_epoch,
     keeper: Keeper = NOWHERE,
 ) -> list[EpochRecord]:
-    """Train `model` in place with SGD, Nesterov momentum 0.9 and a one-cycle schedule (Smith, 2018) peaking at lr.
+    """Train `model` in place with a one-cycle schedule (Smith, 2018).
 
     data: on any device. generator: on the CPU; it determines the order of batches and the augmentation.
     on_step: receives the record of the epoch so far. keeper: saves the state, so that training can go on after a kill.
@@ -51,25 +57,26 @@ def train(
         ModelError: training diverged: its loss or the weights are infinite or not a number.
     """
     steps = params.epochs * max(1, -(-len(data) // params.batch_size))
-    weights = list(model.parameters())
-    optimizer = SGD(weights, params.lr, 0.9, weight_decay=params.weight_decay, nesterov=True)
-    rate = OneCycleLR(optimizer, params.lr, total_steps=steps + 1, cycle_momentum=False)
+    optimizer = make_optimizer(model, params)
+    rate = OneCycleLR(optimizer, params.peak, total_steps=steps + 1, cycle_momentum=False)
     model.train()
     device = next(model.parameters()).device
 
     def capture() -> State:
-        values = {"rate": rate.state_dict(), "groups": [{**g, "params": None} for g in optimizer.param_groups]}
-        buffers = {f"{k}": optimizer.state[p]["momentum_buffer"] for k, p in enumerate(weights) if optimizer.state[p]}
-        return State(prefixed("model/", model.state_dict()) | prefixed("velocity/", buffers), values)
+        saved = optimizer.state_dict()
+        own = {f"{k}/{name}": v for k, found in saved["state"].items() for name, v in found.items() if v is not None}
+        values = {"rate": rate.state_dict(), "groups": saved["param_groups"]}
+        return State(prefixed("model/", model.state_dict()) | prefixed("optimizer/", own), values)
 
     def restore(state: State) -> None:
         copy_into(model.state_dict(), state.tensors, "model/")
-        for k, parameter in enumerate(weights):
-            if (found := state.tensors.get(f"velocity/{k}")) is not None:
-                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(found).detach()
+        own: dict[int, dict[str, Tensor]] = {}
+        for name, values in state.tensors.items():
+            if name.startswith("optimizer/"):
+                _, k, what = name.split("/")
+                own.setdefault(int(k), {})[what] = values
+        optimizer.load_state_dict({"state": own, "param_groups": state.values["groups"]})
         rate.load_state_dict(state.values["rate"])
-        for group, saved in zip(optimizer.param_groups, state.values["groups"], strict=True):
-            group.update({name: value for name, value in saved.items() if name != "params"})
 
     course = Course(keeper, generator, capture, restore)
     history = course.history
@@ -81,6 +88,8 @@ def train(
                 loss = cross_entropy(logits, labels)
                 optimizer.zero_grad()
                 loss.backward()
+                if params.adamw:
+                    clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 rate.step()
                 meter.add(loss, logits, labels)
@@ -88,6 +97,13 @@ def train(
             on_epoch(history[-1])
             refuse_diverged(model, history[-1], params.lr)
     return history
+
+
+def make_optimizer(model: nn.Module, params: TrainParams) -> Optimizer:
+    """Return SGD with Nesterov momentum 0.9, or AdamW with a hundred times the weight decay."""
+    if params.adamw:
+        return AdamW(model.parameters(), params.peak, weight_decay=100 * params.weight_decay)
+    return SGD(model.parameters(), params.peak, 0.9, weight_decay=params.weight_decay, nesterov=True)
 
 
 def refuse_diverged(model: nn.Module, last: EpochRecord, lr: float) -> None:

@@ -98,7 +98,7 @@ class Attack(Data):
     model: str = Field(
         "resnet18_narrow",
         json_schema_extra=COMMON | MODEL,
-        description="an architecture of ours or any torchvision classifier",
+        description="an architecture of ours, any torchvision classifier, or timm/NAME",
     )
     width: UpTo4096 = Field(
         None,
@@ -122,9 +122,20 @@ class Attack(Data):
         128, ge=2, json_schema_extra=MODEL, description="images per batch of training, at most"
     )
     training_lr: float = Field(
-        0.1, gt=0, le=1e6, json_schema_extra=MODEL, description="peak learning rate of training (SGD, one cycle)"
+        0.1,
+        gt=0,
+        le=1e6,
+        json_schema_extra=MODEL,
+        description="peak learning rate of training (AdamW: a hundredth)",
     )
-    weight_decay: float = Field(0.0005, ge=0, le=1e6, json_schema_extra=MODEL, description="weight decay of training")
+    weight_decay: float = Field(
+        0.0005, ge=0, le=1e6, json_schema_extra=MODEL, description="weight decay of training (AdamW: times 100)"
+    )
+    optimizer: Literal["auto", "sgd", "adamw"] = Field(
+        "auto",
+        json_schema_extra=MODEL,
+        description="of training; auto takes SGD for a network with BatchNorm, else AdamW with gradients clipped",
+    )
 
 
 class Import(Data):
@@ -146,7 +157,14 @@ class Import(Data):
     model: Text = Field(
         None,
         json_schema_extra=COMMON | MODEL,
-        description="its architecture, ours or torchvision's; auto takes what the source names or the weights fit",
+        description="its architecture: ours, torchvision's or timm/NAME; auto takes what the source names or the "
+        "weights fit",
+    )
+    model_factory: Text = Field(
+        None,
+        json_schema_extra=COMMON | MODEL,
+        description="package.module:function of your own that returns the model. It is EXECUTED, the one exception; "
+        "later calls on this model need RNP_MODEL_FACTORY=package.module:function in the environment",
     )
     data: NameOrPath = Field(
         None,

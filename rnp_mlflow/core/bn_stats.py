@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnp_mlflow.core.evaluate import Transform
-from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
+from rnp_mlflow.core.units import norm_layers
 
 PIXELS = 64 * 32 * 32  # of images at once; of more, activations fall out of the cache and memory grows
 Statistics = list[tuple[Tensor, Tensor]]  # a layer's running mean and variance, (channels,) each

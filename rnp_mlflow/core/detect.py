@@ -14,8 +14,11 @@ from rnp_mlflow.core.params import DetectParams
 from rnp_mlflow.core.precision import logits_of
 from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
 from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult
 from rnp_mlflow.core.verdict import TargetEstimate
+
+WITHOUT_BATCHNORM = 10  # candidate classes, at most
 
 
 @torch.inference_mode()
@@ -39,16 +42,20 @@ def detect_target(
 ) -> tuple[TargetEstimate | None, ProxyTrigger | None]:
     """Estimate the target class (`core.verdict`) and find a proxy to it (`core.proxy`), unless `proxy_steps` is 0.
 
-    Of several candidates, the one whose proxy is small and survives unlearning is taken. (None, None) if unlearning
-    missed its threshold, or for two classes, because an error of one is a prediction of the other. on_step: receives
-    the number of steps made, the number there are at most, and the share of a batch that the proxy led to its target.
+    Of several candidates, the one whose proxy is small and survives unlearning is taken. Without BatchNorm the ascent
+    can end by a bias alone, which leads to any class: then up to `WITHOUT_BATCHNORM` classes are candidates, and the
+    one with the smallest proxy is taken. (None, None) if unlearning missed its threshold, or for two classes, because
+    an error of one is a prediction of the other. on_step: receives the number of steps made, the number there are at
+    most, and the share of a batch that the proxy led to its target.
     """
     classes = count_classes(unlearned.model, clean.images, transform)
     if not unlearned.reached_threshold or classes < 3:
         return None, None
     predicted = predict(unlearned.model, clean.images, transform, params.precision)
     shares = verdict.predicted_shares(predicted, clean.labels, classes)
-    first, *others = verdict.candidate_targets(shares, params.proxy_classes)
+    batchnorm = bool(norm_layers(model))
+    most, ratio = (params.proxy_classes, verdict.RIVAL_RATIO) if batchnorm else (WITHOUT_BATCHNORM, 0.0)
+    first, *others = verdict.candidate_targets(shares, most, ratio)
     if not params.proxy_steps or bool((clean.labels == first).all()):
         return TargetEstimate(first, shares[first]), None
     models = SuspectPair(model, unlearned.model, predicted)
@@ -61,7 +68,9 @@ def detect_target(
         return score_target(models, clean, transform, params, target=candidates[k], on_step=show)
 
     scored = [score(k) for k in range(len(candidates))]
-    _, forgetting_rate, proxy = min(scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]))
+    _, forgetting_rate, proxy = min(
+        scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]) if batchnorm else each[0]
+    )
     return TargetEstimate(proxy.target, shares[proxy.target], forgetting_rate), proxy
 
 

@@ -5,7 +5,8 @@ If a backdoor is a shortcut to that class, such a perturbation takes it (Wang et
 that it can be a patch as well as a pattern over the whole image.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -38,6 +39,20 @@ class ProxyTrigger:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Add the proxy to inputs (N, C, H, W) as the model takes them."""
         return torch.minimum(torch.maximum(inputs + self.delta, self.low), self.high)
+
+    def moved(self, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> "ProxyTrigger":
+        """Return a proxy one step of size `STEP_SIZE` closer to success, with a norm as large at most.
+
+        forward: (inputs) → logits of the model as it is now. inputs: of other classes than the target, (N, C, H, W).
+        """
+        if not len(inputs):
+            return self
+        radius, trial = self.delta.norm(), replace(self, delta=self.delta.detach().requires_grad_())
+        logits = forward(trial(inputs))
+        loss = cross_entropy(logits, torch.full((len(inputs),), self.target, device=logits.device))
+        (grad,) = torch.autograd.grad(loss, trial.delta)
+        delta = self.delta - STEP_SIZE * radius * grad / (grad.norm() + 1e-12)
+        return replace(self, delta=(delta * (radius / delta.norm()).clamp(max=1)).detach())
 
     def composed_with(self, transform: Transform) -> Transform:
         """Return a transform that applies `transform`, then the proxy."""

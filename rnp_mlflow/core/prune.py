@@ -1,6 +1,7 @@
 """Pruning by mask value, and the sweep that draws the curve.
 
-A neuron is pruned by setting its γ to 0 in the *original* model; β stays (RNP, section 3.3).
+A neuron is pruned by setting its parameters to 0 in the *original* model: of a norm its γ, while β stays (RNP, section
+3.3); of a hidden channel its weights and bias; of a head its columns of the projection.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,8 +12,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.core.neurons import check_mask, copy_sharing_weights, flatten, norm_layers
+from rnp_mlflow.core.neurons import check_mask, copy_sharing_weights, flatten, scaled_parameters
 from rnp_mlflow.core.params import PruningBy
+from rnp_mlflow.core.units import units_of
 from rnp_mlflow.errors import ConfigError
 
 R = TypeVar("R")
@@ -96,26 +98,30 @@ def keep_mask(mask: Mapping[str, Tensor], num_pruned: int) -> Tensor:
 
 @torch.no_grad()
 def prune_(model: nn.Module, original: Mapping[str, Tensor], keep: Tensor) -> None:
-    """Set γ of every layer in place to its `original` value, or to 0 if `keep` is 0.
+    """Set the parameters of every neuron in place to their `original` values, or to 0 if `keep` is 0.
 
-    original: layer → γ (channels,) of the unpruned model. keep: (neurons,) in layer order.
+    original: parameter → values in the unpruned model. keep: (neurons,) in layer order.
     """
-    layers = norm_layers(model)
-    parts = keep.split([layer.weight.numel() for layer in layers.values()])
-    for (name, layer), part in zip(layers.items(), parts, strict=True):
-        layer.weight.copy_(torch.where(part.to(layer.weight.device) > 0, original[name], 0.0))
+    layers = units_of(model)
+    pruned = dict(original)
+    for layer, kept in zip(layers.values(), keep.split([layer.count for layer in layers.values()]), strict=True):
+        for part in layer.parts:
+            values = pruned[part.parameter]
+            pruned[part.parameter] = torch.where(part.factor(kept.to(values.device), values.ndim) > 0, values, 0.0)
+    for name, values in pruned.items():
+        model.get_parameter(name).copy_(values)
 
 
-def gammas(model: nn.Module) -> dict[str, Tensor]:
-    """Return layer → a copy of its γ."""
-    return {name: layer.weight.detach().clone() for name, layer in norm_layers(model).items()}
+def originals(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameter → a copy of its values, for all that belong to neurons."""
+    return {name: model.get_parameter(name).detach().clone() for name in scaled_parameters(model)}
 
 
 def prune_at_(
     model: nn.Module, mask: Mapping[str, Tensor], num_pruned: int, calibrate: BNCalibration | None = None
 ) -> nn.Module:
     """Prune the `num_pruned` lowest neurons of `model` in place, and calibrate its statistics; return the model."""
-    prune_(model, gammas(model), keep_mask(mask, num_pruned))
+    prune_(model, originals(model), keep_mask(mask, num_pruned))
     if calibrate and num_pruned:
         calibrate(model)
     return model
@@ -144,7 +150,7 @@ def sweep(
         MaskError: the mask is not this model's.
     """
     check_mask(model, mask)
-    working, original = copy_sharing_weights(model), gammas(model)
+    working, original = copy_sharing_weights(model), originals(model)
     known: dict[int, R] = {}
     for point in points:
         if point.num_pruned not in known:

@@ -5,8 +5,10 @@ What recovery does not need stays low: the backdoor's neurons.
 """
 
 import copy
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,11 +19,12 @@ from rnp_mlflow.core.course import Course, copy_into, prefixed
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.keeping import State
-from rnp_mlflow.core.neurons import Mask, masked_scales, ones_mask
+from rnp_mlflow.core.neurons import Mask, comparable, masked_parameters, ones_mask
 from rnp_mlflow.core.params import RecoverParams
-from rnp_mlflow.core.precision import forward_fn, frozen_copy
+from rnp_mlflow.core.precision import Forward, forward_fn, frozen_copy
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.sgd import SGD
+from rnp_mlflow.core.units import norm_layers, train_mode
 
 MOMENTUM = 0.9  # the reference's
 
@@ -54,9 +57,12 @@ def recover(
     `params.suspect_steps` on the suspect: the same mask has to restore the accuracy of the one and to remove the
     proxy's effect from the other. The mean of the mask over all steps ranks neurons by how soon and how surely they
     fall, while many last values are 0. hooks: `on_model` gets the unlearned model with the mask applied.
+    Without BatchNorm, a few neurons are enough to make one proxy fail. So the proxy follows the mask: after each step
+    on the suspect it makes one, too (`ProxyTrigger.moved`). Mask values are made comparable between kinds of neurons
+    (`core.neurons.comparable`).
 
     Raises:
-        ModelError: the model has no BatchNorm layer with a scale.
+        ModelError: the model has no neurons.
     """
     images, labels = clean
     proxy = proxy if params.proxy_share else None
@@ -68,7 +74,7 @@ def recover(
     total, steps = {name: torch.zeros_like(values) for name, values in mask.items()}, 0
     with ExitStack() as stack:
         copies = [(net, stack.enter_context(frozen_copy(net, params.precision))) for net in dict(step_schedule)]
-        working = {net: copied.train() for net, copied in copies}
+        working = {net: train_mode(copied) for net, copied in copies}
         forward = {net: stack.enter_context(forward_fn(copied, params.precision)) for net, copied in working.items()}
 
         def changing() -> dict[str, Tensor]:
@@ -78,13 +84,15 @@ def recover(
             return found
 
         def capture() -> State:
-            return State(changing() | optimizer.state(), {"steps": steps})
+            moved = {"proxy": proxy.delta} if proxy else {}
+            return State(changing() | optimizer.state() | moved, {"steps": steps})
 
         def restore(state: State) -> None:
-            nonlocal steps
+            nonlocal proxy, steps
             copy_into(changing(), state.tensors, "")
             optimizer.restore(state.tensors)
             steps = state.values["steps"]
+            proxy = replace(proxy, delta=state.tensors["proxy"].to(proxy.delta)) if proxy else None
 
         course = Course(hooks.keeper, generator, capture, restore)
         history = course.history
@@ -94,13 +102,17 @@ def recover(
                 if proxy:
                     inputs = add_proxy(inputs, labels[index], proxy, params.proxy_share, generator)
                 net, weight = step_schedule[steps % len(step_schedule)]
-                logits = forward[net](inputs, masked_scales(working[net], mask))
+                logits = forward[net](inputs, masked_parameters(working[net], mask))
                 loss = cross_entropy(logits, labels[index])
                 (weight * loss).backward()
                 optimizer.step()
                 with torch.no_grad():
                     for name, values in mask.items():
                         total[name] += values.clamp_(0, 1)
+                if proxy and net is not model and not norm_layers(net):
+                    fixed = {name: values.detach() for name, values in masked_parameters(working[net], mask).items()}
+                    plain = transform(images[index], None)[labels[index] != proxy.target]
+                    proxy = proxy.moved(partial(masked_logits, forward[net], fixed), plain)
                 steps += 1
                 meter.add(loss, logits, labels[index])
             history.append(meter.record())
@@ -108,7 +120,13 @@ def recover(
             hooks.on_model(steps, history[-1].accuracy, lambda: with_mask_applied(model, working[model], mask))
     averaged = params.mask_averaging == "steps"
     found = {name: values / steps for name, values in total.items()} if averaged else mask
-    return RecoveryResult({name: values.detach().cpu() for name, values in found.items()}, history)
+    found = {name: values.detach().cpu() for name, values in found.items()}
+    return RecoveryResult(found if norm_layers(model) else comparable(model, found), history)
+
+
+def masked_logits(forward: Forward, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Return the logits with these parameters in place of the model's own."""
+    return forward(inputs, parameters)
 
 
 def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float, generator: Generator) -> Tensor:
@@ -119,7 +137,10 @@ def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float,
 
 
 def with_mask_applied(model: nn.Module, working: nn.Module, mask: Mask) -> nn.Module:
-    """Return a copy of `model` with the mask on its γ and the running statistics of `working`, its copy."""
+    """Return a copy of `model` with the mask on its neurons and the running statistics of `working`, its copy."""
     result = copy.deepcopy(model)
-    result.load_state_dict(working.state_dict() | masked_scales(working, mask))
+    result.load_state_dict(working.state_dict())
+    with torch.no_grad():
+        for name, values in masked_parameters(working, mask).items():
+            result.get_parameter(name).copy_(values)
     return result

@@ -16,7 +16,7 @@ from rnp_mlflow.core.batches import StepCallback, ignore_step
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.neurons import scaled_parameters
 from rnp_mlflow.core.params import RepairParams
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
 from rnp_mlflow.core.sgd import SGD
@@ -45,8 +45,8 @@ def repair(
     on_step: receives the number of steps made, and the loss.
     """
     working = copy.deepcopy(pruned).requires_grad_(True).eval()
-    gammas = [layer.weight for layer in norm_layers(working).values()]
-    alive = [(gamma != 0).to(gamma.dtype) for gamma in gammas]
+    scaled = [working.get_parameter(name) for name in scaled_parameters(working)]
+    alive = [(values != 0).to(values.dtype) for values in scaled]
     optimizer = SGD(working.parameters(), params.repair_lr, MOMENTUM)
     with (
         frozen_copy(suspect, params.precision) as teacher,
@@ -64,8 +64,8 @@ def repair(
             optimizer.lr = params.repair_lr * (1 - step / params.repair_steps)
             optimizer.step()
             with torch.no_grad():
-                for gamma, keep in zip(gammas, alive, strict=True):
-                    gamma.mul_(keep)
+                for values, keep in zip(scaled, alive, strict=True):
+                    values.mul_(keep)
             on_step(step + 1, loss.item())
     for weight, given in zip(working.parameters(), pruned.parameters(), strict=True):
         weight.requires_grad_(given.requires_grad)

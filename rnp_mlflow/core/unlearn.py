@@ -11,6 +11,7 @@ from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from rnp_mlflow.core.backoff import CarefulSteps
 from rnp_mlflow.core.batches import NO_HOOKS, EpochRecord, TrainingHooks
 from rnp_mlflow.core.course import Course, copy_into, prefixed
 from rnp_mlflow.core.evaluate import Transform, accuracy, accuracy_with_early_exit, predict
@@ -20,6 +21,7 @@ from rnp_mlflow.core.neurons import is_finite
 from rnp_mlflow.core.params import UnlearnParams
 from rnp_mlflow.core.precision import forward_fn
 from rnp_mlflow.core.sgd import SGD
+from rnp_mlflow.core.units import norm_layers, train_mode
 from rnp_mlflow.errors import ModelError
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # the reference's
@@ -71,10 +73,16 @@ def unlearn(
     images, labels = clean
     by_step = params.unlearning_stop == "step"
     limit, precision = params.clean_threshold, params.precision
-    working = copy.deepcopy(model).requires_grad_(True).train()
+    working = train_mode(copy.deepcopy(model).requires_grad_(True))
     optimizer = SGD(working.parameters(), params.unlearning_lr, MOMENTUM, WEIGHT_DECAY)
     checks: list[StopCheck] = []
     measured, steps = 1.0, 0
+    careful = None
+    if not norm_layers(model):
+        careful = CarefulSteps(
+            working, optimizer, lambda: accuracy(predict(working, images, transform, precision), labels)
+        )
+    step = careful.step if careful else optimizer.step
 
     def record_check(accuracy_seen: float, images_seen: int) -> None:
         checks.append(StopCheck(steps, accuracy_seen, images_seen))
@@ -83,6 +91,7 @@ def unlearn(
     def capture() -> State:
         seen = [[c.step, c.accuracy, c.images] for c in checks]
         values = {"lr": optimizer.lr, "measured": measured, "steps": steps, "checks": seen}
+        values |= {"careful": careful.last} if careful else {}
         return State(prefixed("model/", working.state_dict()) | optimizer.state(), values)
 
     def restore(state: State) -> None:
@@ -90,6 +99,8 @@ def unlearn(
         copy_into(working.state_dict(), state.tensors, "model/")
         optimizer.restore(state.tensors)
         optimizer.lr, measured, steps = (state.values[name] for name in ("lr", "measured", "steps"))
+        if careful:
+            careful.last = state.values["careful"]
         checks[:] = [StopCheck(*row) for row in state.values["checks"]]
 
     course = Course(hooks.keeper, generator, capture, restore)
@@ -103,7 +114,7 @@ def unlearn(
                 (-loss).backward()
                 if params.grad_clip_norm:
                     clip_grad_norm_(working.parameters(), params.grad_clip_norm)
-                optimizer.step()
+                step()
                 meter.add(loss, logits, labels[index])
                 steps += 1
                 if by_step:

@@ -49,10 +49,10 @@ def predicted_shares(predictions: Tensor, labels: Tensor, classes: int) -> list[
     return found
 
 
-def candidate_targets(shares: Sequence[float], most: int) -> list[int]:
-    """Return at most `most` classes that may be the target: largest share first, none below RIVAL_RATIO of it."""
+def candidate_targets(shares: Sequence[float], most: int, ratio: float = RIVAL_RATIO) -> list[int]:
+    """Return at most `most` classes that may be the target: largest share first, none below `ratio` of it."""
     order = sorted(range(len(shares)), key=lambda label: -shares[label])
-    return [label for label in order[:most] if shares[label] >= RIVAL_RATIO * shares[order[0]]]
+    return [label for label in order[:most] if shares[label] >= ratio * shares[order[0]]]
 
 
 def forgetting_rate(plain: Tensor, suspect: Tensor, unlearned: Tensor, target: int) -> float:

@@ -1,8 +1,9 @@
 """BackdoorBench's model names (`utils/aggregate_block/model_trainer_generate.py`) and our names for the same models.
 
 BackdoorBench defines `preactresnet18`, `resnext29` and `senet18` itself. Every other name is torchvision's model of
-that name, built with only the class count. Compared with ours at commit f02e353 (4 July 2025): the keys are equal and
-in the same order, and the logits agree within 1e-6 in eval and in training mode.
+that name, built with only the class count; a vision transformer is `Sequential(Resize((224, 224)), model)`, so its keys
+begin with `1.`. Compared with ours at commit f02e353 (4 July 2025): the keys are equal and in the same order, and the
+logits agree within 1e-6 in eval and in training mode.
 """
 
 from rnp_mlflow.errors import ConfigError, ModelError
@@ -16,11 +17,10 @@ OURS = {
     "inception_v3": "inception_v3", "googlenet": "googlenet", "shufflenet_v2_x1_0": "shufflenet_v2_x1_0",
     "resnext50_32x4d": "resnext50_32x4d", "wide_resnet50_2": "wide_resnet50_2", "mnasnet1_0": "mnasnet1_0",
     "efficientnet_b0": "efficientnet_b0", "efficientnet_b3": "efficientnet_b3",
+    "alexnet": "alexnet", "vgg11": "vgg11", "vgg16": "vgg16", "vgg19": "vgg19", "squeezenet1_0": "squeezenet1_0",
+    "convnext_tiny": "convnext_tiny",
+    "vit_b_16": "vit_b_16", "vit_b_32": "vit_b_32", "vit_l_16": "vit_l_16", "vit_l_32": "vit_l_32",
 }  # fmt: skip
-WITHOUT_BATCHNORM = (
-    "alexnet", "vgg11", "vgg16", "vgg19", "squeezenet1_0", "convnext_tiny",
-    "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32",
-)  # fmt: skip
 OWN_WIDTH = {"preactresnet18": 64, "resnext29": 64, "senet18": 64}  # the only width that BackdoorBench builds
 
 
@@ -28,10 +28,8 @@ def our_name(name: str) -> str:
     """Return our name for a BackdoorBench model.
 
     Raises:
-        ModelError: the model has no BatchNorm, or the name is not one of BackdoorBench's.
+        ModelError: the name is not one of BackdoorBench's.
     """
-    if name in WITHOUT_BATCHNORM:
-        raise ModelError(f"BackdoorBench's {name} has no BatchNorm layer, so it has no neurons that RNP could prune")
     if name not in OURS:
         raise ModelError(
             f"model_name {name[:40]!r} is not one of BackdoorBench's ({', '.join(sorted(OURS))}): give model=NAME"

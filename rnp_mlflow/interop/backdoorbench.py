@@ -179,6 +179,7 @@ def write_defense(
     Raises:
         ConfigError: BackdoorBench has no such model.
     """
-    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     name = backdoorbench_name(architecture, width, channels)
+    prefix = "1." if name.startswith("vit_") else ""  # 0 is its Resize
+    weights = {f"{prefix}{key}": value.detach().cpu().clone() for key, value in model.state_dict().items()}
     torch.save({"model_name": name, "num_classes": classes, "model": weights}, file)

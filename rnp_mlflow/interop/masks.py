@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rnp_mlflow.core.neurons import Mask, check_mask, norm_layers
+from rnp_mlflow.core.neurons import Mask, check_mask
+from rnp_mlflow.core.units import units_of
 from rnp_mlflow.errors import MaskError
 from rnp_mlflow.loading import check_regular
 
@@ -51,7 +52,7 @@ def read(file: Path, model: nn.Module) -> Mask:
     Raises:
         MaskError: the file is unreadable, a neuron is missing, repeated or unknown, or a value is not in [0, 1].
     """
-    expected = {name: layer.weight.numel() for name, layer in norm_layers(model).items()}
+    expected = {name: layer.count for name, layer in units_of(model).items()}
     values = {name: torch.full((count,), math.nan) for name, count in expected.items()}
     for number, layer, index, value in parse(file):
         location = f"{file}, line {number}"

@@ -1,4 +1,4 @@
-"""Models by name: ours for small images, or any torchvision classifier.
+"""Models by name: ours for small images, or any classifier of torchvision's or timm's.
 
 To add an architecture, write a file with a builder `(classes, channels, width) -> nn.Module`, and add one line to
 `REGISTRY`. If both have a name, `small/NAME` means ours and `torchvision/NAME` torchvision's.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rnp_mlflow.errors import ModelError
-from rnp_mlflow.models import cifar_nets, resnet, torchvision_nets
+from rnp_mlflow.models import cifar_nets, norm_free, own_code, resnet, timm_nets, torchvision_nets
 
 SMALL = "small/"
 
@@ -52,6 +52,10 @@ REGISTRY: dict[str, ModelEntry] = {
     "resnet110": ModelEntry(_three_stages(18), 16),
     "resnext29": ModelEntry(cifar_nets.ResNeXt29, 64),
     "senet18": ModelEntry(cifar_nets.SENet18, 64),
+    "vit_mini": ModelEntry(norm_free.SmallViT, 64),
+    "convnext_mini": ModelEntry(norm_free.small_convnext, 32),
+    "resnet18_gn": ModelEntry(norm_free.group_norm_resnet18, 16),
+    "vgg8": ModelEntry(norm_free.plain_vgg8, 32),
     "resnet18_cifar": ModelEntry(_small_stem("resnet18", max_pool=False), None),
     "resnet34_cifar": ModelEntry(_small_stem("resnet34", max_pool=False), None),
     "resnet50_cifar": ModelEntry(_small_stem("resnet50", max_pool=False), None),
@@ -75,8 +79,9 @@ def resolve_width(name: str, width: int | None) -> int | None:
 def build(name: str, classes: int, channels: int, width: int | None = None) -> nn.Module:
     """Build a freshly initialised model (from torch's global generator: seed it first).
 
-    name: a name of `REGISTRY`, or a torchvision classifier's (`densenet121`; `torchvision/resnet18` if `REGISTRY` has
-    the same name). Input (N, channels, H, W); output logits (N, classes).
+    name: a name of `REGISTRY`, a torchvision classifier's (`densenet121`; `torchvision/resnet18` if `REGISTRY` has the
+    same name), `timm/NAME`, or `code/MODULE:FUNCTION` (`own_code`). Input (N, channels, H, W); output logits
+    (N, classes).
 
     Raises:
         ModelError: unknown name, or `width` is given for a model with a fixed width.
@@ -85,8 +90,12 @@ def build(name: str, classes: int, channels: int, width: int | None = None) -> n
     if entry is None and name.startswith(SMALL):
         raise ModelError(f"unknown model {name!r}; ours: {', '.join(sorted(REGISTRY))}")
     if width is not None and (entry is None or entry.width is None):
-        owner = "" if entry else "torchvision's "
+        owner = "" if entry or name.startswith(timm_nets.PREFIX) else "torchvision's "
         raise ModelError(f"width={width}: {owner}{name} has no width; leave width=auto")
     if entry:
         return entry.build(classes, channels, width or entry.width or 0)
+    if name.startswith(own_code.PREFIX):
+        return own_code.by_name(name)
+    if name.startswith(timm_nets.PREFIX):
+        return timm_nets.by_name(name, classes, channels)
     return torchvision_nets.by_name(name, classes, channels, sorted(REGISTRY))

@@ -11,6 +11,7 @@ from pydantic import PositiveInt, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rnp_mlflow.core.units import remember_units
 from rnp_mlflow.errors import ModelError
 from rnp_mlflow.loading import check_regular, read_safetensors
 from rnp_mlflow.models.registry import build
@@ -45,7 +46,7 @@ class ModelSpec:
             raise ModelError("the model has no classes: give at least one in model.json")
 
     def build(self) -> nn.Module:
-        """Build a freshly initialised model, and check it with one batch of its input.
+        """Build a freshly initialised model, check it with one batch of its input, and find its neurons.
 
         Raises:
             ModelError: no classes, unknown architecture, or the architecture cannot take such images.
@@ -53,8 +54,10 @@ class ModelSpec:
         self.check()
         model = build(self.architecture, len(self.classes), self.input_shape[0], self.width)
         try:
+            images = torch.zeros(2, *self.input_shape)
             with torch.no_grad():
-                logits = model.eval()(torch.zeros(2, *self.input_shape))
+                logits = model.eval()(images)
+            remember_units(model, images)
         except RuntimeError as error:
             shape = " × ".join(map(str, self.input_shape))
             reason = str(error).splitlines()[0]

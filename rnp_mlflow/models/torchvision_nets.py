@@ -8,6 +8,7 @@ from functools import cache
 from torch import nn
 
 from rnp_mlflow.errors import ModelError
+from rnp_mlflow.models.fixed_size import scales_input, split_size
 
 
 def small_vgg19_bn(classes: int, channels: int, width: int) -> nn.Module:
@@ -87,6 +88,7 @@ def is_torchvision(name: str) -> bool:
 def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Module:
     """Build a torchvision classifier with random weights; the name may start with `torchvision/`.
 
+    A vision transformer scales its input to the one size that it takes, 224; `NAME@SIZE` builds it for another.
     channels: if it is not three, the first convolution is replaced by one with so many input channels.
 
     Raises:
@@ -94,14 +96,19 @@ def by_name(name: str, classes: int, channels: int, ours: list[str]) -> nn.Modul
     """
     from torchvision import models
 
-    short = name.removeprefix("torchvision/")
+    short, size = split_size(name.removeprefix("torchvision/"))
     if not is_torchvision(short):
-        raise ModelError(f"unknown model {name!r}; ours: {', '.join(ours)}; or any torchvision classifier")
-    model = models.get_model(short, weights=None, num_classes=classes)
+        raise ModelError(
+            f"unknown model {name!r}; ours: {', '.join(ours)}; or any torchvision classifier, or timm/NAME"
+        )
+    transformer = short.startswith("vit_")
+    if size and not transformer:
+        raise ModelError(f"model={name}: {short} takes images of any size; leave @{size} out")
+    model = models.get_model(short, weights=None, num_classes=classes, **({"image_size": size} if size else {}))
     if channels != 3:
         replace_stem(model, channels)
     built: nn.Module = model
-    return built
+    return scales_input(built, built.image_size) if transformer else built  # type: ignore[arg-type]
 
 
 def replace_stem(model: nn.Module, channels: int) -> None:

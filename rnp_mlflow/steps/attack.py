@@ -14,9 +14,9 @@ from rnp_mlflow.attacks import poison, registry, train
 from rnp_mlflow.attacks.trigger import AttackContext, AttackEntry, Trigger
 from rnp_mlflow.config import Attack
 from rnp_mlflow.core.evaluate import Scores, accuracy, evaluate, predict
-from rnp_mlflow.core.neurons import norm_layers
 from rnp_mlflow.core.params import Precision
 from rnp_mlflow.core.seeds import generator
+from rnp_mlflow.core.units import norm_layers, units_of
 from rnp_mlflow.data.imageset import Dataset, ImageSet
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.triggered import Triggered
@@ -62,7 +62,7 @@ def prepare(settings: Attack) -> AttackSetup:
     spec = store.ModelSpec(settings.model, width, data.classes, shape, data.mean, data.std)
     torch.manual_seed(generator(settings.seed, "weights").initial_seed())
     model = spec.build()
-    norm_layers(model)
+    units_of(model)
     attack, plan = None, poison.NO_POISON
     if settings.attack != registry.NONE:
         attack, draws = registry.find_entry(settings.attack), generator(settings.seed, "poison")
@@ -80,9 +80,10 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     model, transform = setup.model.to(device), subject.preprocess(setup.spec, setup.data)
     with note("making the trigger and the poisoned images"):
         training, trigger = poisoned_training_set(settings, setup, transform, device)
+    params = train_params(settings, setup.model)
     with unfinished.keeping(run) as keeper, runtime.progress("attack", settings.training_epochs) as bar:
         history = train.train(
-            model, training.to(device), transform, generator(settings.seed, "training"), train_params(settings),
+            model, training.to(device), transform, generator(settings.seed, "training"), params,
             on_epoch=epochs.on_epoch(run, "attack", bar),
             on_step=epochs.on_step(bar, len(training), settings.training_batch_size), keeper=keeper,
         )  # fmt: skip
@@ -125,7 +126,7 @@ def description(settings: Attack, setup: AttackSetup, scores: Scores) -> str:
     return "\n\n".join([notes.scores_table({"suspect": scores}), planted, counts])
 
 
-def train_params(settings: Attack) -> train.TrainParams:
+def train_params(settings: Attack, model: nn.Module) -> train.TrainParams:
     """Return the parameters of training that the settings hold."""
     return train.TrainParams(
         settings.training_epochs,
@@ -133,6 +134,7 @@ def train_params(settings: Attack) -> train.TrainParams:
         settings.training_batch_size,
         settings.weight_decay,
         settings.precision,
+        settings.optimizer == "adamw" or (settings.optimizer == "auto" and not norm_layers(model)),
     )
 
 
@@ -146,7 +148,7 @@ def poisoned_training_set(
 
     def surrogate() -> nn.Module:
         runtime.log(f"  {settings.attack} needs a clean model: one is trained first, for half of training_epochs")
-        half = replace(train_params(settings), epochs=max(1, settings.training_epochs // 2))
+        half = replace(train_params(settings, setup.model), epochs=max(1, settings.training_epochs // 2))
         own = copy.deepcopy(setup.model)
         with runtime.progress("surrogate", half.epochs) as bar:
             step = epochs.on_step(bar, len(clean), half.batch_size)

@@ -10,12 +10,12 @@ from rnp_mlflow.artifacts import poisoning, table
 from rnp_mlflow.artifacts import source as source_file
 from rnp_mlflow.config import Import
 from rnp_mlflow.core.evaluate import Scores, evaluate, resolve_precision
-from rnp_mlflow.core.neurons import norm_layers
+from rnp_mlflow.core.units import units_of
 from rnp_mlflow.data import triggered as triggered_data
 from rnp_mlflow.data.imageset import Dataset
 from rnp_mlflow.data.triggered import Triggered
 from rnp_mlflow.errors import ConfigError, DataError, ModelError
-from rnp_mlflow.models import store
+from rnp_mlflow.models import own_code, store
 from rnp_mlflow.models.fit import Candidate, candidates
 from rnp_mlflow.steps import guard, images, labels, model_source, notes, runtime, samples, subject
 from rnp_mlflow.steps.architecture import settle_architecture
@@ -34,6 +34,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     Return the figures.
     """
     settings: Import = plan["import"]
+    if settings.model_factory:
+        settings = settings.model_copy(update={"model": factory_name(settings, plan.is_rerun)})
     with note("reading the model"):
         found = model_source.read_source(settings)
     fits = fitting(settings, found)
@@ -75,6 +77,19 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     return scores_result(scores)
 
 
+def factory_name(settings: Import, is_rerun: bool) -> str:
+    """Return the architecture's name for the user's own function; a repetition permits nothing by itself.
+
+    Raises:
+        ConfigError: a model is named, too.
+        ModelError: the function has another form.
+    """
+    if settings.model:
+        raise ConfigError(f"give model={settings.model} or model_factory={settings.model_factory}, not both")
+    factory = str(settings.model_factory)
+    return f"{own_code.PREFIX}{factory}" if is_rerun else own_code.permit(factory)
+
+
 def description(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> str:
     """Return the run's description: the figures, and what came in."""
     kind, count = ("test", len(data.test)) if data.test is not None else ("clean", len(data.train))
@@ -109,7 +124,7 @@ def suspect_model(
     classes = found.classes or data.classes
     hold_to_classes(classes, data.classes)
     model, spec = settle_architecture(fits, classes, data)
-    norm_layers(model)
+    units_of(model)
     return model, spec
 
 

@@ -23,6 +23,7 @@ from rnp_mlflow.core.selectors import (
     trigger_free,
 )
 from rnp_mlflow.core.trace import planned_points
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.verdict import TargetEstimate, false_alarm_rate
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
@@ -58,6 +59,8 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     suspect.log_images(run, clean)
     settings = suspect.resolve_precision(run, settings, clean)
     params = params_of(SweepParams, settings)
+    if not norm_layers(suspect.model):
+        runtime.log("  no BatchNorm: mask values are shares within each kind of neuron, and bn_stats is not used")
     detected = stored.load_detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
     found = sweep_with_progress(suspect, clean, mask, detected, params)
     points = summary_points(params, found)
