@@ -73,8 +73,8 @@ def train(
         own: dict[int, dict[str, Tensor]] = {}
         for name, values in state.tensors.items():
             if name.startswith("optimizer/"):
-                _, k, what = name.split("/")
-                own.setdefault(int(k), {})[what] = values
+                _, k, entry = name.split("/")
+                own.setdefault(int(k), {})[entry] = values
         optimizer.load_state_dict({"state": own, "param_groups": state.values["groups"]})
         rate.load_state_dict(state.values["rate"])
 
