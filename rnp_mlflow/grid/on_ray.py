@@ -13,7 +13,7 @@ from rnp_mlflow.grid.executors import Body, Outcome, Task
 from rnp_mlflow.grid.spec import Resources
 
 T = TypeVar("T")
-CALLS = 20  # steps of a process on the CPU: a fresh one imports torch and MLflow first. On a GPU each has its own.
+CALLS = 100  # steps of a process on the CPU: a fresh one imports torch and MLflow first. On a GPU each has its own.
 STORE = 80 << 20  # bytes of Ray's object store, which holds a few words a task
 GIB = 1 << 30
 PATIENCE = 120  # seconds for every node to answer
