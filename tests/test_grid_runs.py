@@ -15,7 +15,10 @@ from small import SETTINGS
 from stores import artifacts, assert_none_running, enter, newest, runs
 
 from rnp_mlflow.cli import main
+from rnp_mlflow.errors import LineageError, StoreAway
 from rnp_mlflow.grid import on_ray
+from rnp_mlflow.grid.executors import Outcome, Task
+from rnp_mlflow.steps import cell
 from rnp_mlflow.tracking import abandoned, ledger
 
 SMALL = {name: value for name, value in SETTINGS.items() if name not in ("threads", "train_size")}
@@ -176,6 +179,18 @@ def test_bad_input_is_one_line_exit_2_and_no_run(
     monkeypatch.setattr(on_ray, "is_installed", lambda: False)
     assert main(["grid", "--workers=2"]) == 2
     assert "pip install 'rnp-mlflow[grid]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "lost"), [(StoreAway("away"), True), (LineageError("deleted"), False)])
+def test_a_step_is_tried_again_if_the_store_was_away(
+    error: LineageError, lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(task: Task) -> Outcome:
+        raise error
+
+    enter(tmp_path, monkeypatch)
+    monkeypatch.setattr(cell, "find_or_make", fail)
+    assert cell.run(Task("k", "attack", {}, None, "g", "0", "store")) == Outcome(reason=str(error), lost=lost)
 
 
 @pytest.mark.slow

@@ -60,6 +60,13 @@ def test_code_named_in_the_call_is_run_and_said_and_later_calls_need_the_word_ag
     assert "set RNP_MODEL_FACTORY=my_nets:build" in capsys.readouterr().err
     monkeypatch.setenv("RNP_MODEL_FACTORY", "my_nets:build")
     assert main(again) == 0
+    file = Path("code/my_nets.py")
+    file.write_text(CODE.replace("GELU", "ReLU"))
+    skeleton.skeleton.cache_clear()
+    assert main(again) == 2, "the weights would fit, and another model would be purified"
+    assert "is not the one that this model was imported with" in capsys.readouterr().err
+    assert main(["rerun", f"--run_id={run.info.run_id}"]) == 1
+    assert "model/model.json: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

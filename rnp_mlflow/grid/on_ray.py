@@ -43,7 +43,7 @@ class OnRay:
         self.quiet.enter_context(stdout_as_stderr())
         import ray
 
-        self.ray, self.body = ray, body
+        self.ray, self.body, self.is_local = ray, body, address is None
         self.running: dict[Any, Task] = {}
         self.remote: dict[Resources, Any] = {}
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}

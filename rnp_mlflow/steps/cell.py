@@ -9,7 +9,7 @@ import mlflow
 
 from rnp_mlflow.artifacts.manifest import file_digest
 from rnp_mlflow.config import RUN_ID
-from rnp_mlflow.errors import LineageError, RnpError
+from rnp_mlflow.errors import LineageError, RnpError, StoreAway
 from rnp_mlflow.grid.executors import Outcome, Task
 from rnp_mlflow.steps import chain, output
 from rnp_mlflow.steps.plan import make_plan
@@ -37,6 +37,8 @@ def run(task: Task) -> Outcome:
         return Outcome(reason=str(error), lost=True)
     try:
         return find_or_make(task)
+    except StoreAway as error:
+        return Outcome(reason=str(error), lost=True)
     except RnpError as error:
         return Outcome(reason=str(error))
     except mlflow.MlflowException as error:

@@ -139,9 +139,10 @@ def facts_of(executor: Executor, places: list[str]) -> Mapping[str, str]:
     Raises:
         ConfigError: they are not, or the nodes cannot share the store.
     """
-    here = cell.facts(places if isinstance(executor, Serial) else [])
+    alone = not isinstance(executor, OnRay) or executor.is_local
+    here = cell.facts(places if alone else [])
     answers = {"this process": here}
-    if isinstance(executor, OnRay):
+    if isinstance(executor, OnRay) and not alone:
         answers = executor.on_each_node(cell.facts, places)
         if len({here["host"], *(facts["host"] for facts in answers.values())}) > 1 or len(answers) > 1:
             refuse_local_store(len(answers))

@@ -82,12 +82,14 @@ def factory_name(settings: Import, is_rerun: bool) -> str:
 
     Raises:
         ConfigError: a model is named, too.
-        ModelError: the function has another form.
+        ModelError: the function has another form, is not permitted, or is not there.
     """
     if settings.model:
         raise ConfigError(f"give model={settings.model} or model_factory={settings.model_factory}, not both")
     factory = str(settings.model_factory)
-    return f"{own_code.PREFIX}{factory}" if is_rerun else own_code.permit(factory)
+    if not is_rerun:
+        own_code.permit(factory)
+    return own_code.architecture_of(factory)
 
 
 def description(spec: store.ModelSpec, data: Dataset, bad: Triggered | None, scores: Scores) -> str:
