@@ -33,7 +33,8 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: 
     wrapped = PixelInputModel(model.cpu(), spec).eval()
     pixels = TensorSpec(np.dtype("uint8"), (-1, *spec.input_shape))
     logits = TensorSpec(np.dtype("float32"), (-1, len(spec.classes)))
-    with scratch.folder() as folder, silenced(*NOISY_LOGGERS), signals.postponed():
+    quiet = silenced(*NOISY_LOGGERS)
+    with scratch.folder() as folder, scratch.everything_in(folder), quiet, signals.postponed():
         description = Path(folder, SPEC)
         write_spec(description, spec)
         info = mlflow.pytorch.log_model(

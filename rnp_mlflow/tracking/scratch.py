@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rnp_mlflow.tracking.process import Process
@@ -14,6 +15,16 @@ PREFIX, SEPARATOR = "rnp-", "-"
 def folder() -> tempfile.TemporaryDirectory[str]:
     """Return a new temporary folder; it is removed when its context or the process ends."""
     return tempfile.TemporaryDirectory(prefix=f"{PREFIX}{Process.own().written(SEPARATOR)}{SEPARATOR}")
+
+
+@contextmanager
+def everything_in(folder: str) -> Iterator[None]:
+    """Have all temporary files of this process go into `folder`: those of other packages too, which leave theirs."""
+    former, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = former
 
 
 def remove_abandoned() -> None:
