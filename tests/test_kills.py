@@ -155,6 +155,15 @@ def test_a_call_that_another_process_won_is_made_again_and_others_are_not(monkey
     with pytest.raises(mlflow.MlflowException, match="no such run"):
         store.whole(lose)()
     assert errors == ["unused"]
+    tried: list[int] = []
+
+    def lose_always() -> None:
+        tried.append(1)
+        raise mlflow.MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: experiments.name")
+
+    with pytest.raises(mlflow.MlflowException, match="UNIQUE"):
+        store.whole(lose_always)()
+    assert len(tried) == store.TRIES + 1
 
 
 def test_the_end_of_a_run_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,11 +21,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOGGER = logging.getLogger(__name__)
-# What SQLite says to the slower of two processes; nothing of its call was stored.
-LOST = ("UNIQUE constraint failed", "database is locked")
-# What else passes: words of MLflow of a server, by SQLite, and by PostgreSQL and MySQL
+# What a database says to the slower of two processes; nothing of its call was stored. Most often the same call finds
+# then what the other has stored; if it does not in so many tries, its error counts.
+RACE, TRIES = ("UNIQUE constraint failed", "duplicate key value"), 3
+LOCKED = "database is locked"
+# What passes: words of MLflow about a server, of SQLite, and of PostgreSQL and MySQL
 PASSING = (
-    *LOST, "failed with exception", "Max retries exceeded", "error code 502", "error code 503", "error code 504",
+    *RACE, LOCKED,
+    "failed with exception", "Max retries exceeded", "error code 502", "error code 503", "error code 504",
     "database or disk is full", "disk I/O error", "unable to open database file", "No space left on device",
     "connection refused", "server closed the connection", "could not connect", "connection to server",
     "the database system is", "too many clients", "Lost connection", "has gone away",
@@ -98,7 +101,7 @@ def wait_up_to(seconds: float) -> None:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Have calls wait for nothing: before the work, an error says more than silence. One that succeeds ends all."""
+    """Have calls wait for nothing: before the work, an error says more than silence. A store that is back counts."""
     limit, _Patience.limit, _Patience.gone = _Patience.limit, 0.0, False
     # One request at a time: the pauses and the limit are ours. The user's own choice counts.
     os.environ.setdefault(RETRIES, "0")
@@ -119,15 +122,16 @@ def whole(call: Callable[P, R]) -> Callable[P, R]:
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
         began = time.monotonic()
         with signals.postponed(), _brief() if _Patience.gone else _told() as word:
-            for pause in itertools.chain(PAUSES, itertools.repeat(PAUSES[-1])):
+            for tried, pause in enumerate(itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))):
                 try:
                     return call(*args, **kwargs)
                 except Exception as error:
-                    if not is_passing(error):
+                    raced = any(words in str(error) for words in RACE)
+                    if not is_passing(error) or (raced and tried >= TRIES):
                         raise
                     word.reason = location.reason(error)
                     waited = time.monotonic() - began
-                    busy = any(words in str(error) for words in LOST) and waited < PAUSES[-1]
+                    busy = raced or (LOCKED in str(error) and waited < PAUSES[-1])
                     if _Patience.gone or (waited + pause > _Patience.limit and not busy):
                         _Patience.gone = True
                         raise StoreAway(_away(waited, word.reason)) from error
