@@ -1,5 +1,6 @@
 """A store that is away while a step works: it is waited for, no work is lost, and no run stays RUNNING."""
 
+import os
 import re
 import shutil
 import signal
@@ -35,7 +36,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     former = mlflow.get_tracking_uri()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(store, "WORD", 0.5)
-    monkeypatch.setattr(store, "PAUSES", (0.1, 0.5))
+    monkeypatch.setattr(store, "PAUSES", (0.1, 1.0))
     monkeypatch.setattr(store, "ENDING_PAUSES", (0.1,))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
@@ -129,6 +130,29 @@ def test_a_server_that_stops_for_good_costs_no_work(
     assert not folder.exists()
     assert main(command) == 2
     assert "is not a folder that a step kept" in capsys.readouterr().err
+
+
+def test_a_signal_while_the_store_is_away_keeps_the_work(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave() -> None:
+        server.stop()
+        threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    before_the_upload(monkeypatch, leave)
+    began = time.monotonic()
+    assert main([*ATTACK, "--store_timeout=300"]) == 143
+    assert time.monotonic() - began < 60
+    (folder,) = Path(tempfile.gettempdir()).glob("rnp_kept-*")
+    assert f"they are kept: when the store is back, run: python -m rnp_mlflow upload --folder {folder}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    server.start()
+    run_id = folder.name.removeprefix("rnp_kept-")
+    MlflowClient().set_terminated(run_id, "KILLED")
+    monkeypatch.undo()
+    assert main(["upload", "--folder", str(folder)]) == 0
+    assert_whole(run_id)
 
 
 @pytest.mark.parametrize("way", ["stopped", "never answers"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -33,6 +34,7 @@ NOTE, CONTEXT = "mlflow.note.content", "mlflow.data.context"
 COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
 # The folder that contains this package, and one of its files that must be tracked by its git repository
 HOME, TRACKED = Path(__file__).resolve().parents[2], "rnp_mlflow/__init__.py"
+LOGGER = logging.getLogger(__name__)
 VERSIONS = ("torch", "torchvision", "numpy", "mlflow")
 
 
@@ -130,10 +132,18 @@ class StepRun:
         except (OSError, mlflow.MlflowException, LineageError) as error:
             if not tags:
                 raise
-            seconds = round(time.monotonic() - self.started, 2)
-            rest = {PREFIX + name: str(value) for name, value in {**tags, "seconds": seconds}.items()}
-            raise kept.keep(self.folder, kept.Record(self.run_id, self.entry, rest), location.reason(error)) from error
+            raise self._keep(tags, location.reason(error)) from error
+        except (signals.Stopped, KeyboardInterrupt) as error:
+            if tags and store.is_away():
+                LOGGER.warning(self._keep(tags, str(error) or "interrupted"))
+            raise
         self.uploaded = True
+
+    def _keep(self, tags: Mapping[str, object], reason: str) -> LineageError:
+        """Keep the files of the folder; return the error that says where (`kept.keep`)."""
+        seconds = round(time.monotonic() - self.started, 2)
+        rest = {PREFIX + name: str(value) for name, value in {**tags, "seconds": seconds}.items()}
+        return kept.keep(self.folder, kept.Record(self.run_id, self.entry, rest), reason)
 
 
 @contextmanager

@@ -124,7 +124,8 @@ def whole(call: Callable[P, R]) -> Callable[P, R]:
         with signals.postponed(), _brief() if _Patience.gone else _told() as word:
             for tried, pause in enumerate(itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))):
                 try:
-                    return call(*args, **kwargs)
+                    with _given_up():  # Ctrl-C, pressed again and again
+                        return call(*args, **kwargs)
                 except Exception as error:
                     raced = any(words in str(error) for words in RACE)
                     if not is_passing(error) or (raced and tried >= TRIES):
@@ -135,11 +136,26 @@ def whole(call: Callable[P, R]) -> Callable[P, R]:
                     if _Patience.gone or (waited + pause > _Patience.limit and not busy):
                         _Patience.gone = True
                         raise StoreAway(_away(waited, word.reason)) from error
-                with signals.allowed() if pause > WORD else nullcontext():
+                with signals.allowed() if pause >= 1 else nullcontext(), _given_up():
                     time.sleep(pause)
         raise AssertionError("unreachable")
 
     return made
+
+
+@contextmanager
+def _given_up() -> Iterator[None]:
+    """Note that a person waits no longer for the store, if a signal says so."""
+    try:
+        yield
+    except (signals.Stopped, KeyboardInterrupt):
+        _Patience.gone = True
+        raise
+
+
+def is_away() -> bool:
+    """Whether the store was away for so long that nothing waits for it any more."""
+    return _Patience.gone
 
 
 def is_passing(error: Exception) -> bool:
