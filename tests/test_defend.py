@@ -33,7 +33,7 @@ from rnp_mlflow.errors import ConfigError, DataError, ModelError
 
 QUICK: DefenseSettings = {
     "unlearning_epochs": 1, "recovering_epochs": 1, "holdout_crops": 1, "select_by": "number", "pruning_by": "number",
-    "proxy_steps": 2,
+    "proxy_steps": 2, "repair_steps": 2,
     "pruning_max": 0.2, "pruning_step": 0.1, "pruning_number": 0.1,
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import mlflow
 import pytest
@@ -95,22 +96,28 @@ def test_a_server_that_wants_a_password_gets_it_from_the_environment(
 def test_a_process_takes_over_from_one_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = "import sys, time\nfrom rnp_mlflow.tracking.turns import turn\n"
-    code += "with turn('attack', 'abc'):\n    print('taken', flush=True)\n    time.sleep(600)\n"
+    code += "with turn('attack', 'abc'):\n    print('taken', flush=True)\n    time.sleep(60)\n"
     env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    first, second = (
-        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    )
+    started = []
+
+    def start() -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        return process, process.stdout, process.stderr
+
     try:
-        assert first.stdout is not None
-        assert second.stdout is not None
-        assert second.stderr is not None
         with turn("attack", "another"):
-            assert first.stdout.readline() == b"taken\n"
-            assert second.stderr.readline() == b"attack: another process makes it; this one waits\n"
+            first, told, _ = start()
+            assert told.readline() == b"taken\n"
+            _, told, warned = start()
+            assert warned.readline() == b"attack: another process makes it; this one waits\n"
             first.kill()
-            assert second.stdout.readline() == b"taken\n"
+            assert told.readline() == b"taken\n"
     finally:
-        for process in (first, second):
+        for process in started:
             process.kill()
             process.wait()

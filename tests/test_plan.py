@@ -34,7 +34,7 @@ def test_given_is_what_the_call_gave_even_if_it_equals_the_default() -> None:
 
 
 def test_roles_of_parameters_are_told_once() -> None:
-    assert config.names("machine") == {"device", "threads"}
+    assert config.names("machine") == {"device", "threads", "store_timeout"}
     assert config.names("run") == set(config.RUN_ID.values())
     assert config.names("output") == {"export", "register_as"}
     assert config.names("file") == {"index", "mask_file", "attack_result", "checkpoint", "triggered"}
