@@ -52,7 +52,8 @@ def kept(folder: Path, run_id: str | None, link: str | None = None) -> None:
         (folder / "link").symlink_to(link)
     record = {"run_id": run_id, "entry": "attack", "tags": {"rnp.manifest": "0" * 64}} if run_id else {}
     (folder / "kept.json").write_text(json.dumps(record))
-    (folder / "manifest.json").write_text("{}")
+    (folder / "files").mkdir()
+    (folder / "files" / "manifest.json").write_text("{}")
 
 
 SMALL = ("fifo", "/dev/zero", "folder", "words.txt", "bytes", "absent", "a" * 300)

@@ -206,7 +206,7 @@ def test_artifacts_that_do_not_fit_are_kept_and_stored_later(
     assert "artifacts cannot be written to" in capsys.readouterr().err
     filler.unlink()
     (folder,) = Path(tempfile.gettempdir()).glob("rnp_kept-*")
-    (folder / "model" / "model.json").write_text("{}")
+    (folder / "files" / "model" / "model.json").write_text("{}")
     assert main(command) == 2
     assert "model/model.json is not what the run wrote" in capsys.readouterr().err
 

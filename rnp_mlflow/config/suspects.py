@@ -122,11 +122,7 @@ class Attack(Data):
         128, ge=2, json_schema_extra=MODEL, description="images per batch of training, at most"
     )
     training_lr: float = Field(
-        0.1,
-        gt=0,
-        le=1e6,
-        json_schema_extra=MODEL,
-        description="peak learning rate of training (AdamW: a hundredth)",
+        0.1, gt=0, le=1e6, json_schema_extra=MODEL, description="peak learning rate of training (AdamW: a hundredth)"
     )
     weight_decay: float = Field(
         0.0005, ge=0, le=1e6, json_schema_extra=MODEL, description="weight decay of training (AdamW: times 100)"

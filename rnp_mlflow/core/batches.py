@@ -16,12 +16,7 @@ def batches(count: int, batch_size: int, generator: Generator) -> Iterator[Tenso
     Equal parts, because a small last batch would give BatchNorm poor statistics (and one image in
     train mode none at all). int64 indices on the CPU; the generator is a CPU one.
     """
-    yield from parts(draw_order(count, generator), batch_size)
-
-
-def draw_order(count: int, generator: Generator) -> Tensor:
-    """Return a random order of `count` indices."""
-    return torch.randperm(count, generator=generator)
+    yield from parts(torch.randperm(count, generator=generator), batch_size)
 
 
 def parts(order: Tensor, batch_size: int) -> Sequence[Tensor]:

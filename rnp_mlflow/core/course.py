@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 from torch import Generator, Tensor
 
-from rnp_mlflow.core.batches import EpochCallback, EpochMeter, EpochRecord, draw_order, parts
+from rnp_mlflow.core.batches import EpochCallback, EpochMeter, EpochRecord, parts
 from rnp_mlflow.core.keeping import Keeper, State
 
 
@@ -44,7 +44,7 @@ class Course:
         if self.saved and self.meter:
             order, first, self.saved = self.saved.tensors["course/order"], self.meter.steps, None
         else:
-            order = draw_order(count, self.generator)
+            order = torch.randperm(count, generator=self.generator)
         for step, index in enumerate(parts(order, batch_size)):
             if step < first:
                 continue

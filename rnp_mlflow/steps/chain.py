@@ -130,7 +130,6 @@ def execute_in_run(
     run.closing = lambda: {"output": output_digest(run)}
     result = MODULES[step].execute(run, plan, upstream, device)
     runtime.release_memory()
-    run.upload()
     output.keep(result.of_run(step, run.run_id, upstream | {step: run.run_id}))
 
 

@@ -137,21 +137,29 @@ def facts_of(executor: Executor, places: list[str]) -> Mapping[str, str]:
     """Return the digests of code and content, which are the same on all nodes.
 
     Raises:
-        ConfigError: they are not, or the nodes cannot share the store.
+        ConfigError: they are not, the nodes cannot share the store, or a place is not there.
     """
-    alone = not isinstance(executor, OnRay) or executor.is_local
-    here = cell.facts(places if alone else [])
-    answers = {"this process": here}
-    if isinstance(executor, OnRay) and not alone:
-        answers = executor.on_each_node(cell.facts, places)
-        if len({here["host"], *(facts["host"] for facts in answers.values())}) > 1 or len(answers) > 1:
-            refuse_local_store(len(answers))
-        if apart := on_ray.different({"this process": here, **answers}, ["code"]) or on_ray.different(answers, places):
-            raise ConfigError(f"nodes differ: {apart}; install the same version, and the same data, on all")
-    facts = next(iter(answers.values()))
+    if isinstance(executor, OnRay) and not executor.is_local:
+        facts = shared_facts(executor, places)
+    else:
+        facts = cell.facts(places)
     if absent := [place for place in places if facts[place] == cell.ABSENT]:
         raise ConfigError(f"{absent[0]}: there is no such file or folder")
     return facts
+
+
+def shared_facts(executor: OnRay, places: list[str]) -> Mapping[str, str]:
+    """Return the same as the nodes of a cluster see it.
+
+    Raises:
+        ConfigError: the nodes differ, or cannot share the store.
+    """
+    here, answers = cell.facts([]), executor.on_each_node(cell.facts, places)
+    if len({here["host"], *(facts["host"] for facts in answers.values())}) > 1 or len(answers) > 1:
+        refuse_local_store(len(answers))
+    if apart := on_ray.different({"this process": here, **answers}, ["code"]) or on_ray.different(answers, places):
+        raise ConfigError(f"nodes differ: {apart}; install the same version, and the same data, on all")
+    return next(iter(answers.values()))
 
 
 def refuse_local_store(count: int) -> None:

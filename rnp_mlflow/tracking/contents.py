@@ -36,7 +36,6 @@ class Record:
 
 Digests = dict[str, str | None]  # path → SHA-256 (hex), None if it is not known
 
-_manifests: dict[tuple[str, str], manifest.Manifest] = {}  # (run ID, SHA-256 of its manifest) → the manifest
 _verified: dict[tuple[str, str], Path] = {}  # (run ID, path) → the download that is what the run wrote
 
 
@@ -83,7 +82,6 @@ def forget() -> None:
     scratch_folder().cleanup()
     scratch_folder.cache_clear()
     _verified.clear()
-    _manifests.clear()
 
 
 def listed_artifacts(run: Run) -> Digests:
@@ -95,18 +93,17 @@ def listed_artifacts(run: Run) -> Digests:
     digest = run.data.tags.get(PREFIX + "manifest")
     if digest is None:
         return dict.fromkeys(_artifacts_before_manifests(run))
-    return dict(_manifest(run, digest))
+    return _manifest(run, digest)
 
 
-def _manifest(run: Run, digest: str) -> manifest.Manifest:
+def _manifest(run: Run, digest: str) -> Digests:
     run_id = run.info.run_id
-    if known := _manifests.get((run_id, digest)):
-        return known
+    file = _verified.get((run_id, MANIFEST)) or download(run, MANIFEST)
     try:
-        found = manifest.read(download(run, MANIFEST), digest)
+        found: Digests = {**manifest.read(file, digest)}
     except ValueError as error:
         raise LineageError(f"artifact {MANIFEST} of run {run_id} was changed: {error}; make that run again") from None
-    _manifests[run_id, digest] = found
+    _verified[run_id, MANIFEST] = file
     return found
 
 

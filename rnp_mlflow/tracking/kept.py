@@ -19,7 +19,7 @@ from rnp_mlflow.errors import LineageError
 from rnp_mlflow.loading import regular, room
 from rnp_mlflow.tracking import location, store
 
-PREFIX, RECORD = "rnp_kept-", "kept.json"  # no prefix of `scratch`, whose folders the next call removes
+PREFIX, RECORD, FILES = "rnp_kept-", "kept.json", "files"  # no prefix of `scratch`, whose folders the next call removes
 ROOM = 32 << 20  # bytes that must be free for the files of a step
 LOGGER = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ def keep(folder: Path, record: Record, reason: str) -> LineageError:
     reason: why the store did not take them.
     """
     place = Path(tempfile.gettempdir(), PREFIX + record.run_id)
-    folder.rename(place)
+    place.mkdir(mode=0o700)
+    folder.rename(place / FILES)
     with suppress(OSError):  # the disk may be full, and the files count
         Path(place, RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n")
     return LineageError(
@@ -63,10 +64,10 @@ def read(folder: Path) -> Record:
         raise LineageError(f"folder={folder}: it is another person's, or has a link in it")
     record = as_type(Record, read_json(file), file)
     try:
-        files = manifest.read(folder / manifest.MANIFEST, record.tags.get("rnp.manifest", ""))
+        files = manifest.read(folder / FILES / manifest.MANIFEST, record.tags.get("rnp.manifest", ""))
         for name in files:
-            regular.check_regular(folder / name, LineageError)
-        wrong = [name for name, digest in files.items() if manifest.file_digest(folder / name) != digest]
+            regular.check_regular(folder / FILES / name, LineageError)
+        wrong = [name for name, digest in files.items() if manifest.file_digest(folder / FILES / name) != digest]
     except (OSError, ValueError) as error:
         raise LineageError(f"folder={folder}: {manifest.MANIFEST}, or a file that it names, is lost: {error}") from None
     if wrong:
@@ -77,15 +78,9 @@ def read(folder: Path) -> Record:
 def upload(folder: Path, record: Record) -> None:
     """Store the files of a kept folder in their run, mark the run FINISHED, and remove the folder."""
     client = store.client()
-    (folder / RECORD).unlink()  # no artifact of the run
-    try:
-        store.whole(mlflow.log_artifacts)(str(folder), run_id=record.run_id)
-        tags = [mlflow.entities.RunTag(*tag) for tag in record.tags.items()]
-        client.log_batch(record.run_id, tags=tags)
-        client.set_terminated(record.run_id, "FINISHED")
-    except BaseException:
-        (folder / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n")
-        raise
+    store.whole(mlflow.log_artifacts)(str(folder / FILES), run_id=record.run_id)
+    client.log_batch(record.run_id, tags=[mlflow.entities.RunTag(*tag) for tag in record.tags.items()])
+    client.set_terminated(record.run_id, "FINISHED")
     if "rnp.error" in client.get_run(record.run_id).data.tags:
         client.delete_tag(record.run_id, "rnp.error")
     shutil.rmtree(folder)

@@ -14,10 +14,9 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from rnp_mlflow.tracking import abandoned, contents, store
-from rnp_mlflow.tracking.runs import PREFIX
+from rnp_mlflow.tracking.runs import PARENT, PREFIX
 
 CELL, GRID, CODE, BEAT, ERROR = (f"{PREFIX}{name}" for name in ("cell", "grid", "code", "beat", "error"))
-PARENT = "mlflow.parentRunId"
 BEATS, SILENCE = 15.0, 120.0  # seconds: between two signs of life of a grid; without one it is dead
 LOOK = 2.0  # seconds between looks at another grid's step
 

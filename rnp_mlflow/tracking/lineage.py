@@ -15,10 +15,10 @@ from mlflow.entities import Run
 from rnp_mlflow.artifacts.manifest import file_digest
 from rnp_mlflow.errors import LineageError
 from rnp_mlflow.tracking import contents, location, store, views
-from rnp_mlflow.tracking.runs import PREFIX
+from rnp_mlflow.tracking.runs import PARENT, PREFIX
 
 FILE = "file."  # the tag of a file's SHA-256 ends with the parameter that names it
-UNFINISHED, TAKEN_BY, PARENT = "main", "taken_by", "mlflow.parentRunId"
+UNFINISHED, TAKEN_BY = "main", "taken_by"
 _finished: dict[str, Run] = {}  # what the store has said of finished runs since `forget`
 MODEL_RUNS = ("attack", "import")  # entry points whose runs have a suspect model and its data
 

@@ -28,7 +28,7 @@ from rnp_mlflow.tracking.naming import Subject
 
 PREFIX = "rnp."
 # MLflow's own tags
-ENTRY_POINT, NAME = "mlflow.project.entryPoint", "mlflow.runName"
+ENTRY_POINT, NAME, PARENT = "mlflow.project.entryPoint", "mlflow.runName", "mlflow.parentRunId"
 ATTACH = "MLFLOW_RUN_ID"  # names the run that `mlflow run` opened
 NOTE, CONTEXT = "mlflow.note.content", "mlflow.data.context"
 COMMIT, BRANCH, ADDRESS = (f"mlflow.source.git.{name}" for name in ("commit", "branch", "repoURL"))
