@@ -58,6 +58,18 @@ def test_rerun_of_a_step_alone_starts_from_the_run_it_was_given() -> None:
     assert newest("recover").data.tags["rnp.unlearn_run_id"] == recover.data.tags["rnp.unlearn_run_id"]
 
 
+def test_a_rerun_in_another_experiment_than_the_old_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recover = newest("recover").info
+    words = ["rerun", f"--run_id={recover.run_id}"]
+    assert main(words) == 0
+    assert "give `mlflow run` the option" not in capsys.readouterr().err
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", MlflowClient().create_experiment("chosen by mlflow run"))
+    assert main(words) == 0
+    assert f"give `mlflow run` the option --experiment-id {recover.experiment_id}" in capsys.readouterr().err
+
+
 def test_rerun_of_a_run_with_a_parameter_that_is_no_more_says_which_code_to_take(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.units import remember_units
 from rnp_mlflow.core.unlearn import unlearn
 from rnp_mlflow.data.imageset import ImageSet
-from rnp_mlflow.steps.unfinished import LocalKeeper
+from rnp_mlflow.steps.unfinished import DAYS, LocalKeeper, remove_old
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,6 +130,27 @@ def test_a_state_that_is_not_whole_is_not_used(tmp_path: Path) -> None:
     keeper.file.write_bytes(content)
     assert keeper.load() is None
     assert not keeper.is_due()
+
+
+def test_a_disk_that_takes_no_state_is_said_once_and_the_work_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way of the folder")
+    keeper = LocalKeeper(tmp_path / "file", None)
+    keeper.save(State())
+    assert "so a kill loses its work" in caplog.text
+    assert not keeper.is_due()
+    assert [place.name for place in tmp_path.iterdir()] == ["file"]
+
+
+def test_old_states_alone_are_removed(tmp_path: Path) -> None:
+    for name, days in (("old", DAYS + 1), ("new", DAYS - 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.lock").touch()
+        then = time.time() - days * 86400
+        os.utime(tmp_path / name, (then, then))
+    remove_old(tmp_path)
+    assert {place.name for place in tmp_path.iterdir()} == {"new", "new.lock"}
 
 
 KILLED = """
