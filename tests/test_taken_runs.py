@@ -1,5 +1,6 @@
 """Which runs a call takes for its steps: those of a `main` that did not finish; none that were deleted."""
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from small import call
@@ -35,6 +36,23 @@ def test_main_takes_what_one_that_did_not_finish_has_made_and_makes_all_again_ot
     assert call("main") == 0
     assert made() == [2, 2]
     assert newest("main").data.metrics["acc"] == newest("prune").data.metrics["acc"]
+
+
+def test_a_store_that_is_away_while_the_model_is_logged_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    log_model, tries = mlflow.pytorch.log_model, []
+
+    def away_at_first(*given: object, **more: object) -> object:
+        tries.append(1)
+        if len(tries) == 1:
+            raise mlflow.MlflowException("API request to http://store failed with exception: Connection refused")
+        return log_model(*given, **more)
+
+    monkeypatch.setattr(mlflow.pytorch, "log_model", away_at_first)
+    before = len(runs(entry="prune"))
+    assert call("prune") == 0
+    assert len(tries) == 2
+    assert len(runs(entry="prune")) == before + 1
+    assert len(newest("prune").outputs.model_outputs) == 1
 
 
 def test_an_attack_that_was_deleted_is_made_again_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def log(model: nn.Module, spec: ModelSpec, example: Tensor, *, name: str, tags: 
     with scratch.folder() as folder, scratch.everything_in(folder), quiet, signals.postponed():
         description = Path(folder, SPEC)
         write_spec(description, spec)
-        info = mlflow.pytorch.log_model(
+        info = store.whole(mlflow.pytorch.log_model)(
             wrapped, name=name, input_example=example.cpu().numpy(), extra_files=[str(description)],
             signature=ModelSignature(Schema([pixels]), Schema([logits])),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PINNED],
