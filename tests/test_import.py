@@ -222,7 +222,6 @@ def test_triggered_images_give_asr_from_a_folder_of_names_and_from_npz(home: Pat
 def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
     """name → (arguments, words the one line must hold)."""
     hostile = files.hostile(home / "hostile", home / "made")
-    mlflow.set_experiment("Default")
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(hostile["mlflow"]), "evil")
         mlflow.log_dict({"a": 1}, "empty/a.json")
