@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 # An experiment that the user chose; tests/small.py's runs go to the package's own.
-os.environ.setdefault("MLFLOW_EXPERIMENT_ID", "0")
+GIVEN = os.environ.setdefault("MLFLOW_EXPERIMENT_ID", "0")
 
 # The longest files, begun first, so that none is left alone at the end with a core idle.
 FIRST = ("test_real_data.py", "test_main_job.py", "test_reuse.py")
@@ -36,6 +37,19 @@ def own_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+def chosen_experiment() -> tuple[str | None, str | None]:
+    """Return what MLflow takes for the experiment of a new run: its global value, and the environment's."""
+    fluent = sys.modules.get("mlflow.tracking.fluent")  # not imported yet: it has none
+    return getattr(fluent, "_active_experiment_id", None), os.environ.get("MLFLOW_EXPERIMENT_ID")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that leaves an experiment behind, which every later test of this process would take."""
+    yield
+    assert chosen_experiment() == (None, GIVEN), f"{item.nodeid} left the experiment {chosen_experiment()} behind"
 
 
 class TwoPaths(nn.Module):

@@ -160,6 +160,7 @@ defence = [{preset = "default"}, {preset = "reference", select_by = "clean_acc",
 def test_the_matrix_makes_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row on digits, small, with every variant; then again, when all is there."""
     enter(tmp_path, monkeypatch)
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # the matrix sets it, and the variable
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     (tmp_path / "small.toml").write_text(SMALL)
     monkeypatch.setattr(rows, "SPECS", {False: tmp_path / "small.toml"})
