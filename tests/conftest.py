@@ -24,7 +24,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 GIVEN = os.environ.setdefault("MLFLOW_EXPERIMENT_ID", "0")
 
 # The longest files, begun first, so that none is left alone at the end with a core idle.
-FIRST = ("test_real_data.py", "test_main_job.py", "test_reuse.py")
+FIRST = (
+    "test_many_processes.py", "test_lost_stores.py", "test_kills.py", "test_norm_free.py", "test_real_data.py",
+    "test_main_job.py", "test_unfinished.py", "test_reuse.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

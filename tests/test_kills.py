@@ -359,10 +359,10 @@ def test_a_terminal_that_is_closed_ends_the_run_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kills_at_random_moments_leave_nothing_and_change_nothing(tmp_path: Path) -> None:
-    """A short version of `kill_test.py`: each signal once, while the steps work."""
+    """A short version of `kill_test.py`: SIGKILL and another signal, while the steps work."""
     draws = random.Random()
     place = Place(tmp_path)
     expected, seconds = place.whole_call()
-    for number in SIGNALS:
+    for number in (signal.SIGKILL, draws.choice(SIGNALS[1:])):
         kill_one(place, number, draws.uniform(0.4, 0.9) * seconds)
     check_whole(place, expected)

@@ -1,4 +1,4 @@
-"""Eight processes that need the same steps: each is made once, and nothing is lost."""
+"""Several processes that need the same steps: each is made once, and nothing is lost."""
 
 import os
 import subprocess
@@ -19,11 +19,12 @@ from rnp_mlflow.tracking.turns import turn
 ROOT = Path(__file__).parents[1]
 NAMES = ("width", "train_size", "test_size", "training_epochs", "ratio", "unlearning_epochs", "recovering_epochs")
 RECOVER = ["recover", *(f"--{name}={SETTINGS[name]}" for name in NAMES), "--device=cpu", "--threads=1"]
+CALLS = 8 if "RNP_LONG" in os.environ else 4
 USER = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "a long password"}
 
 
-def eight_calls(home: Path, uri: str, **env: str) -> None:
-    """Make eight masks of one unlearned model at once, each with its own alpha."""
+def calls_at_once(home: Path, uri: str, **env: str) -> None:
+    """Make `CALLS` masks of one unlearned model at once, each with its own alpha."""
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     inherited |= {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri}
@@ -32,7 +33,7 @@ def eight_calls(home: Path, uri: str, **env: str) -> None:
             [sys.executable, "-m", "rnp_mlflow", *RECOVER, f"--alpha=0.{number}"],
             cwd=home, env=inherited | env, stderr=subprocess.PIPE, text=True,
         )
-        for number in range(1, 9)
+        for number in range(1, CALLS + 1)
     ]  # fmt: skip
     for call in calls:
         _, errors = call.communicate(timeout=400)
@@ -46,22 +47,22 @@ def states() -> Counter[tuple[str, str]]:
     return Counter((run.data.tags["rnp.entry"], run.info.status) for run in client.search_runs(experiments))
 
 
-WANTED = {("attack", "FINISHED"): 1, ("unlearn", "FINISHED"): 1, ("recover", "FINISHED"): 8}
+WANTED = {("attack", "FINISHED"): 1, ("unlearn", "FINISHED"): 1, ("recover", "FINISHED"): CALLS}
 
 
 @pytest.mark.slow
-def test_eight_calls_share_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_calls_share_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    eight_calls(tmp_path, uri)
+    calls_at_once(tmp_path, uri)
     mlflow.set_tracking_uri(uri)
     assert states() == WANTED
 
 
 @pytest.mark.slow
-def test_eight_calls_share_a_server_with_postgres(tmp_path: Path) -> None:
+def test_calls_share_a_server_with_postgres(tmp_path: Path) -> None:
     words = ["server", "--workers", "2", "--backend-store-uri"]
     with postgres() as database, serve(*words, database, ready="/health", home=tmp_path) as url:
-        eight_calls(tmp_path, url)
+        calls_at_once(tmp_path, url)
         mlflow.set_tracking_uri(url)
         assert states() == WANTED
 

@@ -19,12 +19,14 @@ from rnp_mlflow.models import store
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vit_mini", "convnext_mini", "resnet18_gn", "vgg8"])
+@pytest.mark.parametrize(
+    ("model", "width"), [("vit_mini", 16), ("convnext_mini", 16), ("resnet18_gn", 4), ("vgg8", 16)]
+)
 def test_a_network_without_batchnorm_is_pruned_by_command(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enter(tmp_path, monkeypatch)
-    assert call("prune", model=model, width=16, training_epochs=2, select_by="number", pruning_number=0.4) == 0
+    assert call("prune", model=model, width=width, training_epochs=2, select_by="number", pruning_number=0.4) == 0
     assert "mask values are shares within each kind of neuron, and bn_stats is not used" in capsys.readouterr().err
     runs = {run.data.tags["rnp.entry"]: run.info.artifact_uri for run in MlflowClient().search_runs(["0", "1"])}
     places = {entry: Path(uri.removeprefix("file://")) for entry, uri in runs.items()}
