@@ -33,7 +33,15 @@ from rnp_mlflow.core.verdict import Confidence, TargetEstimate
 from rnp_mlflow.core.wrapped import as_given
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.errors import ConfigError
-from rnp_mlflow.pipeline import CurveImages, draw_curve, holdout_split, recover_mask, repair_pruned, unlearn_model
+from rnp_mlflow.pipeline import (
+    CurveImages,
+    Repair,
+    draw_curve,
+    holdout_split,
+    recover_mask,
+    repair_pruned,
+    unlearn_model,
+)
 
 
 @dataclass(frozen=True)
@@ -125,10 +133,11 @@ def defend(
     estimate, proxy = detected
     mask = recover_mask(unlearned.model, train, transform, params.recover, suspect=model, proxy=proxy).mask
     sources = CurveImages(train, holdout, test or EvalSet(*holdout))
-    curve = draw_curve(model, mask, sources, transform, params.sweep, detected=detected)
+    curve = draw_curve(model, mask, sources, transform, params.sweep, detected=detected, repair=params.repair)
     chosen = curve.on_full_test_set(select_point(curve, params.sweep))
     pruned = pruned_copy(model, mask, chosen.num_pruned, curve.calibrate).eval()
-    purified, repaired = repair_pruned(pruned, model, train, transform, params.repair, curve=curve, point=chosen)
+    task = Repair(model, train, transform, params.repair, curve)
+    purified, repaired = repair_pruned(pruned, task, chosen, params.sweep, proxy)
     forget_units(purified)
     return DefenseResult(
         as_given(purified, given), mask, curve.points, chosen, repaired, unlearned, estimate, proxy, curve.benign_score,

@@ -5,23 +5,26 @@ That is said here once, for `defend` and for the entry points.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rnp_mlflow.core.batches import NO_HOOKS, StepCallback, TrainingHooks, ignore_step
+from rnp_mlflow.core.batches import NO_HOOKS, TrainingHooks
 from rnp_mlflow.core.bn_stats import bn_shift_fn, reestimate_
 from rnp_mlflow.core.curve import CurvePoint, Evaluator
+from rnp_mlflow.core.detect import ignore_search
 from rnp_mlflow.core.evaluate import EvalSet, evenly_spaced
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import RecoverParams, RepairParams, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
-from rnp_mlflow.core.prune import BNCalibration
-from rnp_mlflow.core.pruning_curve import PruningCurve
+from rnp_mlflow.core.prune import BNCalibration, pruned_copy
+from rnp_mlflow.core.pruning_curve import PruningCurve, Trial
 from rnp_mlflow.core.recover import RecoveryResult, recover
-from rnp_mlflow.core.repair import is_kept, is_needed, repair
+from rnp_mlflow.core.repair import is_gone, is_kept, is_needed, repair, steps_of
 from rnp_mlflow.core.seeds import generator, seeded
+from rnp_mlflow.core.selectors import backdoor_suspected, by_rule, confidence_of
 from rnp_mlflow.core.trace import trace_curve
 from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.unlearn import UnlearningResult, unlearn
@@ -29,6 +32,7 @@ from rnp_mlflow.core.verdict import TargetEstimate
 from rnp_mlflow.data.preprocess import Preprocess
 from rnp_mlflow.data.subset import holdout_indices
 
+NORMS = (1.0, 0.75, 0.5)  # of `repair_proxy`, tried in this order
 STATISTICS = 200  # clean images that a pruned model's BatchNorm statistics are calibrated with, at most
 VIEWS = 1000  # held-out images that held-out accuracy is measured on, at most; crops of one image count
 
@@ -84,40 +88,92 @@ def draw_curve(
     params: SweepParams,
     *,
     detected: tuple[TargetEstimate | None, ProxyTrigger | None] = (None, None),
+    repair: RepairParams | None = None,
     on_point: Callable[[CurvePoint], object] = lambda point: None,
 ) -> PruningCurve:
     """Run step 3's sweep (`core.trace`).
 
+    Without BatchNorm, what the verdict asks is the cost of a repair with the proxy, which is tried here.
     detected: what `core.detect` found. on_point: receives each point.
     """
     estimate, proxy = detected
     calibrate = bn_calibration(model, images.train, transform, params)
     holdout = holdout_views(images.holdout, transform, params)
     evaluator = Evaluator(images.eval_set, holdout, transform, proxy, params.precision)
-    return trace_curve(model, mask, evaluator, params, calibrate=calibrate, estimate=estimate, on_point=on_point)
+    curve = trace_curve(model, mask, evaluator, params, calibrate=calibrate, estimate=estimate, on_point=on_point)
+    if proxy is None or repair is None or not repairs_with_proxy(repair, curve):
+        return curve
+    point = by_rule(curve, params)
+    task = Repair(model, images.train, transform, repair, curve)
+    return curve.tried(task.trial(pruned_copy(model, mask, point.num_pruned).eval(), point, proxy))
+
+
+def repairs_with_proxy(params: RepairParams, curve: PruningCurve) -> bool:
+    """Return whether a repair is one with the proxy, if there is a proxy."""
+    return bool(params.repair_steps and params.repair_proxy and not curve.batchnorm and curve.points[0].proxy_asr)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repair (`core.repair`) with its random numbers. suspect: the model before pruning.
+
+    on_step: receives the number of steps made, how many there are, and the loss.
+    """
+
+    suspect: nn.Module
+    clean: LabeledImages
+    transform: Preprocess
+    params: RepairParams
+    curve: PruningCurve
+    on_step: Callable[[int, int, float], object] = ignore_search
+
+    def trial(
+        self, pruned: nn.Module, point: CurvePoint, proxy: ProxyTrigger | None = None, share: float = 1.0
+    ) -> Trial:
+        """Repair `pruned`, which `point` describes. proxy: to be ignored with a norm of `share` × `repair_proxy`."""
+        carried = proxy.scaled(share * self.params.repair_proxy) if proxy else None
+        steps = steps_of(self.params, carried)
+        with seeded(self.params.seed, "repair") as numbers:
+            model = repair(
+                pruned, self.suspect, self.clean, self.transform, numbers,
+                params=self.params, proxy=carried, on_step=lambda step, loss: self.on_step(step, steps, loss),
+            )  # fmt: skip
+        return Trial(model, self.curve.measure(point, model))
+
+    def with_proxy(
+        self, pruned: nn.Module, point: CurvePoint, proxy: ProxyTrigger, min_acc_ratio: float
+    ) -> Trial | None:
+        """Repair with the proxy at the largest of the norms that accuracy allows; None if it allows none.
+
+        min_acc_ratio: minimum held-out accuracy, as a fraction of the unpruned model's.
+        """
+        unpruned, known = self.curve.points[0], self.curve.trial
+        for share in NORMS:
+            again = share == NORMS[0] and known and known.point.num_pruned == point.num_pruned
+            found = known if again and known else self.trial(pruned, point, proxy, share)
+            if found.point.holdout_acc >= min_acc_ratio * unpruned.holdout_acc and is_gone(found.point, unpruned):
+                return found
+        return None
 
 
 def repair_pruned(
-    pruned: nn.Module,
-    suspect: nn.Module,
-    clean: LabeledImages,
-    transform: Preprocess,
-    params: RepairParams,
-    *,
-    curve: PruningCurve,
-    point: CurvePoint,
-    on_step: StepCallback = ignore_step,
+    pruned: nn.Module, task: Repair, point: CurvePoint, sweep: SweepParams, proxy: ProxyTrigger | None = None
 ) -> tuple[nn.Module, CurvePoint | None]:
-    """Repair what `point` prunes (`core.repair`); return the model, and its figures on all test images.
+    """Repair what `point` prunes; return the model, and its figures on all test images.
 
     The model is `pruned` itself, and the point None, if no repair is wanted, or it is not needed or did not help.
+    Without BatchNorm, a suspected backdoor is removed with the proxy, as far as `acc_ratio` allows, or
+    `borderline_acc_ratio` if the verdict is borderline.
     """
+    params, curve = task.params, task.curve
+    if proxy and repairs_with_proxy(params, curve) and backdoor_suspected(curve, sweep):
+        borderline = confidence_of(curve, sweep) == "borderline"
+        found = task.with_proxy(pruned, point, proxy, sweep.borderline_acc_ratio if borderline else sweep.acc_ratio)
+        return (found.model, found.point) if found else (pruned, None)
     if not (params.repair_steps and is_needed(point, curve.points[0])):
         return pruned, None
-    with seeded(params.seed, "repair") as numbers:
-        repaired = repair(pruned, suspect, clean, transform, numbers, params=params, on_step=on_step)
-    found = curve.measure(point, repaired)
-    return (repaired, found) if is_kept(point, found, curve.points[0]) else (pruned, None)
+    plain = task.trial(pruned, point)
+    return (plain.model, plain.point) if is_kept(point, plain.point, curve.points[0]) else (pruned, None)
 
 
 def bn_calibration(

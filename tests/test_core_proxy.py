@@ -14,14 +14,27 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rnp_mlflow.core import evaluate
-from rnp_mlflow.core.evaluate import accuracy, predict
+from rnp_mlflow.core.curve import CurvePoint
+from rnp_mlflow.core.evaluate import Scores, accuracy, predict
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import masked_parameters, ones_mask
 from rnp_mlflow.core.params import DetectParams, Precision, RecoverParams
 from rnp_mlflow.core.precision import forward_fn, functional_logits, prefer_channels_last
 from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
+from rnp_mlflow.core.pruning_curve import PruningCurve, Trial
 from rnp_mlflow.core.recover import recover
-from rnp_mlflow.core.verdict import benign_score, candidate_targets, forgetting_rate, predicted_shares, relative_norm
+from rnp_mlflow.core.verdict import (
+    NORM_FREE_FACTOR,
+    benign_score,
+    candidate_targets,
+    false_alarm_rate,
+    forgetting_rate,
+    norm_free_score,
+    norm_ratio,
+    predicted_shares,
+    relative_norm,
+    removal_cost,
+)
 from rnp_mlflow.models.registry import build
 
 
@@ -270,3 +283,24 @@ def test_the_fast_layout_gives_what_float64_does(name: str) -> None:
     # A rounding that turns a ReLU on or off moves the gradients by more: the plain layout's are off by up to .009.
     for true, fast, limit in zip(exact, passed(model, images, ours=True), (1e-4, 0.05, 1e-6), strict=True):
         assert (fast - true).norm() < limit * true.norm()
+
+
+def test_without_batchnorm_the_other_classes_are_the_control() -> None:
+    assert norm_ratio([4.0, 1.0, 2.0, 5.0]) == pytest.approx(1 / 4)
+    assert norm_ratio([4.0, 1.0, 2.0]) == pytest.approx(1 / 3)
+    assert norm_ratio([1.0, 2.0]) is None, "one other class is no control"
+    assert norm_free_score(0.5, 0.02) == pytest.approx(0.25 * 0.02 * NORM_FREE_FACTOR)
+    assert false_alarm_rate(0.007, batchnorm=False) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_repair_that_was_tried_counts_as_a_way_to_remove_the_proxy() -> None:
+    figures = ((0, 0.8, 0.9), (3, 0.6, 0.0), (3, 0.78, 0.0))
+    unpruned, pruned, repaired = (CurvePoint(0.5, count, Scores(0.9), acc, rate) for count, acc, rate in figures)
+    curve = PruningCurve([unpruned, pruned], pruned, proxy_norm=0.3, removal_cost=removal_cost([unpruned, pruned]),
+                         forgetting_rate=0.5, norm_ratio=0.4, batchnorm=False)  # fmt: skip
+    assert curve.removal_cost == pytest.approx(0.25)
+    tried = curve.tried(Trial(nn.Identity(), repaired))
+    assert tried.removal_cost == pytest.approx(0.025)
+    assert tried.benign_score == norm_free_score(0.4, tried.removal_cost or 0.0)
+    worse = curve.tried(Trial(nn.Identity(), replace(repaired, holdout_acc=0.4)))
+    assert worse.removal_cost == curve.removal_cost

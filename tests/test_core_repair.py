@@ -7,21 +7,24 @@ import pytest
 import torch
 from tensors import same, seeded
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import cross_entropy, gelu
 
 from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Scores
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import scaled_parameters
-from rnp_mlflow.core.params import RepairParams
+from rnp_mlflow.core.params import DetectParams, RepairParams, SweepParams
+from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
 from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.repair import divergence, is_kept, repair
 from rnp_mlflow.core.units import norm_layers, remember_units, units_of
+from rnp_mlflow.core.verdict import NORM_FREE_FACTOR
 from rnp_mlflow.data.preprocess import Preprocess
-from rnp_mlflow.pipeline import repair_pruned
+from rnp_mlflow.pipeline import Repair, repair_pruned
 
 STEPS = RepairParams(repair_steps=40, precision="fp32")
+TRANSFORM = Preprocess.for_image_size(8, (0.5,), (0.5,), False)
 
 
 def as_floats(images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -159,17 +162,101 @@ def test_nothing_is_repaired_if_nothing_was_pruned_or_lost_or_it_is_not_wanted(
     suspect: nn.Module, pruned: nn.Module, clean: LabeledImages, steps: int, num_pruned: int, holdout_acc: float
 ) -> None:
     chosen = point(holdout_acc, num_pruned=num_pruned)
-    params, transform = RepairParams(repair_steps=steps), Preprocess.for_image_size(8, (0.5,), (0.5,), False)
-    model, found = repair_pruned(
-        pruned, suspect, clean, transform, params, curve=PruningCurve([point(0.9)], chosen), point=chosen
-    )
+    task = Repair(suspect, clean, TRANSFORM, RepairParams(repair_steps=steps), PruningCurve([point(0.9)], chosen))
+    model, found = repair_pruned(pruned, task, chosen, SweepParams())
     assert model is pruned
     assert found is None
 
 
 def test_a_repair_that_did_not_help_is_dropped(suspect: nn.Module, pruned: nn.Module, clean: LabeledImages) -> None:
-    transform = Preprocess.for_image_size(8, (0.5,), (0.5,), False)
     for after, kept in ((0.7, False), (0.85, True)):
         curve = PruningCurve([point(0.9)], point(0.8), measure=lambda at, model, acc=after: point(acc))  # type: ignore[misc]
-        model, found = repair_pruned(pruned, suspect, clean, transform, STEPS, curve=curve, point=point(0.8))
+        task = Repair(suspect, clean, TRANSFORM, STEPS, curve)
+        model, found = repair_pruned(pruned, task, point(0.8), SweepParams())
         assert (model is not pruned, found is not None) == (kept, kept)
+
+
+def proxy_to(target: int, norm: float = 1.0) -> ProxyTrigger:
+    """Return a proxy for images (1, 8, 8) of a given norm."""
+    delta = torch.randn(1, 8, 8, generator=seeded(5))
+    return ProxyTrigger(target, delta / delta.norm() * norm, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+
+
+def test_with_a_proxy_the_model_learns_to_ignore_it(
+    suspect: nn.Module, pruned: nn.Module, clean: LabeledImages
+) -> None:
+    found = invert_trigger(suspect, clean, as_floats, seeded(), DetectParams(precision="fp32"), target=2)
+    proxy = found.scaled(1.5)
+    assert float(proxy.delta.norm()) == pytest.approx(1.5 * float(found.delta.norm()))
+    plain, against = (
+        repair(suspect, suspect, clean, as_floats, seeded(), params=STEPS, proxy=p) for p in (None, proxy)
+    )
+    assert proxy.success_rate(suspect, clean, as_floats) == 1
+    assert proxy.success_rate(plain, clean, as_floats) == 1
+    assert proxy.success_rate(against, clean, as_floats) == 0
+    inputs = as_floats(clean.images, None)
+    with torch.no_grad():
+        assert torch.equal(against(inputs).argmax(1), suspect(inputs).argmax(1))
+    from_pruned = repair(pruned, suspect, clean, as_floats, seeded(), params=STEPS, proxy=proxy)
+    for name, layer in norm_layers(from_pruned).items():
+        assert torch.equal(layer.weight == 0, norm_layers(pruned)[name].weight == 0)
+
+
+def test_a_proxy_moves_towards_success_and_keeps_to_the_radius(suspect: nn.Module, clean: LabeledImages) -> None:
+    proxy, inputs = proxy_to(2, norm=0.5), as_floats(clean.images, None)
+    radius = torch.tensor(0.8)
+    moved = proxy
+    for _ in range(20):
+        moved = moved.moved(suspect, inputs, radius)
+        assert float(moved.delta.norm()) <= 0.8 * 1.0001
+    assert float(moved.delta.norm()) > 0.7, "it may grow up to the radius"
+    wanted = torch.full((len(inputs),), 2)
+    with torch.no_grad():
+        before, after = (float(cross_entropy(suspect(p(inputs)), wanted)) for p in (proxy, moved))
+    assert after < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    ("costs", "score", "found_at"),
+    [
+        ((0.02, 0.0, 0.0), 0.003, 1.0),  # clear: .95 of accuracy is enough
+        ((0.06, 0.02, 0.0), 0.003, 0.75),
+        ((0.06, 0.06, 0.02), 0.003, 0.5),
+        ((0.06, 0.06, 0.06), 0.003, None),
+        ((0.02, 0.02, 0.009), 0.006, 0.5),  # borderline: .99
+        ((), 0.008, None),  # no sign
+    ],
+)
+def test_without_batchnorm_the_largest_norm_that_accuracy_allows_is_ignored(
+    suspect: nn.Module,
+    pruned: nn.Module,
+    clean: LabeledImages,
+    monkeypatch: pytest.MonkeyPatch,
+    costs: tuple[float, ...],
+    score: float,
+    found_at: float | None,
+) -> None:
+    unpruned, proxy = point(1.0, 0.9, 0), proxy_to(1)
+    ratio = (score / NORM_FREE_FACTOR) ** 0.5
+    curve = PruningCurve(
+        [unpruned], unpruned, proxy_norm=0.1, removal_cost=1.0, batchnorm=False, norm_ratio=ratio,
+        measure=lambda at, model: point(1 - costs[tried.index(model)], 0.0),
+    )  # fmt: skip
+    tried: list[nn.Module] = []
+    norms: list[float] = []
+
+    def repaired(start: nn.Module, *rest: object, proxy: ProxyTrigger, **more: object) -> nn.Module:
+        tried.append(copy.deepcopy(start))
+        norms.append(float(proxy.delta.norm()))
+        return tried[-1]
+
+    monkeypatch.setattr("rnp_mlflow.pipeline.repair", repaired)
+    task = Repair(suspect, clean, TRANSFORM, RepairParams(repair_proxy=2.0), curve)
+    model, found = repair_pruned(pruned, task, point(0.99, 0.9, 4 if costs else 0), SweepParams(), proxy)
+    if found_at is None:
+        assert model is pruned
+        assert found is None
+    else:
+        assert model is tried[-1]
+        assert norms[-1] == pytest.approx(2 * found_at)
+        assert found == point(1 - costs[len(tried) - 1], 0.0)

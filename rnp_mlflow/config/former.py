@@ -17,6 +17,7 @@ LEGACY_DEFAULTS: dict[str, Any] = {
     "pruning_stride": 1,
     "curve_eval_size": 0,
     "repair_steps": 0,
+    "repair_proxy": 0.0,
 }
 # Former name of a parameter → its name now, and its former values → the values now, if these changed too.
 AUGMENT = {"plain": False, "augmented": True}

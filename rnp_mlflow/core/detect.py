@@ -71,7 +71,8 @@ def detect_target(
     _, forgetting_rate, proxy = min(
         scored, key=lambda each: verdict.benign_score(each[0], 1.0, each[1]) if batchnorm else each[0]
     )
-    return TargetEstimate(proxy.target, shares[proxy.target], forgetting_rate), proxy
+    ratio_found = None if batchnorm else verdict.norm_ratio([norm for norm, _, _ in scored])
+    return TargetEstimate(proxy.target, shares[proxy.target], forgetting_rate, ratio_found), proxy
 
 
 @dataclass(frozen=True)

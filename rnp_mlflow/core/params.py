@@ -276,6 +276,15 @@ class RepairParams(CommonParams):
     repair_lr: Annotated[
         float, Field(gt=0, le=1e6, description="learning rate of these steps; it falls linearly to 0")
     ] = 0.01
+    repair_proxy: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            description="without BatchNorm, largest norm of the change that the repaired model learns to ignore, "
+            "relative to the proxy's (0 = none)",
+        ),
+    ] = 2.0
 
 
 class DefenseSettings(TypedDict, total=False):
@@ -328,6 +337,7 @@ class DefenseSettings(TypedDict, total=False):
     # the repair of the pruned model
     repair_steps: int
     repair_lr: float
+    repair_proxy: float
 
 
 def _meanings() -> str:

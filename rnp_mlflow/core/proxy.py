@@ -40,19 +40,27 @@ class ProxyTrigger:
         """Add the proxy to inputs (N, C, H, W) as the model takes them."""
         return torch.minimum(torch.maximum(inputs + self.delta, self.low), self.high)
 
-    def moved(self, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> "ProxyTrigger":
-        """Return a proxy one step of size `STEP_SIZE` closer to success, with a norm as large at most.
+    def moved(
+        self, forward: Callable[[Tensor], Tensor], inputs: Tensor, radius: Tensor | None = None
+    ) -> "ProxyTrigger":
+        """Return a proxy one step of size `STEP_SIZE` closer to success, with a norm of at most `radius`.
 
         forward: (inputs) → logits of the model as it is now. inputs: of other classes than the target, (N, C, H, W).
+        radius: None for the norm that it has. The step is relative to it.
         """
         if not len(inputs):
             return self
-        radius, trial = self.delta.norm(), replace(self, delta=self.delta.detach().requires_grad_())
+        radius = self.delta.norm() if radius is None else radius
+        trial = replace(self, delta=self.delta.detach().requires_grad_())
         logits = forward(trial(inputs))
         loss = cross_entropy(logits, torch.full((len(inputs),), self.target, device=logits.device))
         (grad,) = torch.autograd.grad(loss, trial.delta)
         delta = self.delta - STEP_SIZE * radius * grad / (grad.norm() + 1e-12)
         return replace(self, delta=(delta * (radius / delta.norm()).clamp(max=1)).detach())
+
+    def scaled(self, factor: float) -> "ProxyTrigger":
+        """Return the proxy with a norm of `factor` times its own."""
+        return replace(self, delta=self.delta * factor)
 
     def composed_with(self, transform: Transform) -> Transform:
         """Return a transform that applies `transform`, then the proxy."""
@@ -79,6 +87,13 @@ class ProxyTrigger:
         before = predict(model, images, transform, precision) if plain is None else plain[others.cpu()]
         after = predict(model, images, self.composed_with(transform), precision)
         return float(((after == self.target) & (before != self.target)).double().mean())
+
+
+def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float, generator: Generator) -> Tensor:
+    """Add the proxy to a random `share` of the inputs (B, C, H, W) whose label is not its target."""
+    has_proxy = torch.rand(len(labels), generator=generator) < share
+    has_proxy = has_proxy.to(labels.device) & (labels != proxy.target)
+    return torch.where(has_proxy[:, None, None, None], proxy(inputs), inputs)
 
 
 def invert_trigger(

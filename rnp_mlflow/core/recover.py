@@ -22,7 +22,7 @@ from rnp_mlflow.core.keeping import State
 from rnp_mlflow.core.neurons import Mask, comparable, masked_parameters, ones_mask
 from rnp_mlflow.core.params import RecoverParams
 from rnp_mlflow.core.precision import Forward, forward_fn, frozen_copy
-from rnp_mlflow.core.proxy import ProxyTrigger
+from rnp_mlflow.core.proxy import ProxyTrigger, add_proxy
 from rnp_mlflow.core.sgd import SGD
 from rnp_mlflow.core.units import norm_layers, train_mode
 
@@ -127,13 +127,6 @@ def recover(
 def masked_logits(forward: Forward, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """Return the logits with these parameters in place of the model's own."""
     return forward(inputs, parameters)
-
-
-def add_proxy(inputs: Tensor, labels: Tensor, proxy: ProxyTrigger, share: float, generator: Generator) -> Tensor:
-    """Add the proxy to a random `share` of the inputs (B, C, H, W) whose label is not its target."""
-    has_proxy = torch.rand(len(labels), generator=generator) < share
-    has_proxy = has_proxy.to(labels.device) & (labels != proxy.target)
-    return torch.where(has_proxy[:, None, None, None], proxy(inputs), inputs)
 
 
 def with_mask_applied(model: nn.Module, working: nn.Module, mask: Mask) -> nn.Module:

@@ -15,6 +15,7 @@ from rnp_mlflow.core.prune import BNCalibration, SweepPoint, pruned_copy, sweep_
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
 from rnp_mlflow.core.selectors import SELECTORS, rule_of
+from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.verdict import TargetEstimate
 
 
@@ -70,7 +71,11 @@ def trace_curve(
         scores, holdout_acc, proxy_asr, found = replace(evaluator, eval_set=full)(other)
         return replace(point, scores=scores, holdout_acc=holdout_acc, proxy_asr=proxy_asr, predictions=found)
 
-    traced = PruningCurve(curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set, measure)
+    ratio = estimate.norm_ratio if estimate and norm is not None else None
+    traced = PruningCurve(
+        curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set, measure,
+        norm_ratio=ratio, batchnorm=bool(norm_layers(model)),
+    )  # fmt: skip
     if not (SELECTORS[params.select_by].trigger_free and params.refine):
         return traced
     refined = refine_by_bisection(

@@ -10,7 +10,7 @@ be large, and it relies on task features, so pruning breaks it no earlier than a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from statistics import NormalDist
+from statistics import NormalDist, median
 from typing import Literal
 
 from torch import Tensor
@@ -18,8 +18,10 @@ from torch import Tensor
 from rnp_mlflow.core.select import TriggerFreeMetrics, proxy_accuracy_tradeoff
 
 RIVAL_RATIO, FORGETTING_OFFSET = 1 / 3, 0.1
+NORM_FREE_FACTOR = 0.4  # makes the limits of the score without BatchNorm those of the other
 # Natural logarithms of the benign scores of clean models (benchmarks/clean_scores.json): nearly normal
 CLEAN_SCORES = NormalDist(-3.8307, 0.7075)
+CLEAN_SCORES_WITHOUT_BATCHNORM = NormalDist(-4.27, 0.43)
 
 Confidence = Literal["clear", "borderline", "no sign"]
 
@@ -29,11 +31,14 @@ class TargetEstimate:
     """target: the suspected class. target_share: share of the other classes' images classified as it (0 to 1).
 
     forgetting_rate: share of the proxy's effect that unlearning removed (0 to 1); None without a proxy.
+    norm_ratio: norm of the proxy relative to the median of the other classes' proxies; None with BatchNorm, if
+    fewer than two others were searched for.
     """
 
     target: int
     target_share: float
     forgetting_rate: float | None = None
+    norm_ratio: float | None = None
 
 
 def predicted_shares(predictions: Tensor, labels: Tensor, classes: int) -> list[float]:
@@ -74,6 +79,24 @@ def benign_score(relative_norm: float, removal_cost: float, forgetting_rate: flo
     return relative_norm * removal_cost * (FORGETTING_OFFSET + forgetting_rate)
 
 
+def norm_free_score(norm_ratio: float, removal_cost: float) -> float:
+    """Return the benign score of a network without BatchNorm, 0 to about 1 (low = backdoored).
+
+    The control is the model itself: the proxies to its other classes. The ratio separates better than the cost, so it
+    counts twice. What unlearning removes says little there, because the ascent may end by a bias alone.
+    """
+    return norm_ratio**2 * removal_cost * NORM_FREE_FACTOR
+
+
+def norm_ratio(norms: Sequence[float]) -> float | None:
+    """Return the lowest norm of the classes' proxies relative to the median of the others; None if these are too few.
+
+    norms: of the proxies to at least three classes.
+    """
+    lowest, *others = sorted(norms)
+    return lowest / median(others) if len(others) > 1 else None
+
+
 def confidence(score: float, clear_threshold: float, benign_threshold: float) -> Confidence:
     """Return how sure it is that the model is backdoored, by its benign score."""
     if score > benign_threshold:
@@ -81,12 +104,14 @@ def confidence(score: float, clear_threshold: float, benign_threshold: float) ->
     return "clear" if score <= clear_threshold else "borderline"
 
 
-def false_alarm_rate(score: float) -> float:
+def false_alarm_rate(score: float, batchnorm: bool = True) -> float:
     """Return the estimated share of clean models whose benign score is at most this (0 to 1).
 
     It is the distribution function of `CLEAN_SCORES`, so a rate far below 1 / their number is extrapolated.
+    batchnorm: whether the models have BatchNorm.
     """
-    return CLEAN_SCORES.cdf(log(score)) if score > 0 else 0.0
+    scores = CLEAN_SCORES if batchnorm else CLEAN_SCORES_WITHOUT_BATCHNORM
+    return scores.cdf(log(score)) if score > 0 else 0.0
 
 
 def removal_cost(points: Sequence[TriggerFreeMetrics]) -> float:

@@ -1,7 +1,7 @@
 """What a prune run prints: its table, what a reader needs to read it, the verdict, and on request all details."""
 
 from rnp_mlflow.core.selectors import SELECTORS
-from rnp_mlflow.core.verdict import FORGETTING_OFFSET
+from rnp_mlflow.core.verdict import FORGETTING_OFFSET, NORM_FREE_FACTOR
 from rnp_mlflow.steps.output import Result, wrap
 from rnp_mlflow.steps.summary import REPAIRED, DetectionSummary, PointFigures, PruneSummary
 from rnp_mlflow.tracking import ui
@@ -99,6 +99,8 @@ def rule(summary: PruneSummary) -> str:
         return f"{selector.prunes_at}, without the trigger"
     if summary.verdict and summary.verdict.backdoor_suspected is False:
         return "no neurons, because there is no sign of a backdoor"
+    if summary.verdict and summary.verdict.norm_ratio is not None:
+        return "as far as borderline_acc_ratio allows, because the repair removes the rest; without the trigger"
     if summary.verdict and summary.verdict.confidence == "borderline":
         return "as far as borderline_acc_ratio allows, because the verdict is borderline; without the trigger"
     if summary.before.proxy_asr:
@@ -181,6 +183,9 @@ def limits(verdict: DetectionSummary) -> str:
 
 def statistics(verdict: DetectionSummary, proxy_works: bool) -> str:
     """Return the product that the benign score is, in words. Without a proxy that works, nothing was measured."""
+    if verdict.norm_ratio is not None:
+        others = f"norm of the proxy relative to the other classes' {verdict.norm_ratio:.2f}"
+        return f"{others}, squared × removal cost {verdict.removal_cost:.3f} × {NORM_FREE_FACTOR:g}"
     measured = "the proxy flips no held-out image, which counts as norm 1 × removal cost 1"
     if proxy_works:
         measured = f"relative norm of the proxy {verdict.relative_norm:.3f} × removal cost {verdict.removal_cost:.2f}"

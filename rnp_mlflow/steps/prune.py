@@ -29,7 +29,7 @@ from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.interop import backdoorbench, masks
 from rnp_mlflow.interop.architectures import backdoorbench_name
 from rnp_mlflow.models import store
-from rnp_mlflow.pipeline import CurveImages, draw_curve, repair_pruned, views_of
+from rnp_mlflow.pipeline import CurveImages, Repair, draw_curve, repair_pruned, views_of
 from rnp_mlflow.steps import clean as clean_images
 from rnp_mlflow.steps import curve, notes, page, pictures, printed, registering, runtime, stored, subject
 from rnp_mlflow.steps.clean import labeled
@@ -62,12 +62,17 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
     if not norm_layers(suspect.model):
         runtime.log("  no BatchNorm: mask values are shares within each kind of neuron, and bn_stats is not used")
     detected = stored.load_detected(upstream["unlearn"], device) if "unlearn" in upstream else (None, None)
-    found = sweep_with_progress(suspect, clean, mask, detected, params)
+    found = sweep_with_progress(suspect, clean, mask, detected, settings)
     points = summary_points(params, found)
     unpruned, chosen = (found.on_full_test_set(point) for point in (found.points[0], select_point(found, params)))
     before = copy_sharing_weights(suspect.model)
     pruned = prune_at_(suspect.model, mask, chosen.num_pruned, found.calibrate)  # in place: no longer needed as it is
-    purified, repaired = repair_with_progress(pruned, before, suspect, clean, settings, curve=found, point=chosen)
+    with runtime.progress("repair", None) as bar:
+        task = Repair(
+            before, labeled(clean.train), suspect.transform, params_of(RepairParams, settings), found,
+            lambda step, steps, loss: bar.at(step, f"loss {loss:.3f}", steps),
+        )  # fmt: skip
+        purified, repaired = repair_pruned(pruned, task, chosen, params, detected[1])
     if repaired:
         points[REPAIRED] = PointFigures.of(repaired, unpruned.scores)
     summary = PruneSummary(
@@ -150,35 +155,17 @@ def export(file: Path, purified: nn.Module, spec: store.ModelSpec) -> None:
 
 
 def sweep_with_progress(
-    suspect: subject.Suspect, clean: clean_images.CleanImages, mask: Mask, detected: Detected, params: SweepParams
+    suspect: subject.Suspect, clean: clean_images.CleanImages, mask: Mask, detected: Detected, settings: Prune
 ) -> PruningCurve:
     """Draw the curve, with a progress bar."""
+    params = params_of(SweepParams, settings)
     images = CurveImages(labeled(clean.train), labeled(clean.holdout), suspect.eval_set(clean.holdout))
     # Most often two more are evaluated next to the choice.
     expected = len(planned_points(mask, params)[0]) // params.pruning_stride + 2
     with runtime.progress("prune", expected) as bar:
         return draw_curve(
             suspect.model, mask, images, suspect.transform, params, detected=detected,
-            on_point=lambda point: bar(trigger_free_figures(point)),
-        )  # fmt: skip
-
-
-def repair_with_progress(
-    pruned: nn.Module,
-    before: nn.Module,
-    suspect: subject.Suspect,
-    clean: clean_images.CleanImages,
-    settings: Prune,
-    *,
-    curve: PruningCurve,
-    point: CurvePoint,
-) -> tuple[nn.Module, CurvePoint | None]:
-    """Repair the pruned model (`pipeline.repair_pruned`), with a progress bar. before: the model as it was."""
-    params = params_of(RepairParams, settings)
-    with runtime.progress("repair", None) as bar:
-        return repair_pruned(
-            pruned, before, labeled(clean.train), suspect.transform, params, curve=curve, point=point,
-            on_step=lambda step, loss: bar.at(step, f"loss {loss:.3f}", params.repair_steps),
+            repair=params_of(RepairParams, settings), on_point=lambda point: bar(trigger_free_figures(point)),
         )  # fmt: skip
 
 
@@ -217,7 +204,8 @@ def detection_summary(
         params.benign_threshold,
         params.clear_threshold,
         confidence_of(found, params),
-        None if found.benign_score is None else false_alarm_rate(found.benign_score),
+        None if found.benign_score is None else false_alarm_rate(found.benign_score, found.batchnorm),
+        found.norm_ratio,
     )
 
 

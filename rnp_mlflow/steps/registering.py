@@ -3,7 +3,7 @@
 from rnp_mlflow.config import RUN_ID, Prune, text
 from rnp_mlflow.errors import ConfigError
 from rnp_mlflow.steps import curve, notes, runtime
-from rnp_mlflow.steps.summary import PruneSummary
+from rnp_mlflow.steps.summary import REPAIRED, PruneSummary
 from rnp_mlflow.tracking import models
 from rnp_mlflow.tracking.runs import StepRun
 
@@ -21,13 +21,13 @@ def check_name(name: str | None) -> None:
 def refusal(settings: Prune, summary: PruneSummary) -> str | None:
     """Say why the model is not registered; None if it may be.
 
-    Nothing is called purified if nothing was pruned, if there is no verdict or a borderline one, or if held-out
-    accuracy fell below the ratio that the choice without a trigger is bound by: min_acc_ratio with a proxy, else
-    acc_ratio.
+    Nothing is called purified if nothing was pruned or repaired, if there is no verdict or a borderline one, or if
+    held-out accuracy fell below the ratio that the choice without a trigger is bound by: min_acc_ratio with a proxy,
+    else acc_ratio.
     """
     before, after = summary.before.holdout_acc, summary.picked.holdout_acc
     bound = "min_acc_ratio" if summary.before.proxy_asr and settings.select_by != "clean_acc" else "acc_ratio"
-    if not summary.picked.num_pruned:
+    if not summary.picked.num_pruned and summary.selected != REPAIRED:
         return "nothing was pruned"
     if summary.verdict is None or summary.verdict.backdoor_suspected is None:
         return "there is no verdict on this model (unlearning gave no estimate, or there is no proxy)"

@@ -46,7 +46,9 @@ class PointFigures:
 class DetectionSummary:
     """What indicates a backdoor, and what does not (`core.verdict`); None for what needs a proxy.
 
-    false_alarm_rate: the estimated share of clean models whose benign score is as low (0 to 1).
+    false_alarm_rate: the estimated share of clean models whose benign score is as low (0 to 1). norm_ratio: without
+    BatchNorm, norm of the proxy relative to the median of the other classes' proxies; the score then has no forgetting
+    rate.
     """
 
     backdoor_suspected: bool | None
@@ -60,6 +62,7 @@ class DetectionSummary:
     clear_threshold: float
     confidence: Confidence | None
     false_alarm_rate: float | None
+    norm_ratio: float | None = None
 
     @property
     def rarity(self) -> str:
