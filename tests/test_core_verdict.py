@@ -8,13 +8,13 @@ from statistics import NormalDist
 import pytest
 
 from rnp_mlflow.core.params import SweepParams
-from rnp_mlflow.core.verdict import CLEAN_SCORES, confidence, false_alarm_rate
+from rnp_mlflow.core.verdict import CLEAN_SCORES, NORM_FREE_CLEAN_SCORES, confidence, false_alarm_rate
 
-SCORES = Path(__file__).parents[1] / "benchmarks/clean_scores.json"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def scores() -> list[float]:
-    return [row["score"] for row in json.loads(SCORES.read_text())]
+def scores(file: str = "clean_scores.json") -> list[float]:
+    return [row["score"] for row in json.loads((BENCHMARKS / file).read_text())]
 
 
 def test_the_limits_divide_the_scores_and_belong_to_the_surer_side() -> None:
@@ -22,10 +22,13 @@ def test_the_limits_divide_the_scores_and_belong_to_the_surer_side() -> None:
     assert found == ["clear", "clear", "borderline", "borderline", "no sign", "no sign"]
 
 
-def test_the_null_distribution_is_that_of_the_clean_models_on_record() -> None:
-    fitted = NormalDist.from_samples([math.log(score) for score in scores()])
-    assert CLEAN_SCORES.mean == pytest.approx(fitted.mean, abs=1e-4)
-    assert CLEAN_SCORES.stdev == pytest.approx(fitted.stdev, abs=1e-4)
+@pytest.mark.parametrize(
+    ("file", "used"), [("clean_scores.json", CLEAN_SCORES), ("clean_scores_norm_free.json", NORM_FREE_CLEAN_SCORES)]
+)
+def test_the_null_distribution_is_that_of_the_clean_models_on_record(file: str, used: NormalDist) -> None:
+    fitted = NormalDist.from_samples([math.log(score) for score in scores(file)])
+    assert used.mean == pytest.approx(fitted.mean, abs=1e-4)
+    assert used.stdev == pytest.approx(fitted.stdev, abs=1e-4)
 
 
 def test_the_rate_is_near_what_was_counted_and_the_limits_have_the_rates_that_the_docs_say() -> None:

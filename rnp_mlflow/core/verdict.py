@@ -21,7 +21,7 @@ RIVAL_RATIO, FORGETTING_OFFSET = 1 / 3, 0.1
 NORM_FREE_FACTOR = 0.4  # makes the limits of the score without BatchNorm those of the other
 # Natural logarithms of the benign scores of clean models (benchmarks/clean_scores.json): nearly normal
 CLEAN_SCORES = NormalDist(-3.8307, 0.7075)
-CLEAN_SCORES_WITHOUT_BATCHNORM = NormalDist(-4.27, 0.43)
+NORM_FREE_CLEAN_SCORES = NormalDist(-4.3060, 0.3976)  # benchmarks/clean_scores_norm_free.json
 
 Confidence = Literal["clear", "borderline", "no sign"]
 
@@ -110,7 +110,7 @@ def false_alarm_rate(score: float, batchnorm: bool = True) -> float:
     It is the distribution function of `CLEAN_SCORES`, so a rate far below 1 / their number is extrapolated.
     batchnorm: whether the models have BatchNorm.
     """
-    scores = CLEAN_SCORES if batchnorm else CLEAN_SCORES_WITHOUT_BATCHNORM
+    scores = CLEAN_SCORES if batchnorm else NORM_FREE_CLEAN_SCORES
     return scores.cdf(log(score)) if score > 0 else 0.0
 
 
