@@ -19,17 +19,14 @@ from typing import Any
 import click
 
 from benchmarks.peers import anp, fine_pruning, finetuning, ibau
+from benchmarks.variants import opened
 from rnp_mlflow import cli
-from rnp_mlflow.config import Unlearn
 from rnp_mlflow.core.evaluate import der, evaluate
-from rnp_mlflow.core.images import LabeledImages
-from rnp_mlflow.steps import clean as clean_images
-from rnp_mlflow.steps import runtime, subject
-from rnp_mlflow.steps.plan import make_plan
 from rnp_mlflow.tracking import lineage
 
 RESULTS = Path(__file__).parent / "results_norm_free"
-SETTINGS = {"threads": 1, "precision": "fp32", "seed": 0}
+SEED = 0
+SETTINGS = {"threads": 1, "precision": "fp32", "seed": SEED}
 PEERS = {
     "finetuning": finetuning.purify, "fine_pruning": fine_pruning.purify, "anp": anp.purify, "ibau": ibau.purify,
 }  # fmt: skip
@@ -50,19 +47,12 @@ def ours(run_id: str) -> Row:
 
 def peers(run_id: str) -> dict[str, Row | None]:
     """Return the figures of each peer; None if it does not run on this network."""
-    plan = make_plan("prune", {"model_run_id": run_id} | SETTINGS)
-    settings: Unlearn = plan["unlearn"]
-    device = runtime.prepare(settings)
-    suspect = subject.load(run_id, plan, device)
-    clean = clean_images.draw(suspect.data, settings, device)
-    images = suspect.data.train[clean.indices].to(device)
-    given = LabeledImages(images.images, images.labels)
-    test = suspect.eval_set(clean.holdout)
+    suspect, given, test = opened({"model_run_id": run_id} | SETTINGS)
     before = evaluate(suspect.model, test, suspect.transform)
     found: dict[str, Row | None] = {}
     for name, peer in PEERS.items():
         began = time.perf_counter()
-        purified = peer(suspect.model, given, suspect.transform, settings.seed)
+        purified = peer(suspect.model, given, suspect.transform, SEED)
         seconds = time.perf_counter() - began
         after = evaluate(purified, test, suspect.transform) if purified else None
         found[name] = vars(after) | {"der": der(before, after), "seconds": seconds} if after else None
@@ -82,8 +72,7 @@ def make(run_ids: Iterable[str]) -> None:
     for run_id in run_ids:
         run = lineage.require(run_id, "attack")
         known = {name: run.data.params[name] for name in ("attack", "model", "dataset", "seed", "poison_rate")}
-        file = RESULTS / "-".join([*(known[name] for name in ("attack", "model", "dataset", "seed")), ".json"])
-        file = file.with_name(file.name.replace("-.json", ".json"))
+        file = RESULTS / ("-".join(known[name] for name in ("attack", "model", "dataset", "seed")) + ".json")
         if file.exists():
             continue
         machine = {name: lineage.tag(run, name) for name in ("machine", "python", "torch")}

@@ -1,7 +1,7 @@
 """The defences of the matrix, each on the same suspect model and the same clean images."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.peers import finetuning as peer
 from rnp_mlflow.artifacts import table
-from rnp_mlflow.attacks.train import TrainParams, train
+from rnp_mlflow.attacks.train import TrainParams
 from rnp_mlflow.config import Unlearn
-from rnp_mlflow.core.evaluate import der, evaluate
+from rnp_mlflow.core.evaluate import EvalSet, der, evaluate
+from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import Mask, ones_mask
 from rnp_mlflow.core.seeds import generator
 from rnp_mlflow.core.units import norm_layers
@@ -70,18 +72,23 @@ def random(run_id: str, seed: int, file: Path) -> Figures:
     return BY_MASK | {"mask_file": str(file.absolute())} | points
 
 
-def finetuning(base: Figures) -> Figures:
-    """Fine-tune all weights on all the clean images."""
-    plan = make_plan("prune", base)
+def opened(values: Mapping[str, Any]) -> tuple[subject.Suspect, LabeledImages, EvalSet]:
+    """Return the suspect of `model_run_id`, all the clean images, and what it is tested on."""
+    plan = make_plan("prune", dict(values))
     settings: Unlearn = plan["unlearn"]
     device = runtime.prepare(settings)
-    suspect = subject.load(base["model_run_id"], plan, device)
+    suspect = subject.load(values["model_run_id"], plan, device)
     clean = clean_images.draw(suspect.data, settings, device)
-    test = suspect.eval_set(clean.holdout)
-    before = evaluate(suspect.model, test, suspect.transform)
     given = suspect.data.train[clean.indices].to(device)
-    train(suspect.model, given, suspect.transform, generator(base["seed"], "finetune"), FINETUNING)
-    after = evaluate(suspect.model.eval(), test, suspect.transform)
+    return suspect, clean_images.labeled(given), suspect.eval_set(clean.holdout)
+
+
+def finetuning(base: Figures) -> Figures:
+    """Fine-tune all weights on all the clean images."""
+    suspect, clean, test = opened(base)
+    before = evaluate(suspect.model, test, suspect.transform)
+    tuned = peer.purify(suspect.model, clean, suspect.transform, base["seed"], FINETUNING)
+    after = evaluate(tuned, test, suspect.transform)
     return {"chosen": vars(after) | {"der": der(before, after)}, "before": vars(before)}
 
 

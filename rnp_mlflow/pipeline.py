@@ -100,17 +100,15 @@ def draw_curve(
     calibrate = bn_calibration(model, images.train, transform, params)
     holdout = holdout_views(images.holdout, transform, params)
     evaluator = Evaluator(images.eval_set, holdout, transform, proxy, params.precision)
-    curve = trace_curve(model, mask, evaluator, params, calibrate=calibrate, estimate=estimate, on_point=on_point)
-    if proxy is None or repair is None or not repairs_with_proxy(repair, curve):
+    careful = bool(proxy and repair and repair.repair_steps and repair.repair_proxy and not norm_layers(model))
+    curve = trace_curve(
+        model, mask, evaluator, params, calibrate=calibrate, estimate=estimate, careful=careful, on_point=on_point
+    )  # fmt: skip
+    if not (curve.careful and repair and proxy):
         return curve
     point = by_rule(curve, params)
     task = Repair(model, images.train, transform, repair, curve)
     return curve.tried(task.trial(pruned_copy(model, mask, point.num_pruned).eval(), point, proxy))
-
-
-def repairs_with_proxy(params: RepairParams, curve: PruningCurve) -> bool:
-    """Return whether a repair is one with the proxy, if there is a proxy."""
-    return bool(params.repair_steps and params.repair_proxy and not curve.batchnorm and curve.points[0].proxy_asr)
 
 
 @dataclass(frozen=True)
@@ -148,9 +146,10 @@ class Repair:
         min_acc_ratio: minimum held-out accuracy, as a fraction of the unpruned model's.
         """
         unpruned, known = self.curve.points[0], self.curve.trial
+        if known and known.point.num_pruned != point.num_pruned:
+            known = None
         for share in NORMS:
-            again = share == NORMS[0] and known and known.point.num_pruned == point.num_pruned
-            found = known if again and known else self.trial(pruned, point, proxy, share)
+            found = (known if share == NORMS[0] else None) or self.trial(pruned, point, proxy, share)
             if found.point.holdout_acc >= min_acc_ratio * unpruned.holdout_acc and is_gone(found.point, unpruned):
                 return found
         return None
@@ -166,7 +165,7 @@ def repair_pruned(
     `borderline_acc_ratio` if the verdict is borderline.
     """
     params, curve = task.params, task.curve
-    if proxy and repairs_with_proxy(params, curve) and backdoor_suspected(curve, sweep):
+    if proxy and curve.careful and backdoor_suspected(curve, sweep):
         borderline = confidence_of(curve, sweep) == "borderline"
         found = task.with_proxy(pruned, point, proxy, sweep.borderline_acc_ratio if borderline else sweep.acc_ratio)
         return (found.model, found.point) if found else (pruned, None)

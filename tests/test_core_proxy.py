@@ -290,14 +290,14 @@ def test_without_batchnorm_the_other_classes_are_the_control() -> None:
     assert norm_ratio([4.0, 1.0, 2.0]) == pytest.approx(1 / 3)
     assert norm_ratio([1.0, 2.0]) is None, "one other class is no control"
     assert norm_free_score(0.5, 0.02) == pytest.approx(0.25 * 0.02 * NORM_FREE_FACTOR)
-    assert false_alarm_rate(0.007, batchnorm=False) == pytest.approx(0.05, abs=0.02)
+    assert false_alarm_rate(0.007, norm_free=True) == pytest.approx(0.05, abs=0.02)
 
 
 def test_a_repair_that_was_tried_counts_as_a_way_to_remove_the_proxy() -> None:
     figures = ((0, 0.8, 0.9), (3, 0.6, 0.0), (3, 0.78, 0.0))
     unpruned, pruned, repaired = (CurvePoint(0.5, count, Scores(0.9), acc, rate) for count, acc, rate in figures)
     curve = PruningCurve([unpruned, pruned], pruned, proxy_norm=0.3, removal_cost=removal_cost([unpruned, pruned]),
-                         forgetting_rate=0.5, norm_ratio=0.4, batchnorm=False)  # fmt: skip
+                         forgetting_rate=0.5, norm_ratio=0.4, careful=True)  # fmt: skip
     assert curve.removal_cost == pytest.approx(0.25)
     tried = curve.tried(Trial(nn.Identity(), repaired))
     assert tried.removal_cost == pytest.approx(0.025)

@@ -1,6 +1,7 @@
 """The repair of a pruned model, against the formula and cases made by hand."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
 from rnp_mlflow.core.prune import pruned_copy
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.repair import divergence, is_kept, repair
+from rnp_mlflow.core.selectors import rule_of
 from rnp_mlflow.core.units import norm_layers, remember_units, units_of
 from rnp_mlflow.core.verdict import NORM_FREE_FACTOR
 from rnp_mlflow.data.preprocess import Preprocess
@@ -239,7 +241,7 @@ def test_without_batchnorm_the_largest_norm_that_accuracy_allows_is_ignored(
     unpruned, proxy = point(1.0, 0.9, 0), proxy_to(1)
     ratio = (score / NORM_FREE_FACTOR) ** 0.5
     curve = PruningCurve(
-        [unpruned], unpruned, proxy_norm=0.1, removal_cost=1.0, batchnorm=False, norm_ratio=ratio,
+        [unpruned], unpruned, proxy_norm=0.1, removal_cost=1.0, careful=True, norm_ratio=ratio,
         measure=lambda at, model: point(1 - costs[tried.index(model)], 0.0),
     )  # fmt: skip
     tried: list[nn.Module] = []
@@ -251,6 +253,8 @@ def test_without_batchnorm_the_largest_norm_that_accuracy_allows_is_ignored(
         return tried[-1]
 
     monkeypatch.setattr("rnp_mlflow.pipeline.repair", repaired)
+    assert rule_of(curve, SweepParams()).min_acc_ratio == SweepParams().borderline_acc_ratio
+    assert rule_of(replace(curve, careful=False), SweepParams(clear_threshold=1)).min_acc_ratio == 0.8
     task = Repair(suspect, clean, TRANSFORM, RepairParams(repair_proxy=2.0), curve)
     model, found = repair_pruned(pruned, task, point(0.99, 0.9, 4 if costs else 0), SweepParams(), proxy)
     if found_at is None:

@@ -48,6 +48,25 @@ def test_a_network_without_batchnorm_is_pruned_by_command(
         assert any(place.joinpath(name).is_file() for place in places.values()), name
 
 
+@pytest.mark.slow
+def test_a_suspected_backdoor_that_no_repair_removes_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every score is clear here. With repair_proxy=0, pruning is as with BatchNorm, and there is no such warning."""
+    enter(tmp_path, monkeypatch)
+    monkeypatch.setattr("rnp_mlflow.pipeline.is_gone", lambda *_: False)
+    settings = {"model": "convnext_mini", "width": 8, "training_epochs": 6, "proxy_steps": 40, "unlearning_epochs": 20,
+                "clear_threshold": 9, "benign_threshold": 9, "repair_steps": 2}  # fmt: skip
+    found = {}
+    for largest in (2, 0):
+        assert call("prune", **settings, repair_proxy=largest) == 0
+        warned = "the backdoor may still be in the model" in capsys.readouterr().err
+        (run,) = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'prune'", max_results=1)
+        place = Path(run.info.artifact_uri.removeprefix("file://"))
+        found[largest] = warned, json.loads((place / "summary.json").read_text())["verdict"]["repair_follows"]
+    assert found == {2: (True, True), 0: (False, False)}
+
+
 def test_mask_values_are_made_comparable_within_each_kind() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 5)

@@ -13,8 +13,10 @@ from rnp_mlflow.data.preprocess import Preprocess
 SETTINGS = TrainParams(100, lr=0.01, batch_size=64)  # epochs and learning rate of BackdoorBench's `ft`
 
 
-def purify(model: nn.Module, clean: LabeledImages, transform: Preprocess, seed: int) -> nn.Module:
-    """Return a copy of `model` after `SETTINGS.epochs` epochs of cross-entropy on crops of the clean images."""
+def purify(
+    model: nn.Module, clean: LabeledImages, transform: Preprocess, seed: int, params: TrainParams | None = None
+) -> nn.Module:
+    """Return a copy of `model` after epochs of cross-entropy on crops of the clean images; params: else `SETTINGS`."""
     tuned = copy.deepcopy(model).requires_grad_(True)
-    train(tuned, ImageSet(clean.images, clean.labels), transform, generator(seed, "finetuning"), SETTINGS)
+    train(tuned, ImageSet(clean.images, clean.labels), transform, generator(seed, "finetune"), params or SETTINGS)
     return tuned.eval()

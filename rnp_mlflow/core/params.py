@@ -183,8 +183,8 @@ class SweepParams(CommonParams):
             gt=0,
             le=1,
             json_schema_extra=COMMON,
-            description="minimum held-out accuracy by select_by=clean_acc or without a proxy, as a fraction of the "
-            "unpruned model's",
+            description="minimum held-out accuracy by select_by=clean_acc, without a proxy, or after a repair with the "
+            "proxy, as a fraction of the unpruned model's",
         ),
     ] = 0.95
     refine: Annotated[

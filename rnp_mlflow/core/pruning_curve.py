@@ -36,7 +36,8 @@ class PruningCurve:
     A proxy that flips nothing on the unpruned model counts as norm 1. on_full_test_set: replaces a point's scores by
     those on all test images, if the curve was measured on `curve_eval_size` of them. measure: replaces all that was
     measured at a point by what another model gives, on all test images. norm_ratio: of `core.verdict.TargetEstimate`.
-    batchnorm: whether the model has BatchNorm. trial: without it, a model that was repaired to see what that costs.
+    careful: a repair with the proxy follows, so that pruning need not remove all. trial: the first such repair, made to
+    see what it costs.
     """
 
     points: list[CurvePoint]
@@ -48,7 +49,7 @@ class PruningCurve:
     on_full_test_set: Callable[[CurvePoint], CurvePoint] = field(default=as_measured, repr=False)
     measure: Callable[[CurvePoint, nn.Module], CurvePoint] = field(default=not_measured, repr=False)
     norm_ratio: float | None = None
-    batchnorm: bool = True
+    careful: bool = False
     trial: Trial | None = None
 
     def tried(self, trial: Trial) -> "PruningCurve":

@@ -63,10 +63,10 @@ def backdoor_suspected(curve: PruningCurve, params: SweepParams) -> bool | None:
 def rule_of(curve: PruningCurve, params: SweepParams) -> SelectionRule:
     """Return the rule that selects a point of this curve without the trigger.
 
-    Without BatchNorm, pruning takes no more than a borderline verdict allows: the repair removes what is left of the
-    backdoor at a lower cost.
+    If a repair with the proxy follows, pruning takes no more than a borderline verdict allows: the repair removes what
+    is left of the backdoor at a lower cost.
     """
-    careful = not curve.batchnorm or confidence_of(curve, params) == "borderline"
+    careful = curve.careful or confidence_of(curve, params) == "borderline"
     return SelectionRule.from_params(params, borderline=careful)
 
 

@@ -15,7 +15,6 @@ from rnp_mlflow.core.prune import BNCalibration, SweepPoint, pruned_copy, sweep_
 from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.select import SelectionRule
 from rnp_mlflow.core.selectors import SELECTORS, rule_of
-from rnp_mlflow.core.units import norm_layers
 from rnp_mlflow.core.verdict import TargetEstimate
 
 
@@ -36,11 +35,13 @@ def trace_curve(
     *,
     calibrate: BNCalibration | None = None,
     estimate: TargetEstimate | None = None,
+    careful: bool = False,
     on_point: Callable[[CurvePoint], object] = lambda point: None,
 ) -> PruningCurve:
     """Sweep `mask` over `model`, and compute the detection statistics if the evaluator has a proxy.
 
-    evaluator: its `eval_set` holds all test images. estimate: what `core.detect` found. on_point: receives each point.
+    evaluator: its `eval_set` holds all test images. estimate: what `core.detect` found. careful: whether a
+    repair follows, with the proxy if that works (`PruningCurve`). on_point: receives each point.
     """
     full = evaluator.eval_set
     part = full.subset(params.curve_eval_size) if params.curve_eval_size else full
@@ -74,7 +75,7 @@ def trace_curve(
     ratio = estimate.norm_ratio if estimate and norm is not None else None
     traced = PruningCurve(
         curve, found[fixed], calibrate, norm, cost, forgetting, on_full_test_set, measure,
-        norm_ratio=ratio, batchnorm=bool(norm_layers(model)),
+        norm_ratio=ratio, careful=careful and bool(curve[0].proxy_asr),
     )  # fmt: skip
     if not (SELECTORS[params.select_by].trigger_free and params.refine):
         return traced

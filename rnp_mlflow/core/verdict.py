@@ -104,13 +104,13 @@ def confidence(score: float, clear_threshold: float, benign_threshold: float) ->
     return "clear" if score <= clear_threshold else "borderline"
 
 
-def false_alarm_rate(score: float, batchnorm: bool = True) -> float:
+def false_alarm_rate(score: float, norm_free: bool = False) -> float:
     """Return the estimated share of clean models whose benign score is at most this (0 to 1).
 
     It is the distribution function of `CLEAN_SCORES`, so a rate far below 1 / their number is extrapolated.
-    batchnorm: whether the models have BatchNorm.
+    norm_free: whether it is a `norm_free_score`.
     """
-    scores = CLEAN_SCORES if batchnorm else NORM_FREE_CLEAN_SCORES
+    scores = NORM_FREE_CLEAN_SCORES if norm_free else CLEAN_SCORES
     return scores.cdf(log(score)) if score > 0 else 0.0
 
 

@@ -55,8 +55,6 @@ class OnRay:
             self.quiet.close()
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ConfigError(f"address={address}: no Ray cluster answers: {reason}") from None
-        if address is None:  # while this process looks at what is there
-            self.loading = [self.ray.remote(num_cpus=1, max_retries=0)(load).remote(body) for _ in range(cpus)]
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return what Ray says of each living node."""
@@ -140,10 +138,6 @@ class OnRay:
         self.running.clear()
         self.ray.shutdown()
         self.quiet.close()
-
-
-def load(body: Body) -> None:
-    """Import what `body` needs, in a process that later makes steps: the argument does so as it arrives."""
 
 
 @contextmanager

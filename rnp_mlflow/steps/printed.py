@@ -99,8 +99,8 @@ def rule(summary: PruneSummary) -> str:
         return f"{selector.prunes_at}, without the trigger"
     if summary.verdict and summary.verdict.backdoor_suspected is False:
         return "no neurons, because there is no sign of a backdoor"
-    if summary.verdict and summary.verdict.norm_ratio is not None:
-        return "as far as borderline_acc_ratio allows, because the repair removes the rest; without the trigger"
+    if summary.verdict and summary.verdict.repair_follows:
+        return "as far as borderline_acc_ratio allows, because the repair is to remove the rest; without the trigger"
     if summary.verdict and summary.verdict.confidence == "borderline":
         return "as far as borderline_acc_ratio allows, because the verdict is borderline; without the trigger"
     if summary.before.proxy_asr:

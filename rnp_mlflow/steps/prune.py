@@ -73,6 +73,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
             lambda step, steps, loss: bar.at(step, f"loss {loss:.3f}", steps),
         )  # fmt: skip
         purified, repaired = repair_pruned(pruned, task, chosen, params, detected[1])
+    if found.careful and backdoor_suspected(found, params) and not repaired:
+        runtime.log(
+            "  warning: no repair was kept, because held-out accuracy would fall further than acc_ratio allows "
+            "(borderline_acc_ratio if the verdict is borderline), or the proxy still works: "
+            "the backdoor may still be in the model"
+        )
     if repaired:
         points[REPAIRED] = PointFigures.of(repaired, unpruned.scores)
     summary = PruneSummary(
@@ -204,8 +210,11 @@ def detection_summary(
         params.benign_threshold,
         params.clear_threshold,
         confidence_of(found, params),
-        None if found.benign_score is None else false_alarm_rate(found.benign_score, found.batchnorm),
+        None
+        if found.benign_score is None
+        else false_alarm_rate(found.benign_score, norm_free=found.norm_ratio is not None),
         found.norm_ratio,
+        found.careful,
     )
 
 

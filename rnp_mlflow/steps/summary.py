@@ -48,7 +48,7 @@ class DetectionSummary:
 
     false_alarm_rate: the estimated share of clean models whose benign score is as low (0 to 1). norm_ratio: without
     BatchNorm, norm of the proxy relative to the median of the other classes' proxies; the score then has no forgetting
-    rate.
+    rate. repair_follows: pruning was only as careful as a repair with the proxy allows (`PruningCurve.careful`).
     """
 
     backdoor_suspected: bool | None
@@ -63,6 +63,7 @@ class DetectionSummary:
     confidence: Confidence | None
     false_alarm_rate: float | None
     norm_ratio: float | None = None
+    repair_follows: bool = False
 
     @property
     def rarity(self) -> str:
