@@ -28,7 +28,7 @@ from rnp_mlflow.steps import (
 )
 from rnp_mlflow.steps.output import Result
 from rnp_mlflow.steps.plan import Plan, flat, used
-from rnp_mlflow.tracking import lineage, turns
+from rnp_mlflow.tracking import lineage, location, turns
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
 
 FILES = names("file")
@@ -75,7 +75,8 @@ def get_or_create_run(step: str, plan: Plan) -> dict[str, str]:
     """
     upstream = resolve_upstream(step, plan)
     inputs = inputs_digest(step, plan, upstream)
-    with turns.turn(step, inputs) if plan.reuse == "all" else nullcontext():
+    work = lineage.digest({"store": location.address(), "inputs": inputs})
+    with turns.turn(step, work) if plan.reuse == "all" else nullcontext():
         if found := find_made(step, plan, inputs):
             return upstream | {step: found}
         with step_run(step) as run:

@@ -22,7 +22,7 @@ from rnp_mlflow.steps import cell, comparing, grid_cells, grid_table, output, ru
 from rnp_mlflow.steps.grid_cells import Part
 from rnp_mlflow.steps.grid_watch import Watch
 from rnp_mlflow.steps.progress import note
-from rnp_mlflow.tracking import finished, ledger, signals, views
+from rnp_mlflow.tracking import finished, ledger, location, signals, views
 from rnp_mlflow.tracking.runs import StepRun, prepare_store, step_run
 
 LOCAL = ("sqlite:", "file:", "/", ".")  # beginnings of stores that one machine alone can use
@@ -176,13 +176,6 @@ def refuse_local_store(count: int) -> None:
         )
 
 
-def shared_store() -> str:
-    """Return the store's address as it is understood in another working folder."""
-    uri: str = mlflow.get_tracking_uri()
-    path = uri.removeprefix("sqlite:///")
-    return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
-
-
 def make_missing(known: Known, executor: Executor, settings: Grid) -> int:
     """Make what is missing, in a run of its own; 0, or 1 if a cell failed."""
     count, missing = len(known.cells), len(known.graph.missing({*known.there, *known.failed}))
@@ -197,7 +190,7 @@ def make_missing(known: Known, executor: Executor, settings: Grid) -> int:
             drive = Drive(
                 known.graph, executor, watch,
                 resources={step: known.spec.of(step) for step in {node.step for node in known.graph.nodes.values()}},
-                task=task_of(run, shared_store()), done=known.there, failed=known.failed,
+                task=task_of(run, location.address()), done=known.there, failed=known.failed,
             )  # fmt: skip
             try:
                 drive.run()

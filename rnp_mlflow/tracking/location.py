@@ -41,6 +41,13 @@ def _fault(file: Path) -> str | None:
     return None if start in (b"", SQLITE) else "its file is not an SQLite database"
 
 
+def address() -> str:
+    """Return the address of the present store as it is understood in another working folder, too."""
+    uri: str = mlflow.get_tracking_uri()
+    path = uri.removeprefix("sqlite:///")
+    return uri if path == uri or path.startswith("/") else f"sqlite:///{Path(path).absolute()}"
+
+
 def shown(uri: str | None = None) -> str:
     """Return the address of a store (None: the present one) without the user's name and password."""
     return re.sub(r"//[^/@]*@", "//…@", uri or mlflow.get_tracking_uri())

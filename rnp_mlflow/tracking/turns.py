@@ -1,4 +1,4 @@
-"""One process of this host makes a step; the others that need the same wait, and take over if it dies.
+"""One process of this host makes a step in a store; others that need the same there wait, and take over if it dies.
 
 The system releases the lock of a process that ends, however it ends. A process of another host does not wait: it makes
 the step too, with the same result.
@@ -19,11 +19,11 @@ LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def turn(step: str, inputs: str) -> Iterator[None]:
-    """Wait until no other process of this person is at the step with these inputs (their digest); then take it."""
+def turn(step: str, work: str) -> Iterator[None]:
+    """Wait until no other process of this person is at this step; then take it. work: digest of the store and inputs."""
     folder = Path(tempfile.gettempdir(), f"{PREFIX}{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    lock = FileLock(folder / f"{inputs[:32]}.lock")
+    lock = FileLock(folder / f"{work[:32]}.lock")
     if folder.stat().st_uid != os.getuid():  # someone else's
         yield
         return
