@@ -116,7 +116,7 @@ def defend(
     mean, std = inputs.per_channel(mean, "mean", images), inputs.per_channel(std, "std", images)
     clean = inputs.checked(images, labels, mean, std)
     clean = LabeledImages(clean.images.to(device), clean.labels.to(device))
-    transform = Preprocess.for_image_size(clean.images.shape[-1], mean or (), std or (), flip)
+    transform = Preprocess.for_image_size(min(clean.images.shape[-2:]), mean or (), std or (), flip)
     classes = inputs.classes_of(model, clean.images, transform)
     remember_units(model, transform(clean.images[:2], None))
     units_of(model)  # refuses a model without any

@@ -64,7 +64,7 @@ def _(root: Path) -> Made:
 @layout("npz of images that are not square")
 def _(root: Path) -> Made:
     place = archive(root, x=pixels(4, 6, 9), y=LABELS)
-    return lambda: sources.load("npz", place), "9 × 6, and they must be square: give image_size"
+    return lambda: sources.load("npz", place), lambda data, log: check_equal(data.train.shape, (3, 6, 9))
 
 
 @layout("npz of floating-point numbers")
@@ -268,10 +268,14 @@ def _(root: Path) -> Made:
     return folder(root), f"0.png is 6 × 6, {root}/train/a/0.png is 4 × 4: give image_size"
 
 
-@layout("images that are not square")
+@layout("images that are not square, of one size")
 def _(root: Path) -> Made:
-    save(root / "a/0.png", 0, 6, 4)
-    return folder(root), "6 × 4: images must be square: give image_size"
+    picture = Image.fromarray(pixels(1, 6, 9)[0])
+
+    def check(data: Any, log: str) -> None:
+        assert np.array_equal(data.train.images[0].permute(1, 2, 0).numpy(), np.asarray(picture))
+
+    return folder(single(root, picture)), check
 
 
 @layout("images that are not square, with `image_size`")

@@ -29,8 +29,10 @@ def no_surrogate() -> nn.Module:
     raise AssertionError("this attack needs no surrogate")
 
 
-def attack_context(side: int = 32, count: int = 80, surrogate: bool = False, seed: int = 0) -> AttackContext:
-    images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=seeded(seed))
+def attack_context(
+    side: int = 32, count: int = 80, surrogate: bool = False, seed: int = 0, width: int | None = None
+) -> AttackContext:
+    images = torch.randint(256, (count, 3, side, width or side), dtype=torch.uint8, generator=seeded(seed))
     clean = ImageSet(images, torch.arange(count) % 4)
     return AttackContext(clean, 1, seeded(seed), small_net if surrogate else no_surrogate)
 
@@ -46,9 +48,10 @@ def test_the_interface_names_every_attack() -> None:
     assert all(name in str(config.Attack.model_fields["attack"].description) for name in NAMES)
 
 
+@pytest.mark.parametrize("width", [32, 20])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_trigger_is_pure_seeded_and_survives_storage(name: str) -> None:
-    trigger, images = planted(name).trigger, attack_context(seed=7).clean.images
+def test_a_trigger_is_pure_seeded_and_survives_storage(name: str, width: int) -> None:
+    trigger, images = planted(name, width=width).trigger, attack_context(seed=7, width=width).clean.images
     before = images.clone()
     out = trigger(images)
     assert torch.equal(images, before)
@@ -56,7 +59,7 @@ def test_a_trigger_is_pure_seeded_and_survives_storage(name: str) -> None:
     assert out.shape == images.shape
     assert not torch.equal(out, images)
     assert torch.equal(trigger(images[3:4]), out[3:4])  # an image's trigger does not depend on its neighbours
-    assert torch.equal(planted(name).trigger(images), out)
+    assert torch.equal(planted(name, width=width).trigger(images), out)
     again = registry.restore(name, {key: value.clone() for key, value in vars(trigger).items()})
     assert torch.equal(again(images), out)
 

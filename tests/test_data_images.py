@@ -160,10 +160,10 @@ def test_one_channel_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_images_that_are_as_wanted_are_not_touched(tmp_path: Path) -> None:
     plain = npz.read(files.clean_npz(tmp_path / "a.npz"))[0].images
-    assert pixels.convert_images(plain, None, False, "") is plain
-    assert pixels.convert_images(plain, files.SIDE, False, "") is plain
+    assert pixels.convert_images(plain, None, False) is plain
+    assert pixels.convert_images(plain, files.SIDE, False) is plain
     grey = plain[:, :1].contiguous()
-    assert pixels.convert_images(grey, None, True, "") is grey
+    assert pixels.convert_images(grey, None, True) is grey
     data = sources.load("npz", str(tmp_path / "a.npz"), image_size=files.SIDE)
     assert torch.equal(data.train.images, plain)
 

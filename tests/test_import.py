@@ -281,7 +281,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[str], str]]:
         "both data": (["--checkpoint=suspect.pt", *known, "--data_dir=images"], "data or data_dir"),
         "odd mean": (["--checkpoint=suspect.pt", *known[:2], "--mean=nan,0,0", "--std=1,1,1"], "finite"),
         "other names": (["--checkpoint=named", "--data=animals"], "those of the images, in order, ape"),
-        "other size": (["--attack_result=record/attack_result.pt", "--data=large.npz"], "takes images of 8 pixels"),
+        "other size": (["--attack_result=record/attack_result.pt", "--data=large.npz"], "takes images of 8 × 8 pixels"),
         "fewer classes": (["--checkpoint=suspect.pt", known[0], "--data=three.npz", known[2]], "4 classes, the images"),
         "no target": (["--checkpoint=suspect.pt", *known, "--triggered=images"], "need target"),
         "target alone": (["--checkpoint=suspect.pt", *known, "--target=1"], "only with triggered"),

@@ -14,6 +14,7 @@ from servers import postgres, serve
 from small import SETTINGS
 
 from rnp_mlflow.cli import main
+from rnp_mlflow.tracking import location
 from rnp_mlflow.tracking.turns import turn
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,20 @@ def test_a_server_that_wants_a_password_gets_it_from_the_environment(
             assert states() == {("attack", "FINISHED"): 1}
         finally:
             mlflow.set_tracking_uri(former)
+
+
+def test_stores_of_two_folders_are_two_although_their_address_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    try:
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            monkeypatch.chdir(tmp_path / name)
+            assert location.address() == f"sqlite:///{tmp_path}/{name}/mlflow.db"
+    finally:
+        mlflow.set_tracking_uri(former)
 
 
 def test_a_process_takes_over_from_one_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

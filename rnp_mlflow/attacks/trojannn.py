@@ -18,7 +18,7 @@ def build(context: AttackContext) -> PoisoningAttack:
     decide, because every model with a final linear layer has them.
     """
     shape = context.clean.shape
-    opacity = corner_mask(shape, max(2, shape[1] // SHARE))
+    opacity = corner_mask(shape, max(2, min(shape[1:]) // SHARE))
     return PoisoningAttack(BlendTrigger(optimise_patch(context, opacity), opacity))
 
 

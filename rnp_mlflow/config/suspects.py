@@ -54,7 +54,7 @@ class Data(Common):
         None,
         json_schema_extra=COMMON | DATA,
         description="scale every image to this many pixels a side (images that are not square are squeezed); auto "
-        "keeps their size, which must then be the same for all (GTSRB through torchvision: 32)",
+        "keeps their size, square or not, which must then be the same for all (GTSRB through torchvision: 32)",
     )
     train_size: Count = Field(
         None,

@@ -36,29 +36,32 @@ def has_image_extension(file: Path) -> bool:
 def read_images(
     files: list[Path], size: int | None, grey: bool = False, scale: bool = True, like: Path | None = None
 ) -> Tensor:
-    """Read images as uint8 (N, C, side, side), on disk if they are many; C is 3, or 1 if `grey`.
+    """Read images as uint8 (N, C, H, W), on disk if they are many; C is 3, or 1 if `grey`.
 
-    size: the side. Images of another size are scaled to it if `scale`, else refused before they are decoded.
-    None: the side of `like` (default: the first file); every other size is refused.
+    size: H and W. Images of another size are scaled to it if `scale`, else refused before they are decoded.
+    None: the size of `like` (default: the first file); every other size is refused.
 
     Raises:
         DataError: an image is broken, has a wrong size, or has a bit depth whose range is unknown.
     """
     sample = like or files[0]
-    side = size or _side(sample)
-    images = allocate(len(files), (1 if grey else 3, side, side))
+    width, height = (size, size) if size else _size(sample)
+    images = allocate(len(files), (1 if grey else 3, height, width))
     rotated = [False] * len(files)
     alone = threading.Lock()
 
     def read(index: int) -> None:
         file = files[index]
         with _open_image(file) as image:
-            if size is None:
-                _check_same(file, image.size, sample, side)
-            elif not scale and image.size != (side, side):
-                raise DataError(f"{file} is {_size_text(image.size)}, not {side} × {side}")
+            if image.size != (width, height):
+                if size is None:
+                    raise DataError(
+                        f"{file} is {_size_text(image.size)}, {sample} is {width} × {height}: {SCALE_HINT}"
+                    )
+                if not scale:
+                    raise DataError(f"{file} is {_size_text(image.size)}, not {width} × {height}")
             with alone if prod(image.size) > LARGE else nullcontext():
-                pixels = _resize(_to_eight_bit(image, file), side, grey)
+                pixels = _resize(_to_eight_bit(image, file), (width, height), grey)
             rotated[index] = _has_orientation(image)
         images[index] = pixels
 
@@ -72,25 +75,20 @@ def read_images(
     return torch.from_numpy(images)
 
 
-def convert_images(images: Tensor, size: int | None, grey: bool, context: str) -> Tensor:
+def convert_images(images: Tensor, size: int | None, grey: bool) -> Tensor:
     """Scale uint8 (N, C, H, W) images, C 1 or 3, like image files, and reduce them to one channel if `grey`.
 
-    context: names the images in an error message. Images that need no change are returned unchanged.
-
-    Raises:
-        DataError: the images are not square and no size is given.
+    size: of each side; None keeps H and W. Images that need no change are returned unchanged.
     """
-    channels, height, width = images.shape[1:]
-    if size is None and height != width:
-        raise DataError(f"{context}: images are {width} × {height}, and they must be square: {SCALE_HINT}")
-    side = size or height
-    if (height, width) == (side, side) and not (grey and channels == 3):
+    channels, *sides = images.shape[1:]
+    height, width = (size, size) if size else sides
+    if sides == [height, width] and not (grey and channels == 3):
         return images
     grey = grey or channels == 1
-    found = allocate(len(images), (1 if grey else 3, side, side))
+    found = allocate(len(images), (1 if grey else 3, height, width))
     for index, image in enumerate(images):
         pixels = image.permute(1, 2, 0).contiguous().numpy()
-        found[index] = _resize(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), side, grey)
+        found[index] = _resize(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), (width, height), grey)
     return torch.from_numpy(found)
 
 
@@ -111,24 +109,12 @@ def _open_image(file: Path) -> Iterator[Image.Image]:
         raise DataError(f"{file} is not an image that can be read: {str(error)[:160]}") from None
 
 
-def _side(file: Path) -> int:
-    """Return the side of a square image, from its header."""
+def _size(file: Path) -> tuple[int, int]:
+    """Return width and height of an image, from its header."""
     with _open_image(file) as image:
-        _check_square(file, image.size)
-        if image.size[0] > LARGEST_SIDE:
+        if max(image.size) > LARGEST_SIDE:
             raise DataError(f"{file} is {_size_text(image.size)}: {SCALE_HINT}, at most {LARGEST_SIDE}")
-        return image.size[0]
-
-
-def _check_square(file: Path, size: tuple[int, int]) -> None:
-    if size[0] != size[1]:
-        raise DataError(f"{file} is {_size_text(size)}: images must be square: {SCALE_HINT}")
-
-
-def _check_same(file: Path, size: tuple[int, int], sample: Path, side: int) -> None:
-    _check_square(file, size)
-    if size[0] != side:
-        raise DataError(f"{file} is {_size_text(size)}, {sample} is {side} × {side}: {SCALE_HINT}")
+        return image.size
 
 
 def _size_text(size: tuple[int, int]) -> str:
@@ -155,11 +141,14 @@ def _to_eight_bit(image: Image.Image, file: Path) -> Image.Image:
     return Image.fromarray(np.round(values * 255 / top).clip(0, 255).astype(np.uint8))
 
 
-def _resize(image: Image.Image, side: int, grey: bool) -> np.ndarray:
-    """Return uint8 (C, side, side): grey or RGB, scaled bilinearly with antialiasing; the aspect ratio is not kept."""
+def _resize(image: Image.Image, size: tuple[int, int], grey: bool) -> np.ndarray:
+    """Return uint8 (C, H, W): grey or RGB, scaled bilinearly with antialiasing; the aspect ratio is not kept.
+
+    size: W and H, as Pillow has them.
+    """
     picture = image.convert("L" if grey else "RGB")
-    if picture.size != (side, side):
-        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
     pixels = np.asarray(picture)
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 

@@ -25,7 +25,7 @@ class Preprocess:
 
     @classmethod
     def for_image_size(cls, side: int, mean: tuple[float, ...], std: tuple[float, ...], flip: bool) -> "Preprocess":
-        """Return the preprocessing for images of side `side`, with random crops as large as RNP's."""
+        """Return the preprocessing for images whose shorter side is `side`, with random crops as large as RNP's."""
         return cls(mean, std, side // CROP_SHARE, flip)
 
     def __call__(self, images: Tensor, generator: Generator | None) -> Tensor:

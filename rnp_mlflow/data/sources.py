@@ -51,8 +51,8 @@ def load(  # noqa: PLR0913 (the fields of artifacts.source.Source)
 
     name: one of `NAMES`. data_dir: the folder, or the npz file; image folders and npz files may also replace
     torchvision's files. If there is no test part (only `CLASS/*`, or `x` and `y`), the images are the defender's and
-    `test` is None. image_size: scale every image to this side; without it, images that are not square or differ in
-    size from the first are refused. mean, std: per channel, for pixels scaled to [0, 1]; default: those known for
+    `test` is None. image_size: scale every image to so many pixels a side; without it, images that differ in size
+    from the first are refused. mean, std: per channel, for pixels scaled to [0, 1]; default: those known for
     `name`, else those of the training images. class_order: how to sort class folders that are all numbers, "number" or
     "text". flip: whether a mirrored image keeps its label: "yes", "no", or "auto" (decided by `name`). grey: read
     images as one channel.
@@ -72,8 +72,8 @@ def load(  # noqa: PLR0913 (the fields of artifacts.source.Source)
         train, test, classes = _read_parts(
             name, data_dir, image_size, train_size, test_size, order=class_order, grey=grey
         )
-    train = _subset_and_convert(train, train_size, image_size, grey, name)
-    test = _subset_and_convert(test, test_size, image_size, grey, name) if test is not None else None
+    train = _subset_and_convert(train, train_size, image_size, grey)
+    test = _subset_and_convert(test, test_size, image_size, grey) if test is not None else None
     default_mean, default_std = NORMALISATION.get(name) or statistics(train)
     channels = train.images.shape[1]
     if len(default_mean) != channels and not (mean and std):
@@ -144,9 +144,9 @@ def _read_parts(
     return torchvision_sets.read(name, root, size, grey)
 
 
-def _subset_and_convert(images: ImageSet, count: int | None, size: int | None, grey: bool, name: str) -> ImageSet:
+def _subset_and_convert(images: ImageSet, count: int | None, size: int | None, grey: bool) -> ImageSet:
     """Return `count` of the images (all if None) in the requested size and channels."""
     if count is not None and count != len(images):
         images = images[stratified_indices(images.labels, count, Generator().manual_seed(0))]
-    pixels = convert_images(images.images, size, grey, f"dataset={name}")
+    pixels = convert_images(images.images, size, grey)
     return images if pixels is images.images else ImageSet(pixels, images.labels)

@@ -110,7 +110,7 @@ def read(
         found = npz.read_one(path)
         if _numbers_are_not_labels(classes):
             log.warning(f"triggered={path}: y are label numbers from 0, so 0 means class {classes[0]!r}")
-        found = ImageSet(convert_images(found.images, side, False, f"triggered={path}"), found.labels)
+        found = ImageSet(convert_images(found.images, side, False), found.labels)
     if found.shape[1:] != shape[1:]:
         sizes = f"{found.shape[-1]} × {found.shape[-2]}, the clean ones {shape[-1]} × {shape[-2]}"
         raise DataError(f"triggered={path}: images are {sizes}: {SCALE_HINT}")

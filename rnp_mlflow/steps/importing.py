@@ -119,10 +119,13 @@ def suspect_model(
         DataError: the images are of another size.
         ModelError: their classes are others, or they do not tell which of several architectures it is.
     """
-    size, side = found.image_size, data.train.shape[-1]
-    if size not in (None, side):
-        given = f"image_size={side} was given" if settings.image_size else f"these have {side}"
-        raise DataError(f"the model takes images of {size} pixels, {given}: give image_size={size}")
+    size, given = found.image_size, data.train.shape[1:]
+    if size not in (None, given):
+        (height, width), origin = size, "image_size was given" if settings.image_size else "these are"
+        advice = f"image_size={width}" if height == width else "images of that size, without image_size"
+        raise DataError(
+            f"the model takes images of {width} × {height} pixels, {origin} {given[1]} × {given[0]}: give {advice}"
+        )
     classes = found.classes or data.classes
     hold_to_classes(classes, data.classes)
     model, spec = settle_architecture(fits, classes, data)

@@ -30,7 +30,7 @@ class ImportedModel:
     weights: dict[str, Tensor]
     architecture: str | None = None
     dataset: str | None = None
-    image_size: int | None = None
+    image_size: tuple[int, ...] | None = None  # H and W
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
@@ -71,8 +71,9 @@ def from_attack_result(file: Path, model: str | None = None) -> ImportedModel:
     architecture = model or architectures.our_name(stated.model_name)
     if (actual := count_classes(architecture, stated.weights)) != stated.classes:
         raise ModelError(f"{file} says {stated.classes} classes, its weights are for {actual}")
+    size = None if stated.image_size is None else (stated.image_size,) * 2
     return ImportedModel(
-        stated.weights, architecture, stated.dataset, stated.image_size, triggered=stated.triggered,
+        stated.weights, architecture, stated.dataset, size, triggered=stated.triggered,
         poisoned=stated.poisoned, exact=True,
     )  # fmt: skip
 
@@ -89,7 +90,7 @@ def from_path(place: Path, model: str | None = None) -> ImportedModel:
     if spec is None:
         return ImportedModel(weights)
     return ImportedModel(
-        weights, spec.architecture, None, spec.input_shape[-1], spec.mean, spec.std, spec.classes, exact=True
+        weights, spec.architecture, None, tuple(spec.input_shape[1:]), spec.mean, spec.std, spec.classes, exact=True
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def load_data(source: Source) -> tuple[Dataset, str]:
 
 def preprocess(spec: store.ModelSpec, data: Dataset) -> Preprocess:
     """Return the model's normalisation with the augmentation that suits these images."""
-    return Preprocess.for_image_size(data.train.shape[-1], spec.mean, spec.std, data.flip)
+    return Preprocess.for_image_size(min(data.train.shape[1:]), spec.mean, spec.std, data.flip)
 
 
 def test_set(clean: ImageSet, triggered: Triggered | None, device: torch.device) -> EvalSet:
