@@ -61,7 +61,7 @@ def test_folder_errors_say_where(tmp_path: Path) -> None:
         sources.load("folder", str(root))
     (root / "train/cat/9.png").unlink()
     Image.new("RGB", (8, 9)).save(root / "train/cat/9.png")
-    with pytest.raises(DataError, match="8 × 9, .* is 8 × 8: give image_size"):
+    with pytest.raises(DataError, match=r"9\.png is 8 × 9, .* is 8 × 8: give image_size"):
         sources.load("folder", str(root))
     with pytest.raises(DataError, match="100 images were requested"):
         sources.load("folder", str(root), train_size=100)

@@ -341,6 +341,19 @@ def test_the_masks_picture_shows_beside_each_layers_name_where_its_values_lie(
     assert 120 * 18 < heights[1] - heights[0] < 120 * 30, "a row has room for its name, whatever the number of layers"
 
 
+@pytest.mark.filterwarnings("error")
+def test_long_names_of_layers_leave_room_and_stay_apart(tmp_path: Path, drawn: list[Figure]) -> None:
+    """A vision transformer's; matplotlib warns if the axes have no room."""
+    parts = ("self_attention.out_proj", "mlp.0")
+    names = [f"encoder.layers.encoder_layer_{k}.{part}" for k in range(12) for part in parts]
+    draw_mask(tmp_path / "mask.png", {name: torch.linspace(0, 1, 12) for name in names}, CAPTION)
+    draw_layers(tmp_path / "layers.png", {name: (k, 30) for k, name in enumerate(names)}, CAPTION)
+    for figure in drawn:
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert len(set(labels)) == len(names)
+        assert labels[-2:] == ["…_11.self_attention.out_proj", "…yers.encoder_layer_11.mlp.0"]
+
+
 def test_drawing_leaves_matplotlibs_settings_alone(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     draw_layers(tmp_path / "l.png", {"bn1": (1, 2)}, CAPTION)

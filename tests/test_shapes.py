@@ -15,6 +15,7 @@ from rnp_mlflow.core.units import remember_units, units_of
 from rnp_mlflow.models import store
 from rnp_mlflow.models.registry import build
 
+
 def archive(file: Path, height: int, width: int, channels: int, classes: int = 4) -> Path:
     """Images with a bright column at a place that tells the class."""
     rng, found = np.random.default_rng(0), {}

@@ -55,9 +55,7 @@ def read_images(
         with _open_image(file) as image:
             if image.size != (width, height):
                 if size is None:
-                    raise DataError(
-                        f"{file} is {_size_text(image.size)}, {sample} is {width} × {height}: {SCALE_HINT}"
-                    )
+                    raise DataError(f"{file} is {_size_text(image.size)}, {sample} is {width} × {height}: {SCALE_HINT}")
                 if not scale:
                     raise DataError(f"{file} is {_size_text(image.size)}, not {width} × {height}")
             with alone if prod(image.size) > LARGE else nullcontext():

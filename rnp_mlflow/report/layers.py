@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rnp_mlflow.report.style import BLUE, COLUMN, INK, SMALL, Caption, canvas, save, short, write_caption
+from rnp_mlflow.report.style import BLUE, COLUMN, INK, SMALL, Caption, canvas, end_of, save, write_caption
 
 MOST = 60  # layers that are all shown; of more, those that lose neurons
 
@@ -29,7 +29,7 @@ def draw_layers(file: Path, layers: Mapping[str, tuple[int, int]], caption: Capt
                 f"{n} of {of}", (share, y), (2, 0), textcoords="offset points", va="center", fontsize=SMALL,
                 color=INK,
             )  # fmt: skip
-        ax.set_yticks(places, [short(name, 26, lines=1) for name in shown])
+        ax.set_yticks(places, [end_of(name) for name in shown])
         ax.tick_params(axis="y", length=0, pad=2)
         ax.set_ylim(len(shown) - 0.4, -0.6)
         ax.set_xlim(0, 1.3 * max(shares, default=0) or 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnp_mlflow.report.style import COLUMN, INK, SMALL, Caption, canvas, save, write_caption
+from rnp_mlflow.report.style import COLUMN, INK, SMALL, Caption, canvas, end_of, save, write_caption
 
 BINS = 50  # of mask values
 
@@ -28,7 +28,7 @@ def draw_mask(file: Path, mask: Mapping[str, Tensor], caption: Caption) -> None:
         ax.text(1.02, 0, "below 0.5", va="bottom", **small)
         ax.set_xlabel("mask value")
         right = ax.secondary_yaxis("right")
-        for side, words in ((ax, list(mask)), (right, low)):
+        for side, words in ((ax, [end_of(name) for name in mask]), (right, low)):
             side.set_yticks([k + 0.5 for k in range(lines)], words, **small)
             side.tick_params(axis="y", length=0, pad=2)
             side.spines[:].set_visible(False)

@@ -138,6 +138,12 @@ def save(figure: Any, file: Path, svg: bool = True) -> None:
         figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
 
 
+def end_of(path: str, width: int = 28) -> str:
+    """Return the end of a module's path: the ends tell layers apart."""
+    found = printable(path)
+    return found if len(found) <= width else f"…{found[1 - width :]}"
+
+
 def short(name: str, width: int, lines: int = 2) -> str:
     """Wrap a class name to at most `lines` lines of `width` characters; a longer name keeps its start and end."""
     most, name = lines * width - 1, printable(name).replace("\n", " ")

@@ -20,7 +20,7 @@ LOGGER = logging.getLogger(__name__)
 
 @contextmanager
 def turn(step: str, work: str) -> Iterator[None]:
-    """Wait until no other process of this person is at this step; then take it. work: digest of the store and inputs."""
+    """Wait until no other process of this person makes this step; then make it. work: digest of store and inputs."""
     folder = Path(tempfile.gettempdir(), f"{PREFIX}{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     lock = FileLock(folder / f"{work[:32]}.lock")
