@@ -341,7 +341,7 @@ def test_the_masks_picture_shows_beside_each_layers_name_where_its_values_lie(
     assert 120 * 18 < heights[1] - heights[0] < 120 * 30, "a row has room for its name, whatever the number of layers"
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_long_names_of_layers_leave_room_and_stay_apart(tmp_path: Path, drawn: list[Figure]) -> None:
     """A vision transformer's; matplotlib warns if the axes have no room."""
     parts = ("self_attention.out_proj", "mlp.0")
