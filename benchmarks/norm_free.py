@@ -4,7 +4,7 @@
     python -m benchmarks.norm_free table
 
 `make` takes runs of `attack` in the tracking store. All defences get the same clean images; peers may use those that
-ours holds out, too.
+ours holds out, too. With `--ours` it leaves peers out; a later call adds them.
 """
 
 import io
@@ -66,17 +66,20 @@ def main() -> None:
 
 @main.command()
 @click.argument("run_ids", nargs=-1, required=True)
-def make(run_ids: Iterable[str]) -> None:
-    """Make the file of each suspect that has none yet."""
+@click.option("--ours", "alone", is_flag=True, help="leave peers out")
+def make(run_ids: Iterable[str], alone: bool) -> None:
+    """Make what is missing in the file of each suspect."""
     RESULTS.mkdir(exist_ok=True)
     for run_id in run_ids:
         run = lineage.require(run_id, "attack")
         known = {name: run.data.params[name] for name in ("attack", "model", "dataset", "seed", "poison_rate")}
         file = RESULTS / ("-".join(known[name] for name in ("attack", "model", "dataset", "seed")) + ".json")
-        if file.exists():
-            continue
         machine = {name: lineage.tag(run, name) for name in ("machine", "python", "torch")}
-        content = {"suspect": known, "machine": machine, "ours": ours(run_id), "peers": peers(run_id)}
+        content = json.loads(file.read_text()) if file.exists() else {"suspect": known, "machine": machine}
+        if "ours" not in content:
+            content["ours"] = ours(run_id)
+        if "peers" not in content and not alone:
+            content["peers"] = peers(run_id)
         file.write_text(json.dumps(content, indent=1) + "\n")
         click.echo(f"{file.stem}: {content['ours']['after']}")
 
@@ -92,7 +95,7 @@ def table(only: str) -> None:
         for value in [*sorted({row["suspect"][key] for row in planted}), None]:
             some = [row for row in planted if value in (None, row["suspect"][key])]
             click.echo(f"| {value or 'all'} | {len(some)} | {means([row['ours']['after'] for row in some])} | "
-                       + " | ".join(means([row["peers"][name] for row in some]) for name in PEERS) + " |")  # fmt: skip
+                       + " | ".join(means([row["peers"][name] for row in some if "peers" in row]) for name in PEERS) + " |")  # fmt: skip
     click.echo("\n| clean model | verdict | ACC before → after | benign score |\n|---|---|---|---|")
     for row in rows:
         if row["suspect"]["attack"] == "none":

@@ -5,7 +5,7 @@ That is said here once, for `defend` and for the entry points.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from rnp_mlflow.core.neurons import Mask
 from rnp_mlflow.core.params import RecoverParams, RepairParams, SweepParams, UnlearnParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import BNCalibration, pruned_copy
-from rnp_mlflow.core.pruning_curve import PruningCurve, Trial
+from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.recover import RecoveryResult, recover
-from rnp_mlflow.core.repair import is_gone, is_kept, is_needed, repair, steps_of
+from rnp_mlflow.core.repair import is_gone, is_kept, is_needed, least_acc_ratio, repair, steps_of, thorough
 from rnp_mlflow.core.seeds import generator, seeded
 from rnp_mlflow.core.selectors import backdoor_suspected, by_rule, confidence_of
 from rnp_mlflow.core.trace import trace_curve
@@ -35,6 +35,13 @@ from rnp_mlflow.data.subset import holdout_indices
 NORMS = (1.0, 0.75, 0.5)  # of `repair_proxy`, tried in this order
 STATISTICS = 200  # clean images that a pruned model's BatchNorm statistics are calibrated with, at most
 VIEWS = 1000  # held-out images that held-out accuracy is measured on, at most; crops of one image count
+
+
+class Repaired(NamedTuple):
+    """A repaired model, and its figures on all test images."""
+
+    model: nn.Module
+    point: CurvePoint
 
 
 class CurveImages(NamedTuple):
@@ -108,7 +115,7 @@ def draw_curve(
         return curve
     point = by_rule(curve, params)
     task = Repair(model, images.train, transform, repair, curve)
-    return curve.tried(task.trial(pruned_copy(model, mask, point.num_pruned).eval(), point, proxy))
+    return curve.tried(task.repaired(pruned_copy(model, mask, point.num_pruned).eval(), point, proxy).point)
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,9 @@ class Repair:
     curve: PruningCurve
     on_step: Callable[[int, int, float], object] = ignore_search
 
-    def trial(
+    def repaired(
         self, pruned: nn.Module, point: CurvePoint, proxy: ProxyTrigger | None = None, share: float = 1.0
-    ) -> Trial:
+    ) -> Repaired:
         """Repair `pruned`, which `point` describes. proxy: to be ignored with a norm of `share` × `repair_proxy`."""
         carried = proxy.scaled(share * self.params.repair_proxy) if proxy else None
         steps = steps_of(self.params, carried)
@@ -136,20 +143,18 @@ class Repair:
                 pruned, self.suspect, self.clean, self.transform, numbers,
                 params=self.params, proxy=carried, on_step=lambda step, loss: self.on_step(step, steps, loss),
             )  # fmt: skip
-        return Trial(model, self.curve.measure(point, model))
+        return Repaired(model, self.curve.measure(point, model))
 
     def with_proxy(
         self, pruned: nn.Module, point: CurvePoint, proxy: ProxyTrigger, min_acc_ratio: float
-    ) -> Trial | None:
-        """Repair with the proxy at the largest of the norms that accuracy allows; None if it allows none.
+    ) -> Repaired | None:
+        """Repair thoroughly with the proxy, at the largest of the norms that accuracy allows; None if it allows none.
 
         min_acc_ratio: minimum held-out accuracy, as a fraction of the unpruned model's.
         """
-        unpruned, known = self.curve.points[0], self.curve.trial
-        if known and known.point.num_pruned != point.num_pruned:
-            known = None
+        task, unpruned = replace(self, params=thorough(self.params)), self.curve.points[0]
         for share in NORMS:
-            found = (known if share == NORMS[0] else None) or self.trial(pruned, point, proxy, share)
+            found = task.repaired(pruned, point, proxy, share)
             if found.point.holdout_acc >= min_acc_ratio * unpruned.holdout_acc and is_gone(found.point, unpruned):
                 return found
         return None
@@ -161,18 +166,17 @@ def repair_pruned(
     """Repair what `point` prunes; return the model, and its figures on all test images.
 
     The model is `pruned` itself, and the point None, if no repair is wanted, or it is not needed or did not help.
-    Without BatchNorm, a suspected backdoor is removed with the proxy, as far as `acc_ratio` allows, or
-    `borderline_acc_ratio` if the verdict is borderline.
+    Without BatchNorm, a suspected backdoor is removed with the proxy, as far as held-out accuracy allows
+    (`core.repair.least_acc_ratio`).
     """
     params, curve = task.params, task.curve
     if proxy and curve.careful and backdoor_suspected(curve, sweep):
         borderline = confidence_of(curve, sweep) == "borderline"
-        found = task.with_proxy(pruned, point, proxy, sweep.borderline_acc_ratio if borderline else sweep.acc_ratio)
-        return (found.model, found.point) if found else (pruned, None)
+        return task.with_proxy(pruned, point, proxy, least_acc_ratio(sweep, borderline)) or (pruned, None)
     if not (params.repair_steps and is_needed(point, curve.points[0])):
         return pruned, None
-    plain = task.trial(pruned, point)
-    return (plain.model, plain.point) if is_kept(point, plain.point, curve.points[0]) else (pruned, None)
+    plain = task.repaired(pruned, point)
+    return plain if is_kept(point, plain.point, curve.points[0]) else (pruned, None)
 
 
 def bn_calibration(

@@ -21,7 +21,7 @@ from rnp_mlflow.core.neurons import masked_parameters, ones_mask
 from rnp_mlflow.core.params import DetectParams, Precision, RecoverParams
 from rnp_mlflow.core.precision import forward_fn, functional_logits, prefer_channels_last
 from rnp_mlflow.core.proxy import ProxyTrigger, invert_trigger
-from rnp_mlflow.core.pruning_curve import PruningCurve, Trial
+from rnp_mlflow.core.pruning_curve import PruningCurve
 from rnp_mlflow.core.recover import recover
 from rnp_mlflow.core.verdict import (
     NORM_FREE_FACTOR,
@@ -299,8 +299,8 @@ def test_a_repair_that_was_tried_counts_as_a_way_to_remove_the_proxy() -> None:
     curve = PruningCurve([unpruned, pruned], pruned, proxy_norm=0.3, removal_cost=removal_cost([unpruned, pruned]),
                          forgetting_rate=0.5, norm_ratio=0.4, careful=True)  # fmt: skip
     assert curve.removal_cost == pytest.approx(0.25)
-    tried = curve.tried(Trial(nn.Identity(), repaired))
+    tried = curve.tried(repaired)
     assert tried.removal_cost == pytest.approx(0.025)
     assert tried.benign_score == norm_free_score(0.4, tried.removal_cost or 0.0)
-    worse = curve.tried(Trial(nn.Identity(), replace(repaired, holdout_acc=0.4)))
+    worse = curve.tried(replace(repaired, holdout_acc=0.4))
     assert worse.removal_cost == curve.removal_cost

@@ -225,7 +225,8 @@ def test_a_proxy_moves_towards_success_and_keeps_to_the_radius(suspect: nn.Modul
         ((0.06, 0.02, 0.0), 0.003, 0.75),
         ((0.06, 0.06, 0.02), 0.003, 0.5),
         ((0.06, 0.06, 0.06), 0.003, None),
-        ((0.02, 0.02, 0.009), 0.006, 0.5),  # borderline: .99
+        ((0.04, 0.04, 0.02), 0.006, 0.5),  # borderline: .97
+        ((0.04, 0.04, 0.04), 0.006, None),
         ((), 0.008, None),  # no sign
     ],
 )
@@ -248,6 +249,7 @@ def test_without_batchnorm_the_largest_norm_that_accuracy_allows_is_ignored(
     norms: list[float] = []
 
     def repaired(start: nn.Module, *rest: object, proxy: ProxyTrigger, **more: object) -> nn.Module:
+        assert more["params"] == RepairParams(repair_steps=180, repair_lr=0.03), "a thorough one"
         tried.append(copy.deepcopy(start))
         norms.append(float(proxy.delta.norm()))
         return tried[-1]
@@ -255,7 +257,7 @@ def test_without_batchnorm_the_largest_norm_that_accuracy_allows_is_ignored(
     monkeypatch.setattr("rnp_mlflow.pipeline.repair", repaired)
     assert rule_of(curve, SweepParams()).min_acc_ratio == SweepParams().borderline_acc_ratio
     assert rule_of(replace(curve, careful=False), SweepParams(clear_threshold=1)).min_acc_ratio == 0.8
-    task = Repair(suspect, clean, TRANSFORM, RepairParams(repair_proxy=2.0), curve)
+    task = Repair(suspect, clean, TRANSFORM, RepairParams(repair_steps=60, repair_lr=0.01, repair_proxy=2.0), curve)
     model, found = repair_pruned(pruned, task, point(0.99, 0.9, 4 if costs else 0), SweepParams(), proxy)
     if found_at is None:
         assert model is pruned

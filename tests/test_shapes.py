@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from rnp_mlflow.models.registry import build
 
 def archive(file: Path, height: int, width: int, channels: int, classes: int = 4) -> Path:
     """Images with a bright column at a place that tells the class."""
-    rng, found = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {}
     for part, count in (("train", 160), ("test", 40)):
         labels = np.arange(count) % classes
         images = rng.integers(0, 90, (count, height, width, channels))

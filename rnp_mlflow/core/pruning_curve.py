@@ -21,14 +21,6 @@ def not_measured(point: CurvePoint, model: nn.Module) -> CurvePoint:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A pruned and repaired model, and its figures."""
-
-    model: nn.Module = field(repr=False)
-    point: CurvePoint
-
-
-@dataclass(frozen=True)
 class PruningCurve:
     """All evaluated points, the unpruned model first; the fixed operating point; what calibrates a pruned model.
 
@@ -36,8 +28,7 @@ class PruningCurve:
     A proxy that flips nothing on the unpruned model counts as norm 1. on_full_test_set: replaces a point's scores by
     those on all test images, if the curve was measured on `curve_eval_size` of them. measure: replaces all that was
     measured at a point by what another model gives, on all test images. norm_ratio: of `core.verdict.TargetEstimate`.
-    careful: a repair with the proxy follows, so that pruning need not remove all. trial: the first such repair, made to
-    see what it costs.
+    careful: a repair with the proxy follows, so that pruning need not remove all.
     """
 
     points: list[CurvePoint]
@@ -50,14 +41,11 @@ class PruningCurve:
     measure: Callable[[CurvePoint, nn.Module], CurvePoint] = field(default=not_measured, repr=False)
     norm_ratio: float | None = None
     careful: bool = False
-    trial: Trial | None = None
 
-    def tried(self, trial: Trial) -> "PruningCurve":
-        """Return the curve with a trial, and with the removal cost that it found if that is lower."""
-        found = verdict.removal_cost([self.points[0], trial.point])
-        return replace(
-            self, trial=trial, removal_cost=min(found, 1.0 if self.removal_cost is None else self.removal_cost)
-        )
+    def tried(self, repaired: CurvePoint) -> "PruningCurve":
+        """Return the curve with the removal cost of a repaired model, if that is lower."""
+        found = verdict.removal_cost([self.points[0], repaired])
+        return replace(self, removal_cost=min(found, 1.0 if self.removal_cost is None else self.removal_cost))
 
     @property
     def benign_score(self) -> float | None:

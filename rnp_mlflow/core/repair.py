@@ -10,6 +10,7 @@ suspect's answers in place of labels, one class, and one step for each side).
 """
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,7 +22,7 @@ from rnp_mlflow.core.curve import CurvePoint
 from rnp_mlflow.core.evaluate import Transform
 from rnp_mlflow.core.images import LabeledImages
 from rnp_mlflow.core.neurons import scaled_parameters
-from rnp_mlflow.core.params import RepairParams
+from rnp_mlflow.core.params import RepairParams, SweepParams
 from rnp_mlflow.core.precision import forward_fn, frozen_copy
 from rnp_mlflow.core.proxy import ProxyTrigger, add_proxy
 from rnp_mlflow.core.sgd import SGD
@@ -30,6 +31,8 @@ TEMPERATURE, MOMENTUM, BATCH_SIZE = 2.0, 0.9, 64
 MAX_NORM = 1.0  # of the gradient
 PROXY_SHARE = 0.3  # of the other classes' images, that carry the proxy
 STEPS_WITH_PROXY = 2  # times `repair_steps`, because the model learns two things
+THOROUGH = 3  # times as many steps, and a learning rate as many times as high, if a backdoor is suspected
+BORDERLINE_LOSS = 3  # times what a borderline verdict lets pruning cost; a clean model loses more by the repair
 PROXY_LEFT = 0.01  # of the proxy's success before pruning, that may be left after the repair
 
 
@@ -92,6 +95,21 @@ def repair(
 def steps_of(params: RepairParams, proxy: ProxyTrigger | None) -> int:
     """Return how many steps a repair makes."""
     return params.repair_steps * (STEPS_WITH_PROXY if proxy else 1)
+
+
+def thorough(params: RepairParams) -> RepairParams:
+    """Return the parameters of the repair with a proxy that is kept; the verdict's trial is shorter."""
+    return replace(params, repair_steps=THOROUGH * params.repair_steps, repair_lr=THOROUGH * params.repair_lr)
+
+
+def least_acc_ratio(params: SweepParams, borderline: bool) -> float:
+    """Return the minimum held-out accuracy after a repair with a proxy, as a fraction of the unpruned model's.
+
+    borderline: whether the verdict is.
+    """
+    if not borderline:
+        return params.acc_ratio
+    return max(params.acc_ratio, 1 - BORDERLINE_LOSS * (1 - params.borderline_acc_ratio))
 
 
 def divergence(logits: Tensor, wanted: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from rnp_mlflow.core.params import RepairParams, SweepParams
 from rnp_mlflow.core.proxy import ProxyTrigger
 from rnp_mlflow.core.prune import prune_at_, ranking
 from rnp_mlflow.core.pruning_curve import PruningCurve
+from rnp_mlflow.core.repair import least_acc_ratio
 from rnp_mlflow.core.selectors import (
     SELECTORS,
     backdoor_suspected,
@@ -75,9 +76,9 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         purified, repaired = repair_pruned(pruned, task, chosen, params, detected[1])
     if found.careful and backdoor_suspected(found, params) and not repaired:
         runtime.log(
-            "  warning: no repair was kept, because held-out accuracy would fall further than acc_ratio allows "
-            "(borderline_acc_ratio if the verdict is borderline), or the proxy still works: "
-            "the backdoor may still be in the model"
+            "  warning: no repair was kept, because held-out accuracy would fall further than acc_ratio allows (if the "
+            f"verdict is borderline, {least_acc_ratio(params, borderline=True):.2f}), or the proxy still works: the "
+            "backdoor may still be in the model"
         )
     if repaired:
         points[REPAIRED] = PointFigures.of(repaired, unpruned.scores)
