@@ -94,8 +94,9 @@ def table(only: str) -> None:
         click.echo(f"\n| {key} | n | ours | " + " | ".join(PEERS) + " |\n|---|---|---|" + "---|" * len(PEERS))
         for value in [*sorted({row["suspect"][key] for row in planted}), None]:
             some = [row for row in planted if value in (None, row["suspect"][key])]
-            click.echo(f"| {value or 'all'} | {len(some)} | {means([row['ours']['after'] for row in some])} | "
-                       + " | ".join(means([row["peers"][name] for row in some if "peers" in row]) for name in PEERS) + " |")  # fmt: skip
+            cells = [means([row["ours"]["after"] for row in some])]
+            cells += [means([row["peers"][name] for row in some if "peers" in row]) for name in PEERS]
+            click.echo(f"| {value or 'all'} | {len(some)} | {' | '.join(cells)} |")
     click.echo("\n| clean model | verdict | ACC before → after | benign score |\n|---|---|---|---|")
     for row in rows:
         if row["suspect"]["attack"] == "none":

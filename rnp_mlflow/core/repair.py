@@ -32,7 +32,7 @@ MAX_NORM = 1.0  # of the gradient
 PROXY_SHARE = 0.3  # of the other classes' images, that carry the proxy
 STEPS_WITH_PROXY = 2  # times `repair_steps`, because the model learns two things
 THOROUGH = 3  # times as many steps, and a learning rate as many times as high, if a backdoor is suspected
-BORDERLINE_LOSS = 3  # times what a borderline verdict lets pruning cost; a clean model loses more by the repair
+BORDERLINE_LOSS = 2  # times what a borderline verdict lets pruning cost; a clean model loses more by the repair
 PROXY_LEFT = 0.01  # of the proxy's success before pruning, that may be left after the repair
 
 
