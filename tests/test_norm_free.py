@@ -7,7 +7,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from small import call
-from stores import enter
+from stores import enter, newest
 from torch import nn
 
 from rnp_mlflow.core.backoff import MOST_FALL, CarefulSteps
@@ -61,6 +61,7 @@ def test_a_suspected_backdoor_that_no_repair_removes_is_warned_of(
     for largest in (2, 0):
         assert call("prune", **settings, repair_proxy=largest) == 0
         warned = "the backdoor may still be in the model" in capsys.readouterr().err
+        assert ("No repair was kept" in newest("prune").data.tags["mlflow.note.content"]) == warned
         (run,) = MlflowClient().search_runs(["0"], "tags.`rnp.entry` = 'prune'", max_results=1)
         place = Path(run.info.artifact_uri.removeprefix("file://"))
         found[largest] = warned, json.loads((place / "summary.json").read_text())["verdict"]["repair_follows"]

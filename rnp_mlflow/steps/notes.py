@@ -58,15 +58,15 @@ def four(point: PointFigures) -> tuple[float | None, ...]:
 
 def verdict(summary: PruneSummary) -> str:
     """Say the verdict in a sentence."""
-    found = summary.verdict
+    found, left = summary.verdict, " No repair was kept, so it may still be there." if summary.lacks_repair else ""
     if found is None:
         return "No verdict: unlearning gave no estimate."
     if found.backdoor_suspected is None:
         return f"No verdict without a proxy; if there is a backdoor, it leads to class {found.target!r}."
     if found.confidence == "borderline":
-        return f"Borderline: there may be a backdoor to class {found.target!r}."
+        return f"Borderline: there may be a backdoor to class {found.target!r}.{left}"
     if found.backdoor_suspected:
-        return f"A backdoor to class {found.target!r} is suspected."
+        return f"A backdoor to class {found.target!r} is suspected.{left}"
     return "No sign of a backdoor."
 
 

@@ -79,7 +79,10 @@ def table(summary: PruneSummary) -> list[str]:
 
 def meaning(name: str, summary: PruneSummary) -> str:
     """Say what an operating point is."""
-    return MEANING.get(name) or rule(summary)
+    told = MEANING.get(name) or rule(summary)
+    if name == REPAIRED and summary.verdict and summary.verdict.repair_follows and summary.verdict.backdoor_suspected:
+        told += ", and to the same images with the proxy"
+    return told
 
 
 def measured(summary: PruneSummary) -> str:

@@ -74,12 +74,6 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
             lambda step, steps, loss: bar.at(step, f"loss {loss:.3f}", steps),
         )  # fmt: skip
         purified, repaired = repair_pruned(pruned, task, chosen, params, detected[1])
-    if found.careful and backdoor_suspected(found, params) and not repaired:
-        runtime.log(
-            "  warning: no repair was kept, because held-out accuracy would fall further than acc_ratio allows (if the "
-            f"verdict is borderline, {least_acc_ratio(params, borderline=True):.2f}), or the proxy still works: the "
-            "backdoor may still be in the model"
-        )
     if repaired:
         points[REPAIRED] = PointFigures.of(repaired, unpruned.scores)
     summary = PruneSummary(
@@ -94,6 +88,12 @@ def execute(run: StepRun, plan: Plan, upstream: dict[str, str], device: torch.de
         images=image_counts(suspect, clean),
         views=holdout_views(params, suspect, clean),
     )
+    if summary.lacks_repair:
+        runtime.log(
+            "  warning: no repair was kept, because held-out accuracy would fall further than acc_ratio allows (if the "
+            f"verdict is borderline, {least_acc_ratio(params, borderline=True):.2f}), or the proxy still works: the "
+            "backdoor may still be in the model"
+        )
     store.save(run.folder / table.PURIFIED_FOLDER, purified, suspect.spec)
     masks.write_csv(run.folder / table.PRUNED_NEURONS, mask, ranking(mask)[: chosen.num_pruned])
     if settings.export == "backdoorbench":

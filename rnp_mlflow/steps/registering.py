@@ -21,9 +21,9 @@ def check_name(name: str | None) -> None:
 def refusal(settings: Prune, summary: PruneSummary) -> str | None:
     """Say why the model is not registered; None if it may be.
 
-    Nothing is called purified if nothing was pruned or repaired, if there is no verdict or a borderline one, or if
-    held-out accuracy fell below the ratio that the choice without a trigger is bound by: min_acc_ratio with a proxy,
-    else acc_ratio.
+    Nothing is called purified if nothing was pruned or repaired, if a repair that was to follow was not kept, if there
+    is no verdict or a borderline one, or if held-out accuracy fell below the ratio that the choice without a trigger is
+    bound by: min_acc_ratio with a proxy, else acc_ratio.
     """
     before, after = summary.before.holdout_acc, summary.picked.holdout_acc
     bound = "min_acc_ratio" if summary.before.proxy_asr and settings.select_by != "clean_acc" else "acc_ratio"
@@ -33,6 +33,8 @@ def refusal(settings: Prune, summary: PruneSummary) -> str | None:
         return "there is no verdict on this model (unlearning gave no estimate, or there is no proxy)"
     if summary.verdict.confidence == "borderline":
         return "the verdict is borderline, so a backdoor may be left in it"
+    if summary.lacks_repair:
+        return "no repair was kept, so the backdoor may still be in it"
     if after < getattr(settings, bound) * before:
         limit = f"{bound}={text(getattr(settings, bound))}"
         return f"held-out accuracy fell from {before:.4f} to {after:.4f}, further than {limit} allows"

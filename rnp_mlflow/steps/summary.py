@@ -124,6 +124,12 @@ class PruneSummary:
         """Return the figures of the purified model."""
         return self.points[self.selected]
 
+    @property
+    def lacks_repair(self) -> bool:
+        """Return whether a repair was to remove what careful pruning left of a backdoor, and none was kept."""
+        found = self.verdict
+        return bool(found and found.backdoor_suspected and found.repair_follows) and REPAIRED not in self.points
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of `summary.json`."""
         before = self.before
