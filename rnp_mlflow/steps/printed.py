@@ -79,10 +79,10 @@ def table(summary: PruneSummary) -> list[str]:
 
 def meaning(name: str, summary: PruneSummary) -> str:
     """Say what an operating point is."""
-    told = MEANING.get(name) or rule(summary)
+    sentence = MEANING.get(name) or rule(summary)
     if name == REPAIRED and summary.verdict and summary.verdict.repair_follows and summary.verdict.backdoor_suspected:
-        told += ", and to the same images with the proxy"
-    return told
+        sentence += ", and to the same images with the proxy"
+    return sentence
 
 
 def measured(summary: PruneSummary) -> str:

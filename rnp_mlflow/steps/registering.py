@@ -21,9 +21,9 @@ def check_name(name: str | None) -> None:
 def refusal(settings: Prune, summary: PruneSummary) -> str | None:
     """Say why the model is not registered; None if it may be.
 
-    Nothing is called purified if nothing was pruned or repaired, if a repair that was to follow was not kept, if there
-    is no verdict or a borderline one, or if held-out accuracy fell below the ratio that the choice without a trigger is
-    bound by: min_acc_ratio with a proxy, else acc_ratio.
+    Nothing is called purified if nothing was pruned or repaired, if a repair that was to follow was not kept, if the
+    verdict is borderline or there is none, or if held-out accuracy fell below the ratio that the choice without a
+    trigger is bound by: min_acc_ratio with a proxy, else acc_ratio.
     """
     before, after = summary.before.holdout_acc, summary.picked.holdout_acc
     bound = "min_acc_ratio" if summary.before.proxy_asr and settings.select_by != "clean_acc" else "acc_ratio"
