@@ -17,8 +17,11 @@ CALLS = 100  # steps of a process on the CPU: a fresh one imports torch and MLfl
 STORE = 80 << 20  # bytes of Ray's object store, which holds a few words a task
 GIB = 1 << 30
 PATIENCE = 120  # seconds for every node to answer
-# Ray reports nobody's use of it; a task without a GPU sees none.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+# Ray reports nobody's use of it; a task without a GPU sees none; under `uv run`, workers have the driver's environment
+# (Ray's own way copies the working folder, and installs all that it asks for, for each of them).
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}  # fmt: skip
 
 
 def is_installed() -> bool:
